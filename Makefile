@@ -1,0 +1,26 @@
+# Everything runs from .venv, which is built once from the pinned versions of requirements.txt.
+VENV := .venv
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+PYTHON ?= python3
+
+.PHONY: repro test lint clean
+
+repro: $(VENV)/.ready
+	python -m stages.check
+	dvc repro
+
+test: $(VENV)/.ready
+	python -m pytest
+
+lint: $(VENV)/.ready
+	ruff check .
+	ruff format --check .
+
+$(VENV)/.ready: requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
+	touch $@
+
+clean:
+	rm -rf $(VENV) .cache .pytest_cache .ruff_cache data models reports
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
