@@ -1,0 +1,374 @@
+"""Reads params.yaml: merges a task over the defaults and builds frozen dataclasses, strictly.
+
+Every value stands in params.yaml and nowhere else: the dataclasses have no defaults. Unknown keys, missing keys and
+values of the wrong type are refused by name. Tables that belong to a registry (a source kind's or a format's
+`options`, a reward kind's keys) are built by that registry with the same `build`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from alol.errors import InputError, known
+
+PARAMS = Path("params.yaml")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How a stage uses the machine; never part of a stage's hash."""
+
+    processes: int
+    device: Literal["auto", "cpu"]
+    precision: Literal["fp32", "bf16"]
+    micro_batch: int
+    tokens: int
+    generate_batch: int
+    score_batch: int
+
+
+@dataclass(frozen=True)
+class Source:
+    """One thing to fetch into data/raw/<task>/<name>/."""
+
+    kind: Literal["demo", "path", "url", "hub"]
+    location: str | None
+    revision: str | None
+    sha256: str | None
+    origin: str | None
+    options: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Labelled texts for training a classifier: a raw file and the meaning of its columns."""
+
+    file: str
+    prompt: str | None
+    response: str
+    context: dict[str, str]
+    label: str
+    classes: list[list[Any]]
+
+
+@dataclass(frozen=True)
+class Clean:
+    format: str
+    limit: int | None
+    labels: dict[str, Labels]
+    options: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Reward:
+    """The total reward: shift + the weighted sum of the components."""
+
+    shift: float
+    weights: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """A small model trained from nothing on the task's own text."""
+
+    architecture: Literal["gpt2", "llama"]
+    layers: int
+    width: int
+    heads: int
+    context: int
+    vocabulary: int
+
+
+@dataclass(frozen=True)
+class Lora:
+    r: int
+    alpha: int
+    targets: str | list[str]
+
+
+@dataclass(frozen=True)
+class Policy:
+    model: str
+    revision: str | None
+    adapter: str | None
+    adapter_revision: str | None
+    tuning: Literal["full", "lora", "qlora"]
+    dropout: float
+    max_prompt: int
+    max_response: int
+    long_prompt: Literal["shorten", "refuse"]
+    scratch: Scratch
+    lora: Lora
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    name: Literal["adamw", "paged_adamw_32bit"]
+    lr: float
+    betas: list[float]
+    eps: float
+    weight_decay: float
+    clip_norm: float | None
+    schedule: Literal["constant", "linear", "cosine"]
+    warmup: int
+
+
+@dataclass(frozen=True)
+class Reference:
+    train: bool
+    seed: int
+    train_on: Literal["preferred", "all"]
+    batch_size: int
+    updates: int | None
+    epochs: float | None
+    evaluations: int
+    optimizer: Optimizer
+
+
+@dataclass(frozen=True)
+class Generate:
+    max_new_tokens: int
+    beams: int
+    sample: bool
+    temperature: float
+    top_p: float
+    repetition_penalty: float
+    stop: list[str]
+    stop_ids: list[int]
+    cut: list[str]
+    seed: int
+
+
+@dataclass(frozen=True)
+class Value:
+    head: Literal["linear", "mlp"]
+    heads: int
+    dropout: float
+    batch_size: int
+    epochs: int
+    lr: float
+    weight_decay: float
+    folds: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Train:
+    train_on: Literal["preferred", "all"]
+    sampling: Literal["priority", "uniform"]
+    batch_size: int
+    updates: int | None
+    epochs: float | None
+    evaluations: int
+    success: str
+    optimizer: Optimizer
+
+
+@dataclass(frozen=True)
+class Aggregate:
+    bootstrap: int
+    permutations: int
+    seed: int
+    samples: int
+    examples: int
+    points: int
+
+
+SECTIONS: dict[str, type] = {
+    "clean": Clean,
+    "reward": Reward,
+    "policy": Policy,
+    "reference": Reference,
+    "generate": Generate,
+    "value": Value,
+    "train": Train,
+    "aggregate": Aggregate,
+}
+OTHER_SECTIONS = ("source", "rewards")
+
+
+@dataclass(frozen=True)
+class Params:
+    """Everything one run of one task and one algorithm needs.
+
+    `rewards` maps a component's name to its keys, merged over its kind's defaults; `alol.rewards` builds them.
+    """
+
+    task: str
+    algorithm: str
+    seed: int
+    hyperparameters: dict[str, float | None]
+    launch: Launch
+    source: dict[str, Source]
+    rewards: dict[str, dict[str, Any]]
+    clean: Clean
+    reward: Reward
+    policy: Policy
+    reference: Reference
+    generate: Generate
+    value: Value
+    train: Train
+    aggregate: Aggregate
+
+
+def read(path: Path = PARAMS) -> dict[str, Any]:
+    """The file as a plain dict. YAML 1.2, as DVC reads it; raises InputError with the line of a syntax error."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    if not path.exists():
+        raise InputError(f"{path} is missing; run from the project's folder")
+    try:
+        raw = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except (YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise InputError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
+    if not isinstance(raw, dict):
+        raise InputError(f"{path}: must be a table of keys")
+    keys = {"task", "algorithm", "seed", "launch", "algorithms", "defaults", "tasks"}
+    _check_keys(raw, keys, keys, str(path))
+    return raw
+
+
+def load(task: str | None = None, algorithm: str | None = None, path: Path = PARAMS) -> Params:
+    """The parameters of one task and algorithm; those named in the file when not given."""
+    raw = read(path)
+    task, algorithm = task or raw["task"], algorithm or raw["algorithm"]
+    if task not in raw["tasks"]:
+        raise known("task", task, raw["tasks"])
+    if algorithm not in raw["algorithms"]:
+        raise known("algorithm", algorithm, raw["algorithms"])
+    defaults, own, where = raw["defaults"], raw["tasks"][task], f"tasks.{task}"
+    names = [*SECTIONS, *OTHER_SECTIONS]
+    _check_keys(defaults, set(names), set(names), "defaults")
+    if not isinstance(own, dict):
+        raise InputError(f"{path}: {where} must be a table of sections")
+    missing = [name for name in names if name not in own]
+    if missing:
+        raise InputError(
+            f"{path}: {where} lacks the sections {missing}; write `{missing[0]}: {{}}` where nothing differs"
+        )
+    _check_keys(own, set(names), set(), where)
+    sections = {
+        name: build(cls, _merge(defaults[name], own[name], f"{where}.{name}"), f"{where}.{name}")
+        for name, cls in SECTIONS.items()
+        if name != "clean"
+    }
+    return Params(
+        task=task,
+        algorithm=algorithm,
+        seed=_convert(int, raw["seed"], "seed"),
+        hyperparameters=_convert(dict[str, float | None], raw["algorithms"][algorithm], f"algorithms.{algorithm}"),
+        launch=build(Launch, raw["launch"], "launch"),
+        source=_named(Source, defaults["source"], own["source"], f"{where}.source"),
+        rewards=_rewards(defaults["rewards"], own["rewards"], f"{where}.rewards"),
+        clean=_clean(defaults["clean"], own["clean"], f"{where}.clean"),
+        **sections,
+    )
+
+
+def build(cls: type[T], table: Any, where: str) -> T:
+    """A dataclass from a table; `where` names the table in messages (`tasks.demo.train`)."""
+    if not isinstance(table, dict):
+        raise InputError(f"params.yaml: {where} must be a table of keys, not {table!r}")
+    fields = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    _check_keys(table, fields, fields, where)
+    hints = typing.get_type_hints(cls)
+    return cls(**{name: _convert(hints[name], table[name], f"{where}.{name}") for name in fields})
+
+
+def _named(cls: type[T], defaults: dict, own: dict, where: str) -> dict[str, T]:
+    if not isinstance(own, dict):
+        raise InputError(f"params.yaml: {where} must be a table of names")
+    return {
+        name: build(cls, _merge(defaults, table, f"{where}.{name}"), f"{where}.{name}") for name, table in own.items()
+    }
+
+
+def _clean(defaults: dict, own: dict, where: str) -> Clean:
+    """Labels are a table of names, each merged over the defaults' `label_texts`."""
+    defaults = dict(defaults)
+    texts = defaults.pop("label_texts")
+    merged = _merge(defaults, own, where)
+    labels = _named(Labels, texts, merged.pop("labels"), f"{where}.labels")
+    plain = build(Clean, {**merged, "labels": {}}, where)
+    return dataclasses.replace(plain, labels=labels)
+
+
+def _rewards(defaults: dict, own: dict, where: str) -> dict[str, dict[str, Any]]:
+    """Each component's keys over its kind's, and its `train:` (and a nested `scorer`) over the training defaults."""
+    if not isinstance(own, dict) or not own:
+        raise InputError(f"params.yaml: {where} must name at least one reward component")
+    return {name: _component(defaults, table, f"{where}.{name}") for name, table in own.items()}
+
+
+def _component(defaults: dict, own: Any, where: str) -> dict[str, Any]:
+    if not isinstance(own, dict) or "kind" not in own:
+        raise InputError(f"params.yaml: {where} needs a `kind`; known: {', '.join(sorted(defaults['kinds']))}")
+    if own["kind"] not in defaults["kinds"]:
+        raise known(f"reward kind at {where}:", own["kind"], defaults["kinds"])
+    table = _merge(defaults["kinds"][own["kind"]], own, where)
+    if table.get("train") is not None:
+        table["train"] = _merge(defaults["training"], table["train"], f"{where}.train")
+    if table.get("scorer") is not None:
+        table["scorer"] = _component(defaults, table["scorer"], f"{where}.scorer")
+    return table
+
+
+def _merge(defaults: Any, own: Any, where: str) -> dict[str, Any]:
+    if not isinstance(own, dict):
+        raise InputError(f"params.yaml: {where} must be a table of keys, not {own!r}")
+    merged = dict(defaults)
+    for key, value in own.items():
+        nested = isinstance(merged.get(key), dict) and isinstance(value, dict)
+        merged[key] = _merge(merged[key], value, f"{where}.{key}") if nested else value
+    return merged
+
+
+def _check_keys(table: Any, allowed: set[str], required: set[str], where: str) -> None:
+    if not isinstance(table, dict):
+        raise InputError(f"params.yaml: {where} must be a table of keys")
+    if unknown := sorted(set(map(str, table)) - allowed):
+        raise InputError(f"params.yaml: unknown key '{unknown[0]}' in {where}; known: {', '.join(sorted(allowed))}")
+    if missing := sorted(required - set(table)):
+        raise InputError(f"params.yaml: missing key '{missing[0]}' in {where}")
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    """`value` as the annotated type; an integer passes for a float, nothing else is coerced."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return value
+    if dataclasses.is_dataclass(hint):
+        return build(hint, value, where)  # type: ignore[arg-type]
+    if origin is Literal:
+        if value in args:
+            return value
+        raise InputError(f"params.yaml: {where} is {value!r}; known: {', '.join(map(str, args))}")
+    if origin in (types.UnionType, typing.Union):
+        if value is None and type(None) in args:
+            return None
+        errors = []
+        for arg in args:
+            try:
+                return _convert(arg, value, where)
+            except InputError as error:
+                errors.append(error)
+        raise errors[0]
+    if origin is list and isinstance(value, list):
+        return [_convert(args[0], item, f"{where}[{i}]") for i, item in enumerate(value)]
+    if origin is dict and isinstance(value, dict):
+        return {str(key): _convert(args[1], item, f"{where}.{key}") for key, item in value.items()}
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if hint in (int, bool, str) and type(value) is hint:
+        return value
+    name = {int: "an integer", float: "a number", bool: "true or false", str: "a text"}.get(hint, f"a {origin or hint}")
+    raise InputError(f"params.yaml: {where} is {value!r}, but must be {name}")

@@ -1,0 +1,67 @@
+"""Where every table, model and metric lies: a pure function of the task's and the algorithm's names."""
+
+from pathlib import Path
+
+METRICS = Path("metrics")
+PLOTS = METRICS / "plots"
+
+
+def raw(task: str) -> Path:
+    return Path("data/raw", task)
+
+
+def clean(task: str) -> Path:
+    return Path("data/clean", task)
+
+
+def annotated(task: str) -> Path:
+    return Path("data/annotated", task)
+
+
+def rollouts(task: str) -> Path:
+    return Path("data/rollouts", task)
+
+
+def baselines(task: str) -> Path:
+    return Path("data/baselines", task)
+
+
+def advantages(task: str) -> Path:
+    return Path("data/advantages", task)
+
+
+def generations(task: str, algorithm: str) -> Path:
+    return Path("data/generations", task, algorithm)
+
+
+def reward_model(task: str) -> Path:
+    return Path("models", task, "reward_model")
+
+
+def reference(task: str) -> Path:
+    return Path("models", task, "reference")
+
+
+def value(task: str) -> Path:
+    return Path("models", task, "value")
+
+
+def policy(task: str, algorithm: str) -> Path:
+    return Path("models", task, algorithm)
+
+
+def cost(stage: str) -> Path:
+    return METRICS / "cost" / f"{stage}.json"
+
+
+def work(name: str) -> Path:
+    """A folder for unfinished work that must outlive its stage, below the main checkout also from an experiment's copy.
+
+    DVC runs experiments in copies of the checkout below `.dvc/tmp/exps`, which go away.
+    """
+    here = Path.cwd()
+    for parent in here.parents:
+        if parent.parts[-3:] == (".dvc", "tmp", "exps"):
+            here = parent.parents[2]
+            break
+    return here / ".cache" / "alol" / name

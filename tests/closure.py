@@ -1,0 +1,57 @@
+"""The project's own modules that a stage imports, directly or through others, wherever the import stands."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("alol", "stages", "custom")
+FOLDERS = ("alol/tasks", "alol/rewards")  # dependencies as a whole: a task or a reward may be added to them
+
+
+def module_file(name: str) -> Path | None:
+    """The file of a dotted name, relative to the project; None when the name is not a module of ours."""
+    path = Path(*name.split("."))
+    for candidate in (path.with_suffix(".py"), path / "__init__.py"):
+        if name.split(".")[0] in PACKAGES and (ROOT / candidate).exists():
+            return candidate
+    return None
+
+
+def imports(file: Path) -> set[Path]:
+    """First-party files that a file imports, packages included."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse((ROOT / file).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    parents = {".".join(name.split(".")[:i]) for name in found for i in range(1, len(name.split(".")) + 1)}
+    return {path for name in parents if (path := module_file(name))}
+
+
+def closure(start: Path) -> set[Path]:
+    """All first-party files that importing `start` can reach, itself included."""
+    seen: set[Path] = set()
+    waiting = {start}
+    while waiting:
+        file = waiting.pop()
+        seen.add(file)
+        waiting |= imports(file) - seen
+    return seen
+
+
+def dependencies(stage: str) -> set[str]:
+    """What a stage's `deps` in dvc.yaml must list of code: files, or one of FOLDERS for what lies in it.
+
+    Reward functions are reached by their dotted path in params.yaml, so whatever loads rewards depends on `custom` too.
+    """
+    files = {str(path) for path in closure(Path("stages", f"{stage}.py"))} - {
+        f"{name}/__init__.py" for name in PACKAGES
+    }
+    result = {next((folder for folder in FOLDERS if file.startswith(folder + "/")), file) for file in files}
+    templates = {str(path.relative_to(ROOT)) for path in (ROOT / "alol").glob("*.j2")}
+    if "alol/report.py" in result:
+        result |= templates
+    return result | ({"custom"} if "alol/rewards" in result else set())
