@@ -1,0 +1,32 @@
+"""Formats: how a task's raw files become rows. A format is a value in a literal dict; nothing registers itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from alol.errors import known
+
+Row = dict[str, Any]  # the columns of alol.schema.RESPONSES
+Metric = Callable[[Sequence[str], Sequence[str], Sequence[dict]], list[float]]  # prompts, responses, contexts
+
+
+@dataclass(frozen=True)
+class Format:
+    """`read(raw folder, options)` gives, for each split, its rows, prompt by prompt; `metrics` are the task's own."""
+
+    options: type
+    read: Callable[[Path, Any], dict[str, Iterator[Row]]]
+    metrics: dict[str, Metric]
+
+
+def get(name: str) -> Format:
+    """The format of that name; raises InputError listing the known ones."""
+    from alol.tasks import demo, hha, table
+
+    formats = {"demo": demo.FORMAT, "hha": hha.FORMAT, "table": table.FORMAT}
+    if name not in formats:
+        raise known("format", name, formats)
+    return formats[name]

@@ -1,0 +1,1 @@
+"""One click command per pipeline stage: load, call one library function, write."""

@@ -1,0 +1,16 @@
+"""Fetches what a task's `source` names: files, archives (unpacked), hub data sets, or the demo's generated corpus."""
+
+from alol import paths
+from alol.download import fetch
+from alol.params import Params
+from stages._cli import command
+
+
+@command("download")
+def main(params: Params) -> None:
+    """Fetch a task's sources into data/raw/<task>/."""
+    fetch(params.task, params.source, paths.raw(params.task), paths.work("downloads"))
+
+
+if __name__ == "__main__":
+    main()
