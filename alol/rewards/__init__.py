@@ -1,0 +1,32 @@
+"""Reward components: one signature for every kind, declared bounds, checked scores.
+
+A kind is an options dataclass (its keys in params.yaml) and a class with `score`: see `alol.rewards.options.KINDS`.
+`load` gives all components of a task, ready to score; the classes are imported only then.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+from alol.params import Launch
+from alol.rewards.checks import check
+from alol.rewards.components import Component, Origin, Rewards, bounds, total
+from alol.rewards.options import KINDS, parse
+
+__all__ = ["KINDS", "Component", "Origin", "Rewards", "bounds", "check", "component", "load", "total"]
+
+
+def component(name: str, table: dict[str, Any], folder: Path, launch: Launch, where: str | None = None) -> Component:
+    """One component, with its models loaded; `folder` is where its fitted state lies, if it has any."""
+    where = where or f"rewards.{name}"
+    built = parse(table, where)
+    module, _, cls = KINDS[table["kind"]][1].partition(":")
+    return getattr(importlib.import_module(module), cls)(where, built, folder, launch)
+
+
+def load(specs: dict[str, dict[str, Any]], folder: Path, launch: Launch) -> Rewards:
+    """Every component of `specs` (Params.rewards); `folder` is models/<task>/reward_model."""
+    made = {name: component(name, table, folder / name, launch) for name, table in specs.items()}
+    return Rewards(made, {name: (table["low"], table["high"]) for name, table in specs.items()})

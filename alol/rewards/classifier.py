@@ -1,0 +1,115 @@
+"""A reward from a transformers sequence classifier: a class's probability, a logit, or the sigmoid of a single logit.
+
+Decoder classifiers are pooled here, at the last attended token: the library looks for the last token that is not the
+pad token, which is the wrong one where padding, separator and end of text are one token (as in DialogRPT).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from alol.errors import InputError, known
+from alol.rewards.network import Encoded, Network, NetworkReward, complete, last_attended, loaded
+from alol.rewards.options import Classifier
+from alol.rewards.trained import texts
+
+
+class ClassifierNetwork:
+    """A sequence classifier and its tokenizer; inputs are one text, or two with the tokenizer's own separators."""
+
+    def __init__(self, model: Any, tokenizer: Any, options: Classifier, where: str) -> None:
+        if getattr(tokenizer, "backend_tokenizer", None) is None:
+            raise InputError(f"{where}: its tokenizer has no tokenizer.json; convert it to a fast tokenizer first")
+        self.model, self.tokenizer, self._options, self._where = model, tokenizer, options, where
+        self._limit = min(options.max_length, positions(model))
+        tokenizer.backend_tokenizer.no_truncation()
+        tokenizer.backend_tokenizer.no_padding()
+
+    def encode(self, prompts: Sequence[str], responses: Sequence[str], contexts: Sequence[dict]) -> list[Encoded]:
+        """One input per row of at most `max_length` tokens: the first text cut on the left, a second on the right."""
+        backend, names = self.tokenizer.backend_tokenizer, self._options.inputs
+        parts = [texts(name, self._where, prompts, responses, contexts) for name in names]
+        pieces = [backend.encode_batch(part, add_special_tokens=False) for part in parts]
+        special = backend.num_special_tokens_to_add(len(names) == 2)
+        return [self._joined(list(row), max(self._limit - special, 0)) for row in zip(*pieces, strict=True)]
+
+    def _joined(self, pieces: list[Any], budget: int) -> Encoded:
+        """When both texts are long, each gets half; when one is short, the other gets what is left."""
+        first, rest = pieces[0], 0
+        if len(pieces) == 2:
+            rest = min(len(pieces[1].ids), max(budget - len(first.ids), budget - budget // 2))
+            pieces[1].truncate(rest, direction="right")
+        first.truncate(budget - rest, direction="left")
+        joined = self.tokenizer.backend_tokenizer.post_process(*pieces)
+        if joined.ids:
+            return Encoded(np.array(joined.ids, np.int32), np.array(joined.type_ids, np.int32))
+        return Encoded(np.array([self.tokenizer.eos_token_id or 0], np.int32), np.zeros(1, np.int32))  # an empty text
+
+    def logits(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """[B, C]"""
+        head = getattr(self.model, "score", None)
+        if not isinstance(head, torch.nn.Linear):  # an encoder, which pools its first token
+            return self.model(**batch).logits
+        batch = {name: tensor for name, tensor in batch.items() if name != "token_type_ids"}
+        hidden = self.model.base_model(**batch, use_cache=False).last_hidden_state  # [B, T, H]
+        rows = torch.arange(len(hidden), device=hidden.device)
+        return head(hidden[rows, last_attended(batch["attention_mask"])])
+
+
+def positions(model: Any) -> int:
+    """How many tokens the model can take; encoders of the RoBERTa family start counting after their pad id."""
+    limit = getattr(model.config, "max_position_embeddings", None) or 10**9
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, torch.nn.Embedding):
+            limit = min(limit, module.num_embeddings)
+            limit -= 0 if module.padding_idx is None else module.padding_idx + 1
+    return limit
+
+
+class ClassifierReward(NetworkReward):
+    """The component of kind `classifier`."""
+
+    def open(self, name: str, revision: str | None) -> Network:
+        where = f"{self._where}.model"
+        tokenizer = loaded(AutoTokenizer.from_pretrained, name, revision, where)
+        model = complete(AutoModelForSequenceClassification.from_pretrained, name, revision, where)
+        self._column = column(model.config, self._options, self._where)
+        return ClassifierNetwork(model, tokenizer, self._options, where)
+
+    def output(self, logits: np.ndarray) -> np.ndarray:
+        chosen = logits[:, self._column]
+        if self._options.output == "logit":
+            return chosen
+        if self._options.output == "sigmoid":
+            return sigmoid(chosen)
+        top = logits.max(-1, keepdims=True)
+        return np.exp(chosen - top[:, 0]) / np.exp(logits - top).sum(-1)
+
+
+def sigmoid(values: np.ndarray) -> np.ndarray:
+    """Without overflow at either end."""
+    small = np.exp(-np.abs(values))
+    return np.where(values >= 0, 1 / (1 + small), small / (1 + small))
+
+
+def column(config: Any, options: Classifier, where: str) -> int:
+    """The column of the logits that `output` and `label` ask for; raises InputError when the model has none such."""
+    count, names = config.num_labels, {str(name): int(i) for i, name in config.id2label.items()}
+    if options.output == "sigmoid" and count != 1:
+        raise InputError(f"{where}.output is sigmoid, which needs one logit, but the model has {count}; use softmax")
+    if options.output == "softmax" and count == 1:
+        raise InputError(f"{where}.output is softmax, but the model has a single logit; use sigmoid or logit")
+    if count == 1:
+        return 0
+    if isinstance(options.label, str):
+        if options.label not in names:
+            raise known(f"label at {where}.label:", options.label, names)
+        return names[options.label]
+    if not 0 <= options.label < count:
+        raise InputError(f"{where}.label is {options.label}, but the model has the classes 0 to {count - 1}")
+    return options.label

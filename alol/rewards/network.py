@@ -1,0 +1,184 @@
+"""What rewards that are networks share: loading, padded batches of like lengths, scores in the given order.
+
+The pieces that differ (how rows become tokens, how hidden states become a score) are in `classifier` and `preference`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+import transformers
+from tqdm import tqdm
+
+from alol.errors import InputError
+from alol.params import Launch
+from alol.rewards.components import Origin
+from alol.rewards.options import FULL, Classifier, Preference, local
+from alol.rewards.trained import fold, fold_folder, key
+
+
+class Encoded(NamedTuple):
+    """The token ids of one input, never empty, and the segment of each token."""
+
+    ids: np.ndarray  # int32 [T]
+    segments: np.ndarray  # int32 [T]
+
+
+class Network(Protocol):
+    """A model with its tokenizer, for one way of making an input of a row."""
+
+    model: Any
+    tokenizer: Any
+
+    def encode(self, prompts: Sequence[str], responses: Sequence[str], contexts: Sequence[dict]) -> list[Encoded]: ...
+
+    def logits(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """[B, C]"""
+
+
+def device(launch: Launch) -> torch.device:
+    return torch.device("cuda" if launch.device == "auto" and torch.cuda.is_available() else "cpu")
+
+
+def loaded(load: Callable[..., Any], name: str, revision: str | None, where: str, **keywords: Any) -> Any:
+    """`load(name)` for a hub id or a local path; what goes wrong becomes one line that names the key."""
+    path = local(name)
+    if path is not None and not path.exists():
+        raise InputError(f"{where}: {path} does not exist")
+    try:
+        with quiet():
+            return load(str(path or name), revision=None if path else revision, trust_remote_code=False, **keywords)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise InputError(f"{where}: cannot load '{name}': {reason}") from error
+
+
+def complete(load: Callable[..., Any], name: str, revision: str | None, where: str) -> Any:
+    """A model in fp32 that lacks none of its weights: a head that starts at random would give meaningless scores."""
+    model, info = loaded(load, name, revision, where, dtype=torch.float32, output_loading_info=True)
+    if missing := sorted([*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])]):
+        raise InputError(f"{where}: '{name}' is not such a model: it lacks the weights {', '.join(missing[:3])}")
+    return model
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without the library's bars for reading and writing shards, which come for each small model."""
+    shown = transformers.utils.logging.is_progress_bar_enabled()
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers.utils.logging.enable_progress_bar()
+
+
+def pad_id(tokenizer: Any, config: Any) -> int:
+    """Any id will do where models mask by the attention mask; some encoders count positions by the pad id itself."""
+    ids = (tokenizer.pad_token_id, config.pad_token_id, tokenizer.eos_token_id)
+    return next((i for i in ids if i is not None), 0)
+
+
+def padded(rows: Sequence[Encoded], pad: int, segments: bool, where: torch.device) -> dict[str, torch.Tensor]:
+    """input_ids, attention_mask (and token_type_ids): [B, longest of these rows], padded on the right."""
+    width = max(len(row.ids) for row in rows)
+    ids = torch.full((len(rows), width), pad)
+    mask, types = torch.zeros_like(ids), torch.zeros_like(ids)
+    for i, row in enumerate(rows):
+        ids[i, : len(row.ids)] = torch.from_numpy(row.ids)
+        types[i, : len(row.ids)] = torch.from_numpy(row.segments)
+        mask[i, : len(row.ids)] = 1
+    batch = {"input_ids": ids, "attention_mask": mask, **({"token_type_ids": types} if segments else {})}
+    return {name: tensor.to(where) for name, tensor in batch.items()}
+
+
+def batch_of(network: Network, rows: Sequence[Encoded]) -> dict[str, torch.Tensor]:
+    segments = "token_type_ids" in network.tokenizer.model_input_names
+    return padded(rows, pad_id(network.tokenizer, network.model.config), segments, network.model.device)
+
+
+def last_attended(mask: torch.Tensor) -> torch.Tensor:
+    """The position of the last attended token of each row [B], whichever side the padding is on."""
+    positions = torch.arange(mask.shape[1], device=mask.device)
+    return (positions * mask.long()).argmax(-1)
+
+
+def by_length(lengths: Sequence[int], size: int) -> Iterator[np.ndarray]:
+    """Indices in batches of `size` with like lengths, longest first: what does not fit into memory fails at once."""
+    order = np.argsort(-np.asarray(lengths), kind="stable")
+    return (order[start : start + size] for start in range(0, len(order), size))
+
+
+@torch.inference_mode()
+def all_logits(network: Network, rows: Sequence[Encoded], size: int, title: str) -> np.ndarray:
+    """float64 [N, C] in the rows' order, in batches of `size`."""
+    network.model.eval()
+    found: list[Any] = [None] * len(rows)
+    with tqdm(total=len(rows), desc=title, unit="text", leave=False, disable=len(rows) < 4 * size) as bar:
+        for indices in by_length([len(row.ids) for row in rows], size):
+            logits = network.logits(batch_of(network, [rows[i] for i in indices])).float().cpu().numpy()
+            for index, logit in zip(indices, logits, strict=True):
+                found[index] = logit
+            bar.update(len(indices))
+    return np.asarray(found, np.float64)
+
+
+class NetworkReward:
+    """A component that scores with a published network, or with those that stage reward_model trained.
+
+    Subclasses say how to open one and what becomes of its logits. One fold's model is held at a time.
+    """
+
+    def __init__(self, where: str, options: Classifier | Preference, folder: Path, launch: Launch) -> None:
+        self._where, self._options, self._folder, self._launch = where, options, folder, launch
+        if options.train is not None and not (folder / FULL).exists():
+            raise InputError(f"{where}: {folder / FULL} is missing; run `dvc repro` to train it")
+        trained = options.train is not None
+        self._network = self._placed(*((str(folder / FULL), None) if trained else (options.model, options.revision)))
+        self._of_fold: tuple[int, Network] | None = None
+
+    def open(self, name: str, revision: str | None) -> Network:
+        raise NotImplementedError
+
+    def output(self, logits: np.ndarray) -> np.ndarray:
+        """[N] from [N, C]"""
+        raise NotImplementedError
+
+    def score(
+        self, prompts: Sequence[str], responses: Sequence[str], contexts: Sequence[dict], origin: Origin
+    ) -> np.ndarray:
+        """float64 [N]; rows of origin `train` are scored by a model that has not seen their prompt, if folds exist."""
+        rows = list(zip(prompts, responses, contexts, strict=True))
+        numbers = np.array([self._fold(*row) for row in rows] if origin == "train" else [-1] * len(rows))
+        scores = np.zeros(len(rows))
+        for number in sorted(set(numbers.tolist())):
+            indices = np.flatnonzero(numbers == number)
+            network = self._unseen(number) if number >= 0 else self._network
+            encoded = network.encode(*zip(*(rows[i] for i in indices), strict=True))
+            scores[indices] = self.output(all_logits(network, encoded, self._launch.score_batch, self._where))
+        return scores
+
+    def _fold(self, prompt: str, response: str, context: dict) -> int:
+        """The number of the fold model that has not seen the row; -1 when the full model has not either."""
+        if self._options.train is None:
+            return -1
+        number = fold(key(self._options, self._where, prompt, response, context), self._options.train.folds)
+        return number if (self._folder / fold_folder(number)).exists() else -1
+
+    def _unseen(self, number: int) -> Network:
+        if self._of_fold is None or self._of_fold[0] != number:
+            self._of_fold = (number, self._placed(str(self._folder / fold_folder(number)), None))
+        return self._of_fold[1]
+
+    def _placed(self, name: str | None, revision: str | None) -> Network:
+        if name is None:
+            raise InputError(f"{self._where} has neither `model` nor `train`; give one")
+        network = self.open(name, revision)
+        network.model.requires_grad_(False)
+        network.model.to(device(self._launch)).eval()
+        return network

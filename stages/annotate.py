@@ -1,0 +1,17 @@
+"""Scores the data's own responses: data/clean -> data/annotated, one column per reward component."""
+
+from alol import paths, rewards
+from alol.params import Params
+from alol.rewards import scoring
+from stages._cli import command
+
+
+@command("annotate")
+def main(params: Params) -> None:
+    """Score the data's responses with every reward component."""
+    components = rewards.load(params.rewards, paths.reward_model(params.task), params.launch)
+    scoring.annotate(components, paths.clean(params.task), paths.annotated(params.task))
+
+
+if __name__ == "__main__":
+    main()

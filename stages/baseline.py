@@ -1,0 +1,17 @@
+"""Scores the reference's rollouts: data/rollouts -> data/baselines, one column per reward component."""
+
+from alol import paths, rewards
+from alol.params import Params
+from alol.rewards import scoring
+from stages._cli import command
+
+
+@command("baseline")
+def main(params: Params) -> None:
+    """Score the reference's responses with every reward component."""
+    components = rewards.load(params.rewards, paths.reward_model(params.task), params.launch)
+    scoring.score_rollouts(components, paths.rollouts(params.task), paths.baselines(params.task))
+
+
+if __name__ == "__main__":
+    main()
