@@ -1,0 +1,91 @@
+"""Responses of a policy to prompts: batches of similar length, padded on the left, order restored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+from tqdm import tqdm
+from transformers import GenerationConfig, PreTrainedTokenizerBase
+
+from alol.batching import pad
+from alol.launch import gather_shards
+from alol.params import Generate, Launch
+
+
+def generate(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    settings: Generate,
+    launch: Launch,
+    *,
+    seed: int,
+    main: Accelerator,
+    name: str = "generate",
+) -> list[str]:
+    """One response text per prompt (token ids), in order; the work is shared by the processes of `main`.
+
+    `model` must be in evaluation mode on main's device. Sampling draws from `seed` and the batch alone, so that a run
+    repeats itself.
+    """
+    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+    mine = order[main.process_index :: main.num_processes]
+    texts: list[str] = []
+    bar = tqdm(total=len(mine), desc=name, unit="prompt", leave=False, disable=not main.is_main_process)
+    with bar, torch.random.fork_rng(), torch.no_grad(), main.autocast():
+        for start in range(0, len(mine), launch.generate_batch):
+            batch = [prompts[i] for i in mine[start : start + launch.generate_batch]]
+            torch.manual_seed(seed * 1_000_003 + start * main.num_processes + main.process_index)
+            texts += _batch(model, tokenizer, batch, settings, main.device)
+            bar.update(len(batch))
+    texts = gather_shards(texts, main)
+    result = [""] * len(prompts)
+    for i, text in zip(order, texts, strict=True):
+        result[i] = text
+    return result
+
+
+def _batch(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    settings: Generate,
+    device: torch.device,
+) -> list[str]:
+    ids, mask = pad(prompts, tokenizer.pad_token_id, left=True)
+    output = model.generate(
+        input_ids=ids.to(device),
+        attention_mask=mask.to(device),
+        generation_config=_config(tokenizer, settings),
+        tokenizer=tokenizer if settings.stop else None,
+    )
+    decoded = tokenizer.batch_decode(output[:, ids.shape[1] :], skip_special_tokens=True)
+    return [finish(text, settings) for text in decoded]
+
+
+def _config(tokenizer: PreTrainedTokenizerBase, settings: Generate) -> GenerationConfig:
+    sampling = {"temperature": settings.temperature, "top_p": settings.top_p, "top_k": 0} if settings.sample else {}
+    return GenerationConfig(
+        max_new_tokens=settings.max_new_tokens,
+        num_beams=settings.beams,
+        do_sample=settings.sample,
+        repetition_penalty=settings.repetition_penalty,
+        eos_token_id=[tokenizer.eos_token_id, *settings.stop_ids],
+        pad_token_id=tokenizer.pad_token_id,
+        stop_strings=settings.stop or None,
+        **sampling,
+    )
+
+
+def finish(text: str, settings: Generate) -> str:
+    """A decoded response cut at the first of the `cut` texts and stripped, a trailing `stop` text removed."""
+    for mark in settings.cut:
+        text = text.split(mark, 1)[0]
+    text = text.strip()
+    for mark in settings.stop:
+        if text.endswith(mark.strip()):
+            text = text.replace(mark.strip(), "").strip()
+    return text

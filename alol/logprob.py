@@ -1,0 +1,37 @@
+"""Log-probabilities of responses; with value.prompt_states the only place that knows how a causal model is called."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from alol.batching import Batch
+
+
+def response_logp(model: nn.Module, batch: Batch) -> Tensor:
+    """ln pi(y_t | x, y_<t) of each response token: [B, T], fp32, 0 on padding.
+
+    Only the columns that predict a response token go through the vocabulary projection. Logits are cast to fp32 before
+    the log-softmax, whatever the model's precision.
+    """
+    width = batch.response_ids.shape[1]
+    logits = model(
+        input_ids=batch.input_ids,
+        attention_mask=batch.attention_mask,
+        position_ids=batch.position_ids,
+        logits_to_keep=width + 1,
+        use_cache=False,
+    ).logits[:, :-1]
+    nll = F.cross_entropy(logits.float().transpose(1, 2), batch.response_ids, reduction="none")
+    return -nll * batch.response_mask
+
+
+class ResponseLogp(nn.Module):
+    """`response_logp` as a module's forward, so that distributed wrappers see one call per backward pass."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch) -> Tensor:
+        return response_logp(self.model, batch)

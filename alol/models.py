@@ -1,0 +1,276 @@
+"""Policies on disk: built from scratch, loaded from a hub or a folder, as full models, LoRA or 4-bit QLoRA adapters.
+
+A policy's folder holds `policy.json` (what it is an adapter of, and how that was loaded), the tokenizer, and either a
+full model, an adapter, or nothing more when it stands for a published model as it is: never a copy of a base.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GPT2Config,
+    LlamaConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+from transformers.utils import logging as transformers_logging
+
+from alol.errors import InputError
+from alol.files import read_json, write_json
+from alol.params import Policy, Scratch
+
+transformers_logging.disable_progress_bar()  # of loading and saving weights: the stages show their own
+
+POINTER = "policy.json"
+SAMPLE = 2**20  # bytes at either end of a weight file that go into a fingerprint
+DROPOUTS = (
+    "attn_pdrop",
+    "embd_pdrop",
+    "resid_pdrop",
+    "attention_dropout",
+    "hidden_dropout",
+    "dropout",
+    "summary_first_dropout",
+)
+
+
+@dataclass
+class LoadedPolicy:
+    """A model with its tokenizer; `pointer` is the content of its policy.json."""
+
+    model: nn.Module
+    tokenizer: PreTrainedTokenizerBase
+    pointer: dict[str, Any]
+
+
+def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer of at most `vocabulary` tokens; `<pad>` and `<eos>` are tokens of their own."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=["<pad>", "<eos>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", bos_token="<eos>")
+
+
+def scratch(settings: Scratch, tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:
+    """A small randomly initialised model for `tokenizer`, of GPT-2's or LLaMA's architecture."""
+    ids = dict.fromkeys(("bos_token_id", "eos_token_id"), tokenizer.eos_token_id) | {
+        "pad_token_id": tokenizer.pad_token_id
+    }
+    if settings.width % settings.heads:
+        raise InputError(
+            f"params.yaml: policy.scratch.width = {settings.width} is no multiple of heads = {settings.heads}"
+        )
+    if settings.architecture == "gpt2":
+        config = GPT2Config(
+            vocab_size=len(tokenizer), n_layer=settings.layers, n_embd=settings.width, n_head=settings.heads,
+            n_positions=settings.context, activation_function="gelu_pytorch_tanh", **ids,
+        )  # fmt: skip
+    else:
+        config = LlamaConfig(
+            vocab_size=len(tokenizer), num_hidden_layers=settings.layers, hidden_size=settings.width,
+            num_attention_heads=settings.heads, intermediate_size=-(-settings.width * 8 // 192) * 64,
+            max_position_embeddings=settings.context, tie_word_embeddings=True, **ids,
+        )  # fmt: skip
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(_without_dropout(config))
+    return model.eval()
+
+
+def context_length(model: nn.Module) -> int | None:
+    """Positions a model can take, None when its configuration names no limit."""
+    config = model.config
+    return getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+
+
+def check_context(model: nn.Module, max_prompt: int, new_tokens: int, key: str) -> None:
+    """Raises InputError when a prompt and `new_tokens` (params.yaml's `key`) could outgrow the model's context."""
+    limit = context_length(model)
+    if limit is not None and max_prompt + new_tokens > limit:
+        raise InputError(
+            f"params.yaml: policy.max_prompt = {max_prompt} and {key} = {new_tokens} are {max_prompt + new_tokens} "
+            f"tokens, more than the model's context of {limit}; lower one of them"
+        )
+
+
+def pointer(policy: Policy, base: str | None, adapter: str | None) -> dict[str, Any]:
+    """What `load` needs to find a policy again; `base` None means the full model lies in the folder itself."""
+    hub = base == policy.model
+    return {
+        "base": base,
+        "revision": policy.revision if hub else None,
+        "fingerprint": fingerprint(Path(base)) if base and hub and is_local(base) else None,
+        "adapter": adapter,
+        "adapter_revision": policy.adapter_revision if adapter else None,
+        "quantized": policy.tuning == "qlora",
+    }
+
+
+def is_local(name: str) -> bool:
+    """Whether a model's name is a folder; environment variables in it are expanded."""
+    return Path(os.path.expandvars(name)).is_dir()
+
+
+def fingerprint(folder: Path) -> str:
+    """A hash over a model folder's file names, sizes and the ends of each file."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(os.path.expandvars(folder)).iterdir()):
+        if path.is_file():
+            size = path.stat().st_size
+            with path.open("rb") as file:
+                head = file.read(SAMPLE)
+                file.seek(max(0, size - SAMPLE))
+                digest.update(f"{path.name}:{size}:".encode() + head + file.read())
+    return digest.hexdigest()
+
+
+def tokenizer_of(name: str, revision: str | None) -> PreTrainedTokenizerBase:
+    """The tokenizer of a hub id or folder; without a pad token, end of text pads (masks never rely on the id)."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(os.path.expandvars(name), revision=revision)
+    except (OSError, ValueError) as error:
+        raise InputError(f"the tokenizer of {name} could not be loaded: {_first_line(error)}") from None
+    if tokenizer.eos_token_id is None:
+        raise InputError(f"the tokenizer of {name} has no end-of-text token; choose a model that has one")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def base_model(name: str, revision: str | None, *, quantized: bool, dropout: float = 0.0) -> PreTrainedModel:
+    """A causal language model by hub id or folder: in fp32, or in 4-bit NF4 with bf16 arithmetic."""
+    name = os.path.expandvars(name)
+    try:
+        config = _without_dropout(AutoConfig.from_pretrained(name, revision=revision), dropout)
+        options: dict[str, Any] = {"dtype": torch.float32}
+        if quantized:
+            from transformers import BitsAndBytesConfig
+
+            four_bit = BitsAndBytesConfig(
+                load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
+            )
+            options = {"dtype": torch.bfloat16, "quantization_config": four_bit}
+        model = AutoModelForCausalLM.from_pretrained(name, revision=revision, config=config, **options)
+    except (OSError, ValueError) as error:
+        raise InputError(f"the model {name} could not be loaded: {_first_line(error)}") from None
+    for module in model.modules():
+        # bitsandbytes' CPU kernel for evaluation alone rounds differently from the one that training uses: with both,
+        # the stored reference log-probabilities would not be those of the policy at its first step
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    return model.eval()
+
+
+def load(folder: Path, *, dropout: float = 0.0) -> LoadedPolicy:
+    """The policy of a folder, in evaluation mode on the CPU, an adapter wrapped around its base."""
+    if not (folder / POINTER).exists():
+        raise InputError(f"{folder / POINTER} is missing; run `dvc repro` to make it")
+    found = read_json(folder / POINTER)
+    base = _base_path(folder, found["base"])
+    if found["fingerprint"] and found["fingerprint"] != fingerprint(Path(base)):
+        raise InputError(f"{base} has changed since {folder} was made from it; run `dvc repro -f reference`")
+    model: nn.Module = base_model(base, found["revision"], quantized=found["quantized"], dropout=dropout)
+    adapter = str(folder) if (folder / "adapter_config.json").exists() else found["adapter"]
+    if adapter:
+        model = with_adapter(model, adapter, None if adapter == str(folder) else found["adapter_revision"], dropout)
+    local = (folder / "tokenizer_config.json").exists()
+    tokenizer = tokenizer_of(str(folder) if local else base, None if local else found["revision"])
+    return LoadedPolicy(model.eval(), tokenizer, found)
+
+
+def trainable(loaded: LoadedPolicy, policy: Policy, folder: Path, seed: int) -> LoadedPolicy:
+    """The reference of `folder`, made ready to be trained as `policy.tuning` says.
+
+    full: every parameter. lora, qlora: the reference's own adapter goes on when it has one, else a new one that leaves
+    the model as it is (its B matrices are 0); the pointer then names the reference as the base.
+    """
+    model, found = loaded.model, dict(loaded.pointer)
+    if policy.tuning == "full":
+        if found["base"] is not None and found["adapter"]:
+            raise InputError("params.yaml: policy.tuning is full, but the reference has an adapter; use lora or qlora")
+        model.requires_grad_(True)
+        return LoadedPolicy(model, loaded.tokenizer, {**found, "base": None, "revision": None, "fingerprint": None})
+    from peft import LoraConfig, PeftModel, get_peft_model
+
+    torch.manual_seed(seed)
+    if isinstance(model, PeftModel):
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad = "lora_" in name
+    else:
+        config = LoraConfig(
+            r=policy.lora.r,
+            lora_alpha=policy.lora.alpha,
+            lora_dropout=policy.dropout,
+            target_modules=policy.lora.targets,
+            task_type="CAUSAL_LM",
+        )
+        model = get_peft_model(model, config)
+        if found["base"] is None:
+            found["base"] = f"../{folder.name}"
+    return LoadedPolicy(model, loaded.tokenizer, {**found, "adapter": None, "adapter_revision": None})
+
+
+def save(loaded: LoadedPolicy, folder: Path) -> None:
+    """Writes the policy into an existing or new folder: the adapter alone, or the full model."""
+    folder.mkdir(parents=True, exist_ok=True)
+    full = loaded.pointer["base"] is None
+    loaded.model.save_pretrained(folder, **({} if full else {"save_embedding_layers": False}))
+    (folder / "README.md").unlink(missing_ok=True)  # peft's model card names the machine's paths
+    save_pointer(loaded, folder)
+
+
+def save_pointer(loaded: LoadedPolicy, folder: Path) -> None:
+    """Writes policy.json and the tokenizer, no weights."""
+    folder.mkdir(parents=True, exist_ok=True)
+    loaded.tokenizer.save_pretrained(folder)
+    write_json(folder / POINTER, loaded.pointer)
+
+
+def with_adapter(model: nn.Module, adapter: str, revision: str | None, dropout: float) -> nn.Module:
+    from peft import PeftModel
+
+    try:
+        wrapped = PeftModel.from_pretrained(model, os.path.expandvars(adapter), revision=revision)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InputError(f"the adapter {adapter} does not fit the base model: {_first_line(error)}") from None
+    for module in wrapped.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = dropout
+    return wrapped
+
+
+def _base_path(folder: Path, base: str | None) -> str:
+    if base is None:
+        return str(folder)
+    return os.path.normpath(folder / base) if base.startswith("..") else os.path.expandvars(base)
+
+
+def _without_dropout(config: Any, dropout: float = 0.0) -> Any:
+    for name in DROPOUTS:
+        if hasattr(config, name):
+            setattr(config, name, dropout)
+    return config
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]

@@ -1,0 +1,62 @@
+"""Text to token ids: prompts cut at their oldest turns, responses with the end-of-text token appended."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from alol.errors import InputError
+from alol.params import Policy
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A tokenizer with the lengths of `policy` in params.yaml."""
+
+    tokenizer: PreTrainedTokenizerBase
+    policy: Policy
+
+    def prompts(self, rows: Sequence[dict]) -> list[list[int]]:
+        """Token ids of each row's `prompt`, at most `max_prompt`, special tokens included.
+
+        A longer prompt loses its oldest turns (at the row's `cuts`), then its leftmost tokens; what stands before the
+        first cut is kept. With `long_prompt: refuse` it raises InputError instead.
+        """
+        if not rows:
+            return []
+        encoded = self.tokenizer([row["prompt"] for row in rows])["input_ids"]
+        limit = self.policy.max_prompt
+        return [
+            ids if len(ids) <= limit else self._shorten(row, len(ids)) for row, ids in zip(rows, encoded, strict=True)
+        ]
+
+    def responses(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each response and end of text, cut on the right at `max_response` (which may lose the end)."""
+        if not texts:
+            return []
+        encoded = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+        return [[*ids, self.tokenizer.eos_token_id][: self.policy.max_response] for ids in encoded]
+
+    def _shorten(self, row: dict, length: int) -> list[int]:
+        limit = self.policy.max_prompt
+        if self.policy.long_prompt == "refuse":
+            raise InputError(
+                f"prompt {row['prompt_id']} has {length} tokens, more than policy.max_prompt = {limit}; "
+                "raise it (within the model's context) or set policy.long_prompt: shorten"
+            )
+        prompt, cuts = row["prompt"], row["cuts"] or [0]
+        kept = prompt[: cuts[0]]
+        for start in cuts[1:]:
+            ids = self.tokenizer(kept + prompt[start:])["input_ids"]
+            if len(ids) <= limit:
+                return ids
+        head = self.tokenizer(kept)["input_ids"]
+        tail = self.tokenizer(prompt[cuts[-1] :], add_special_tokens=False)["input_ids"]
+        if len(head) >= limit:
+            raise InputError(
+                f"prompt {row['prompt_id']}: the part that is always kept has {len(head)} tokens, which leaves "
+                f"nothing of policy.max_prompt = {limit}; raise it"
+            )
+        return head + tail[-(limit - len(head)) :]

@@ -1,0 +1,49 @@
+"""Tiny models and projects, built here: nothing is downloaded."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from alol import models
+from alol.params import Scratch
+
+TEXTS = [
+    "User: what is the capital of France?\nAssistant:",
+    "The capital of France is Paris, thank you for asking!",
+    "User: name the opposite of hot\nAssistant:",
+    "cold",
+    "I do not know, look it up yourself.",
+]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """Equal numbers whatever else the machine does."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return models.train_tokenizer(TEXTS * 3, 400)
+
+
+@pytest.fixture(scope="session", params=["gpt2", "llama"])
+def architecture(request):
+    return request.param
+
+
+def tiny_model(architecture: str, tokenizer, seed: int = 0, layers: int = 2):
+    """Two layers of width 64 (NF4 works in blocks of 64), its weights large enough to differ from uniform."""
+    settings = Scratch(architecture=architecture, layers=layers, width=64, heads=4, context=128, vocabulary=400)
+    model = models.scratch(settings, tokenizer, seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(5)
+    return model
+
+
+@pytest.fixture(scope="session")
+def model(architecture, tokenizer):
+    return tiny_model(architecture, tokenizer)

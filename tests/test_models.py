@@ -1,0 +1,164 @@
+"""Policies on disk: full, LoRA and 4-bit QLoRA, from scratch and from a saved model, and what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from alol import models, params
+from alol.batching import collate
+from alol.errors import InputError
+from alol.logprob import response_logp
+from tests.conftest import tiny_model
+
+BATCH = collate([[5, 6, 7], [8]], [[9, 10, 1], [11, 1]], 0, "cpu")
+
+
+@pytest.fixture
+def saved(architecture, tokenizer, tmp_path):
+    """A complete model in a folder, as a hub or a user would have it."""
+    folder = tmp_path / "base"
+    tiny_model(architecture, tokenizer).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def policy(model: str, **changes) -> params.Policy:
+    default = params.load("demo").policy
+    lora = dataclasses.replace(default.lora, r=4)
+    return dataclasses.replace(default, model=model, lora=lora, **changes)
+
+
+def pointing(saved, folder, **changes):
+    """A reference folder that points to the saved model, and its policy section."""
+    settings = policy(str(saved), **changes)
+    base = models.base_model(str(saved), None, quantized=settings.tuning == "qlora")
+    tokenizer = models.tokenizer_of(str(saved), None)
+    found = models.LoadedPolicy(base, tokenizer, models.pointer(settings, str(saved), settings.adapter))
+    models.save_pointer(found, folder)
+    return settings
+
+
+@torch.no_grad()
+def logp(model):
+    return response_logp(model, BATCH)
+
+
+def train_a_little(model):
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.05 if "lora_B" in name or "lora" not in name else 0.0
+
+
+def test_a_full_model_comes_back_as_it_was_saved(architecture, tokenizer, tmp_path):
+    model = tiny_model(architecture, tokenizer)
+    saved = models.LoadedPolicy(model, tokenizer, models.pointer(policy("scratch"), None, None))
+    models.save(saved, tmp_path / "policy")
+    loaded = models.load(tmp_path / "policy")
+    assert torch.equal(logp(loaded.model), logp(model))
+    assert not loaded.model.training
+    assert loaded.tokenizer("hot")["input_ids"] == tokenizer("hot")["input_ids"]
+
+
+def test_a_pointer_holds_no_weights_and_loads_the_base(saved, tmp_path):
+    pointing(saved, tmp_path / "reference")
+    assert not list((tmp_path / "reference").glob("*.safetensors"))
+    assert torch.equal(
+        logp(models.load(tmp_path / "reference").model), logp(models.base_model(str(saved), None, quantized=False))
+    )
+
+
+def test_a_changed_base_is_noticed(saved, tmp_path):
+    pointing(saved, tmp_path / "reference")
+    (saved / "config.json").write_text((saved / "config.json").read_text() + " ")
+    with pytest.raises(InputError, match="has changed since"):
+        models.load(tmp_path / "reference")
+
+
+@pytest.mark.parametrize("tuning", ["lora", "qlora"])
+def test_an_adapter_starts_as_the_reference_and_is_saved_alone(saved, tmp_path, tuning):
+    reference, out = tmp_path / "reference", tmp_path / "policy"
+    settings = pointing(saved, reference, tuning=tuning)
+    before = models.load(reference)
+    start = logp(before.model)
+    trained = models.trainable(before, settings, reference, seed=1)
+    torch.testing.assert_close(logp(trained.model), start, atol=1e-6, rtol=0)
+    base = {n: p.clone() for n, p in trained.model.named_parameters() if not p.requires_grad}
+    assert all("lora" in n for n, p in trained.model.named_parameters() if p.requires_grad)
+    train_a_little(trained.model)
+    assert all(torch.equal(p, base[n]) for n, p in trained.model.named_parameters() if n in base)
+    models.save(trained, out)
+    assert sorted(path.name for path in out.glob("*.safetensors")) == ["adapter_model.safetensors"]
+    again = logp(models.load(out).model)
+    torch.testing.assert_close(again, logp(trained.model), atol=1e-6, rtol=0)
+    assert (again - start).abs().max() > 1e-2
+    torch.testing.assert_close(logp(models.load(reference).model), start, atol=0, rtol=0)
+
+
+def test_a_published_adapter_goes_on_being_trained(saved, tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    settings = pointing(saved, first, tuning="lora")
+    adapter = models.trainable(models.load(first), settings, first, seed=1)
+    train_a_little(adapter.model)
+    models.save(adapter, tmp_path / "adapter")
+    settings = pointing(saved, second, tuning="lora", adapter=str(tmp_path / "adapter"))
+    loaded = models.load(second)
+    torch.testing.assert_close(logp(loaded.model), logp(adapter.model), atol=1e-6, rtol=0)
+    trained = models.trainable(loaded, settings, second, seed=1)
+    assert any(p.requires_grad for p in trained.model.parameters())
+    models.save(trained, tmp_path / "out")
+    torch.testing.assert_close(logp(models.load(tmp_path / "out").model), logp(adapter.model), atol=1e-6, rtol=0)
+
+
+def test_an_adapter_on_a_scratch_reference_names_it_as_its_base(architecture, tokenizer, tmp_path):
+    reference = tmp_path / "models" / "reference"
+    settings = policy("scratch", tuning="lora")
+    full = models.LoadedPolicy(tiny_model(architecture, tokenizer), tokenizer, models.pointer(settings, None, None))
+    models.save(full, reference)
+    trained = models.trainable(models.load(reference), settings, reference, seed=1)
+    models.save(trained, tmp_path / "models" / "a_lol")
+    assert trained.pointer["base"] == "../reference"
+    torch.testing.assert_close(
+        logp(models.load(tmp_path / "models" / "a_lol").model), logp(full.model), atol=1e-6, rtol=0
+    )
+
+
+def test_nf4_changes_the_model_a_little_but_not_beyond_recognition(saved):
+    exact, rounded = (logp(models.base_model(str(saved), None, quantized=q)) for q in (False, True))
+    assert 1e-3 < (exact - rounded).abs().mean() < 0.2 * exact.abs().mean()
+
+
+def test_an_adapter_of_another_base_is_refused(saved, tokenizer, tmp_path):
+    other = "llama" if (saved / "config.json").read_text().count("gpt2") else "gpt2"
+    reference = tmp_path / "other"
+    settings = policy("scratch", tuning="lora")
+    full = models.LoadedPolicy(tiny_model(other, tokenizer), tokenizer, models.pointer(settings, None, None))
+    models.save(full, reference)
+    models.save(models.trainable(models.load(reference), settings, reference, 1), tmp_path / "adapter")
+    pointing(saved, tmp_path / "reference", tuning="lora", adapter=str(tmp_path / "adapter"))
+    with pytest.raises(InputError, match="does not fit the base model"):
+        models.load(tmp_path / "reference")
+
+
+def test_a_missing_model_is_one_line(tmp_path):
+    with pytest.raises(InputError) as error:
+        models.base_model(str(tmp_path / "nowhere"), None, quantized=False)
+    assert "nowhere" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_tokenizer_without_end_of_text_is_refused(saved):
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = models.tokenizer_of(str(saved), None)
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, pad_token="<pad>").save_pretrained(saved)
+    with pytest.raises(InputError, match="no end-of-text token"):
+        models.tokenizer_of(str(saved), None)
+
+
+def test_a_context_that_is_too_small_is_refused(model):
+    models.check_context(model, 100, 28, "policy.max_response")
+    with pytest.raises(InputError, match=r"policy\.max_response = 29 are 129 tokens"):
+        models.check_context(model, 100, 29, "policy.max_response")
