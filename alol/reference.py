@@ -1,0 +1,100 @@
+"""The reference policy: a published model as it is, or one trained with NLL and chosen by validation NLL."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from alol import models, sampling, schema, train
+from alol.batching import chunks
+from alol.errors import InputError
+from alol.files import write_json
+from alol.logprob import response_logp
+from alol.losses.offline import OFFLINE
+from alol.models import LoadedPolicy
+from alol.params import Launch, Params, Policy
+from alol.tokens import Encoder
+
+
+def make(params: Params, clean: Path, folder: Path | None, main: Accelerator) -> None:
+    """Writes the reference policy into `folder` (None: this process only helps to train).
+
+    `clean` holds train.parquet and validation.parquet.
+    """
+    policy, settings = params.policy, params.reference
+    start = _start(policy, clean / "train.parquet", settings.seed)
+    models.check_context(start.model, policy.max_prompt, policy.max_response, "policy.max_response")
+    if not settings.train:
+        if policy.model == "scratch":
+            raise InputError("params.yaml: a scratch policy has to be trained; set reference.train: true")
+        if folder is not None:
+            models.save_pointer(start, folder)
+        return
+    if policy.model != "scratch":
+        start = models.trainable(start, policy, Path(), settings.seed)
+    encoder = Encoder(start.tokenizer, policy)
+    examples, validation = (
+        _examples(clean / f"{split}.parquet", encoder, settings.train_on) for split in ("train", "validation")
+    )
+    length = sampling.run_length(settings.updates, settings.epochs, len(examples), settings.batch_size, 1.0)
+    order = sampling.draws(len(examples), length, settings.batch_size, settings.seed)
+    plan = train.Plan(order, sampling.evaluation_points(length, settings.evaluations), discarded=0.0)
+    pad_id = start.tokenizer.pad_token_id
+    history = train.fit(
+        start.model, pad_id, examples, plan, OFFLINE["nll"], {}, settings.optimizer, params.launch, main,
+        evaluate=lambda: -mean_nll(start.model, validation, pad_id, params.launch, main),
+        keep=lambda: models.save(start, folder) if folder is not None else None,
+        bar=float("-inf"),
+    )  # fmt: skip
+    if folder is not None:
+        nll = [{"update": entry["update"], "nll": -entry["reward"]} for entry in history.validation]
+        write_json(folder / "training.json", {"validation": nll, "curve": history.curve})
+
+
+@torch.no_grad()
+def mean_nll(model: nn.Module, examples: train.Examples, pad_id: int, launch: Launch, main: Accelerator) -> float:
+    """Mean over responses of -ln pi(y|x), summed over tokens; shared by the processes of `main`."""
+    mine = list(range(len(examples)))[main.process_index :: main.num_processes]
+    total = torch.zeros(1, device=main.device)
+    for part in chunks([int(examples.lengths[i]) for i in mine], launch.micro_batch, launch.tokens):
+        batch, _ = examples.batch([mine[i] for i in part], (), pad_id, main.device)
+        with main.autocast():
+            total -= response_logp(model, batch).sum()
+    return main.reduce(total, reduction="sum").item() / len(examples)
+
+
+def _start(policy: Policy, train_path: Path, seed: int) -> LoadedPolicy:
+    """The untrained scratch model, or the published one with its adapter."""
+    if policy.model == "scratch":
+        tokenizer = models.train_tokenizer(_texts(train_path), policy.scratch.vocabulary)
+        model = models.scratch(policy.scratch, tokenizer, seed)
+        return LoadedPolicy(model, tokenizer, models.pointer(policy, None, None))
+    base = models.base_model(policy.model, policy.revision, quantized=policy.tuning == "qlora", dropout=policy.dropout)
+    tokenizer = models.tokenizer_of(policy.model, policy.revision)
+    found = LoadedPolicy(base, tokenizer, models.pointer(policy, policy.model, policy.adapter))
+    if policy.adapter:
+        found.model = models.with_adapter(base, policy.adapter, policy.adapter_revision, policy.dropout)
+    return found
+
+
+def _texts(path: Path) -> Iterator[str]:
+    for rows in schema.read(path, ["prompt", "response"]):
+        for row in rows:
+            yield row["prompt"]
+            yield row["response"]
+
+
+def _examples(path: Path, encoder: Encoder, train_on: str) -> train.Examples:
+    """Token ids of a split's responses."""
+    columns: dict[str, list] = {"prompt_ids": [], "response_ids": []}
+    for rows in schema.read(path):
+        rows = [row for row in rows if train_on == "all" or row["rank"] == 0]
+        columns["prompt_ids"] += encoder.prompts(rows)
+        columns["response_ids"] += encoder.responses([row["response"] for row in rows])
+    kind = pa.list_(pa.int32())
+    return train.Examples(pa.table({name: pa.array(values, type=kind) for name, values in columns.items()}))

@@ -1,0 +1,17 @@
+"""Stage reference: the supervised policy that everything is measured against."""
+
+from alol import launch, paths, reference
+from alol.params import Params
+from stages._cli import command
+
+
+@command("reference", distributed=True)
+def main(params: Params) -> None:
+    """Train the reference policy with NLL, or point to a published one."""
+    accelerator = launch.accelerator(params.launch)
+    with launch.output(paths.reference(params.task), accelerator) as folder:
+        reference.make(params, paths.clean(params.task), folder, accelerator)
+
+
+if __name__ == "__main__":
+    main()

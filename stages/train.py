@@ -1,0 +1,25 @@
+"""Stage train: the policy, from the reference, with the chosen algorithm."""
+
+from alol import improve, launch, paths
+from alol.params import Params
+from stages._cli import command
+
+
+@command("train", algorithm=True, distributed=True)
+def main(params: Params) -> None:
+    """Train the policy with the algorithm, keeping the checkpoint with the best validation reward."""
+    task, accelerator = params.task, launch.accelerator(params.launch)
+    with launch.output(paths.policy(task, params.algorithm), accelerator) as folder:
+        improve.improve(
+            params,
+            paths.reference(task),
+            paths.advantages(task) / "train.parquet",
+            paths.baselines(task) / "validation.parquet",
+            paths.reward_model(task),
+            folder,
+            accelerator,
+        )
+
+
+if __name__ == "__main__":
+    main()

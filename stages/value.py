@@ -1,0 +1,21 @@
+"""Stage value: V(x) of the reference, from its own rewards on the validation prompts."""
+
+from alol import launch, models, paths, value
+from alol.files import replacing
+from alol.params import Params
+from stages._cli import command
+
+
+@command("value")
+def main(params: Params) -> None:
+    """Fit the value head to the reference's rewards on the validation prompts."""
+    policy = models.load(paths.reference(params.task))
+    accelerator = launch.accelerator(params.launch)
+    fit = value.from_rollouts(policy, paths.baselines(params.task) / "validation.parquet", params, accelerator.device)
+    with replacing(paths.value(params.task)) as folder:
+        value.save(fit, folder, params.value)
+    value.save_error(fit, paths.METRICS / "value.json")
+
+
+if __name__ == "__main__":
+    main()
