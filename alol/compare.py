@@ -1,0 +1,290 @@
+"""Every run of a task side by side: rows of DVC's experiment table -> groups that differ in more than their seed.
+
+Works on the flat rows of `dvc.api.exp_show` (one dict per run, parameters and metrics under dotted keys, missing ones
+None); reading them and writing the tables is in the command.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from alol.figures import Group as Line
+from alol.summary import align, ordered, show
+
+SUMMARY, PARAMS = "metrics/summary.json", "params.yaml"
+POLICY = "policy.all."
+FIRST = ("policy.all.reward", "reference.all.reward", "delta.all.reward", "policy.macro.reward")
+LAST = ("discarded", "selected", "value_mse")
+# Beside the run's identity: `launch` and `aggregate` change neither what is learned nor a mean reward.
+IGNORED = ("task", "seed", "algorithm", "launch", "aggregate")
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished run: `settings` are its effective parameters but the seed, `metrics` the numbers of its summary."""
+
+    name: str
+    algorithm: str
+    seed: str
+    settings: dict[str, str]
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ in their seed alone."""
+
+    algorithm: str
+    settings: dict[str, str]  # those in which groups differ
+    runs: list[Run]
+
+    @property
+    def label(self) -> str:
+        return " ".join([self.algorithm, *(f"{name}={value}" for name, value in self.settings.items())])
+
+    def values(self, metric: str) -> list[float]:
+        return [run.metrics[metric] for run in self.runs if metric in run.metrics]
+
+
+def name(row: Row) -> str:
+    """What the user calls this row of the experiment table."""
+    return str(row.get("Experiment") or row.get("rev"))
+
+
+def plain(row: Row) -> dict[str, Any]:
+    """Without the file names that DVC writes before keys found in several files; other metric files are dropped."""
+    result = {}
+    for key, value in row.items():
+        file, _, rest = key.rpartition(":")
+        if not file or file in (SUMMARY, PARAMS):
+            result[rest] = None if value == "None" else value
+    return result
+
+
+def settings(row: Row, task: str, sections: Iterable[str]) -> dict[str, str]:
+    """The parameters that matter to a run of `task`, its own merged over the defaults.
+
+    `sections` are the top-level keys of params.yaml; other keys of the row are metrics.
+    """
+    algorithm, sections = row.get("algorithm"), set(sections) - set(IGNORED)
+    kept, own = {}, {}
+    for key, value in row.items():
+        section, _, rest = key.partition(".")
+        if section not in sections or value is None:
+            continue
+        if section == "tasks":
+            if rest.startswith(f"{task}."):
+                own[rest.removeprefix(f"{task}.")] = _text(value)
+        elif section == "algorithms":
+            if rest.startswith(f"{algorithm}."):
+                kept[key] = _text(value)
+        else:
+            kept[rest if section == "defaults" else key] = _text(value)
+    merged = {**kept, **own}
+    return {key: merged[key] for key in sorted(merged) if key.partition(".")[0] not in IGNORED}
+
+
+def _text(value: Any) -> str:
+    """One notation, since DVC gives 1, 1.0 and "1" for the same parameter."""
+    try:
+        return f"{float(str(value)):.12g}"
+    except ValueError:
+        return str(value)
+
+
+def stale(row: Row, lock: str, sections: Iterable[str]) -> str | None:
+    """Why the metrics beside dvc.lock (its text) are not those of the row's parameters; None when they are.
+
+    A params.yaml that was edited or committed without a run stands beside the metrics of the run before.
+    """
+    from ruamel.yaml import YAML
+
+    stages = (YAML(typ="safe").load(lock) or {}).get("stages", {})
+    now = {key: value for key, value in row.items() if key.partition(".")[0] in set(sections)}
+    made = {out["path"]: out.get("md5") for stage in stages.values() for out in stage.get("outs", [])}
+    for stage_name, stage in stages.items():
+        for key, value in stage.get("params", {}).get(PARAMS, {}).items():
+            if _leaves(value, key) != _leaves({k: v for k, v in now.items() if k == key or k.startswith(f"{key}.")}):
+                return f"its metrics were made with another value of {key}; run `dvc repro`"
+        for dep in stage.get("deps", []):
+            if made.get(dep["path"], dep.get("md5")) != dep.get("md5"):
+                return f"stage {stage_name} did not run after {dep['path']} changed; run `dvc repro`"
+    return None
+
+
+def _leaves(value: Any, prefix: str = "") -> dict[str, str]:
+    """Dotted key -> text of the values in nested tables; without nulls and empty ones, which DVC's rows lack."""
+    if not isinstance(value, Mapping):
+        return {} if value is None or value == [] or value == "[]" else {prefix: _text(value)}
+    join = f"{prefix}." if prefix else ""
+    return {key: text for name, item in value.items() for key, text in _leaves(item, f"{join}{name}").items()}
+
+
+def collect(
+    rows: Iterable[Row], task: str, sections: Iterable[str], stale: Mapping[str, str]
+) -> tuple[list[Run], list[tuple[str, str]]]:
+    """The task's finished runs, each once, and (name, reason) of the rows left out.
+
+    `stale` maps names of rows whose metrics belong to other parameters to the reason.
+    """
+    runs: dict[tuple[Any, ...], Run] = {}
+    left_out: list[tuple[str, str]] = []
+    for raw in rows:
+        row = plain(raw)
+        found = _metrics(row)
+        reason = _unusable(row, task, found) or stale.get(name(row))
+        if reason is None:
+            run = Run(name(row), str(row["algorithm"]), _text(row["seed"]), settings(row, task, sections), found)
+            key = (run.algorithm, run.seed, tuple(run.settings.items()))
+            first = runs.setdefault(key, run)
+            if first is run:
+                continue
+            other = "" if first.metrics == run.metrics else ", with other results: the code or the data changed"
+            reason = f"same parameters and seed as {first.name}{other}"
+        left_out.append((name(row), reason))
+    return list(runs.values()), left_out
+
+
+def _unusable(row: Row, task: str, found: Mapping[str, float]) -> str | None:
+    """Why a row cannot be compared; None when it can."""
+    state = str(row.get("State") or "").lower()
+    if state in ("queued", "running"):
+        return state
+    if state == "failed":
+        return "failed"
+    if row.get("task") != task:
+        return f"task {row.get('task')}"
+    if FIRST[0] not in found or row.get("algorithm") is None or row.get("seed") is None:
+        return f"no {SUMMARY}"
+    return None
+
+
+def _metrics(row: Row) -> dict[str, float]:
+    """The numbers of metrics/summary.json that the comparison shows."""
+    wanted = {key: value for key, value in row.items() if key.startswith(POLICY) or key in (*FIRST, *LAST)}
+    return {
+        key: float(value)
+        for key, value in wanted.items()
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    }
+
+
+def group(runs: Sequence[Run]) -> list[Group]:
+    """Groups of runs by algorithm and settings, best mean reward first, named by what they differ in."""
+    members: dict[tuple[Any, ...], list[Run]] = {}
+    for run in runs:
+        members.setdefault((run.algorithm, *run.settings.items()), []).append(run)
+    found = list(members.values())
+    names = _differing([same[0] for same in found])
+    groups = [
+        Group(same[0].algorithm, _chosen(same[0], names), sorted(same, key=lambda run: (len(run.seed), run.seed)))
+        for same in found
+    ]
+    return sorted(groups, key=lambda g: (-statistics.fmean(g.values(FIRST[0])), g.label))
+
+
+def _differing(runs: Sequence[Run]) -> list[str]:
+    """Settings in which the runs differ; those of an algorithm are compared among its own runs."""
+    names = sorted({key for run in runs for key in run.settings})
+    return [
+        key
+        for key in names
+        if len({run.settings.get(key) for run in runs if not key.startswith("algorithms.") or _own(run, key)}) > 1
+    ]
+
+
+def _own(run: Run, key: str) -> bool:
+    return key.startswith(f"algorithms.{run.algorithm}.")
+
+
+def _chosen(run: Run, names: Sequence[str]) -> dict[str, str]:
+    """The settings named, under the shortest ends of their keys that tell them apart."""
+    mine = [key for key in names if not key.startswith("algorithms.") or _own(run, key)]
+    return {_short(key, names): run.settings.get(key, "null") for key in mine}
+
+
+def _short(key: str, names: Sequence[str]) -> str:
+    parts = key.split(".")
+    if parts[0] == "algorithms":
+        return parts[-1]
+    for count in range(1, len(parts)):
+        end = ".".join(parts[-count:])
+        if sum(other == end or other.endswith(f".{end}") for other in names) == 1:
+            return end
+    return key
+
+
+def columns(groups: Sequence[Group]) -> list[str]:
+    """The metrics that any run has: reward, reference and difference, components and the rest, what training did."""
+    found = {key for group in groups for run in group.runs for key in run.metrics}
+    tails = [key.removeprefix(POLICY) for key in sorted(found) if key.startswith(POLICY) and key not in FIRST]
+    rest = [POLICY + tail for tail in ordered(tails) if tail not in ("reward_low", "reward_high")]
+    return [*(key for key in FIRST if key in found), *rest, *(key for key in LAST if key in found)]
+
+
+def spread(values: Sequence[float]) -> tuple[float | None, float | None]:
+    """Mean and sample standard deviation; None where there are too few values."""
+    mean = statistics.fmean(values) if values else None
+    return mean, statistics.stdev(values) if len(values) > 1 else None
+
+
+def csv_rows(groups: Sequence[Group]) -> list[dict[str, Any]]:
+    """One row per group: <metric>_mean and <metric>_std over its seeds, unrounded."""
+    rows = []
+    for g in groups:
+        other = " ".join(f"{key}={value}" for key, value in g.settings.items())
+        seeds = " ".join(run.seed for run in g.runs)
+        row: dict[str, Any] = {"algorithm": g.algorithm, "settings": other, "seeds": len(g.runs), "seed_list": seeds}
+        for metric in columns(groups):
+            mean, std = spread(g.values(metric))
+            row |= {f"{metric}_mean": mean, f"{metric}_std": std}
+        rows.append(row)
+    return rows
+
+
+def _cells(groups: Sequence[Group], plus: str) -> list[list[str]]:
+    """Header and lines as text: the mean, and the deviation after `plus` where there are several seeds."""
+    names = columns(groups)
+    if all(g.values("policy.macro.reward") == g.values("policy.all.reward") for g in groups):
+        names = [key for key in names if key != "policy.macro.reward"]  # one test subset
+    lines = [["run", "seeds", *(_title(key) for key in names)]]
+    for g in groups:
+        cells = []
+        for key in names:
+            mean, std = spread(g.values(key))
+            cells.append(show(mean) + (f" {plus} {show(std)}" if std is not None else ""))
+        lines.append([g.label, str(len(g.runs)), *cells])
+    return lines
+
+
+def _title(key: str) -> str:
+    titles = {"policy.all.reward": "reward", "reference.all.reward": "reference", "delta.all.reward": "delta"}
+    return titles.get(key) or key.removeprefix(POLICY).removeprefix("reward_").removeprefix("policy.")
+
+
+def terminal_table(groups: Sequence[Group]) -> str:
+    return align(_cells(groups, "+-"), left=1)
+
+
+def markdown(groups: Sequence[Group], task: str, left_out: int) -> str:
+    """A page with the table and the figure's name."""
+    header, *lines = _cells(groups, "±")
+    ruled = [header, ["---", *["---:"] * (len(header) - 1)], *lines]
+    table = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in ruled)
+    return (
+        f"# {task}: runs compared\n\n{table}\n\nMean and standard deviation over seeds, on the test prompts pooled; "
+        f"a run without a deviation has one seed. `delta` is the policy's reward less the reference's; `selected` the "
+        f"share of seeds in which a checkpoint beat the reference on validation. {left_out} rows of DVC's table are "
+        f"left out (other tasks, repeated, unfinished).\n\n"
+        f"![Mean reward of test responses by run](compare_{task}.png)\n"
+    )
+
+
+def lines(groups: Sequence[Group]) -> list[Line]:
+    """What the figure shows."""
+    return [Line(g.label, g.values("policy.all.reward"), spread(g.values("reference.all.reward"))[0]) for g in groups]

@@ -1,0 +1,281 @@
+"""The report of one run: plot tables, and metrics/report.html as one self-contained page.
+
+Figures are embedded, texts are escaped, and nothing in it depends on the day or the folder, so that equal runs give
+equal bytes. What the numbers are is settled in `alol.summary`.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from alol import figures, metrics, schema
+from alol.errors import InputError
+from alol.files import replacing
+from alol.metrics import Array
+from alol.params import Params, Reward
+from alol.summary import ALL, MODELS, Measured, Rows, number, ordered, show, split_names
+
+TEMPLATE = Path(__file__).with_name("report.html.j2")
+_KEYS = ["prompt_id", "rank"]
+
+
+@dataclass(frozen=True)
+class Training:
+    """Reward, value and advantage of the responses that training chose from, and the most telling of them."""
+
+    columns: dict[str, Array]
+    best: Rows
+    worst: Rows
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a report is made of: test rows by model, training.json (`history`), the value function's `heldout` rows."""
+
+    params: Params
+    summary: dict[str, Any]
+    rows: dict[str, Rows]
+    measured: dict[str, Measured]
+    training: Training
+    history: dict[str, Any]
+    heldout: dict[str, list[Any]]
+
+
+def training(annotated: Path, advantages: Path, params: Params) -> Training:
+    """Joins the two training tables row by row; InputError where they are not the same rows in the same order."""
+    if schema.count(annotated) != schema.count(advantages):
+        raise InputError(f"{annotated} and {advantages} differ in their number of rows; run `dvc repro`")
+    names = ("reward", "value", "advantage")
+    found: list[tuple[float, ...]] = []
+    position: list[int] = []  # row of the table for each of `found`
+    pairs = zip(_flat(annotated, _KEYS), _flat(advantages, [*_KEYS, *names]), strict=True)
+    for i, (text, row) in enumerate(pairs):
+        if (text["prompt_id"], text["rank"]) != (row["prompt_id"], row["rank"]):
+            raise InputError(f"{advantages}: row {i} is another response than in {annotated}; run `dvc repro`")
+        if row["rank"] == 0 or params.train.train_on == "all":
+            found.append(tuple(row[name] for name in names))
+            position.append(i)
+    if not found:
+        raise InputError(f"{advantages} holds no response to train on; check the task's source and clean section")
+    columns = {
+        name: np.array(column, dtype=np.float64) for name, column in zip(names, zip(*found, strict=True), strict=True)
+    }
+    order = np.argsort(columns["advantage"], kind="stable")
+    count = min(params.aggregate.examples, len(order) // 2 or 1)
+    chosen = {"best": order[::-1][:count], "worst": order[:count]}
+    texts = _texts(annotated, {position[i] for index in chosen.values() for i in index})
+    examples = {
+        name: [{**texts[position[i]], **{key: float(column[i]) for key, column in columns.items()}} for i in index]
+        for name, index in chosen.items()
+    }
+    return Training(columns, examples["best"], examples["worst"])
+
+
+def _flat(path: Path, columns: list[str]) -> Iterator[dict[str, Any]]:
+    for group in schema.read(path, columns):
+        yield from group
+
+
+def _texts(path: Path, wanted: set[int]) -> dict[int, dict[str, Any]]:
+    columns = [*_KEYS, "prompt", "response"]
+    return {i: row for i, row in enumerate(_flat(path, columns)) if i in wanted}
+
+
+def _histograms(run: Run) -> tuple[tuple[Array, dict[str, Array]], tuple[Array, Array, Array]]:
+    """(bin edges, share of prompts by model) of the test rewards; (edges, kept, discarded counts) of advantages."""
+    rewards = {name: run.measured[name].columns["reward"] for name in MODELS}
+    bins = figures.edges(np.concatenate(list(rewards.values())))
+    shares = {name: np.histogram(values, bins)[0] / len(values) for name, values in rewards.items()}
+    advantage = run.training.columns["advantage"]
+    ends = figures.edges(advantage, at=0.0)
+    kept, discarded = (np.histogram(part, ends)[0] for part in (advantage[advantage > 0], advantage[advantage <= 0]))
+    return (bins, shares), (ends, kept, discarded)
+
+
+def _points(run: Run) -> tuple[Array, Array]:
+    """Held-out predictions and rewards, at most `points` of them, drawn with the section's seed."""
+    value, reward = (np.array(run.heldout[name], dtype=np.float64) for name in ("value", "reward"))
+    options = run.params.aggregate
+    if len(value) > options.points:
+        index = np.sort(np.random.default_rng(options.seed).permutation(len(value))[: options.points])
+        value, reward = value[index], reward[index]
+    return value, reward
+
+
+def plot_tables(run: Run) -> dict[str, Rows]:
+    """File name -> rows, for `dvc plots`. A bin is named by its centre."""
+    (bins, shares), (ends, kept, discarded) = _histograms(run)
+    counts = (("true", kept), ("false", discarded))
+    return {
+        "reward_distribution.csv": [
+            {"bin": number(centre)} | {model: number(shares[model][i]) for model in MODELS}
+            for i, centre in enumerate((bins[1:] + bins[:-1]) / 2)
+        ],
+        "advantage.csv": [
+            {"bin": number(centre), "kept": name, "count": int(count)}
+            for name, part in counts
+            for centre, count in zip((ends[1:] + ends[:-1]) / 2, part, strict=True)
+        ],
+        "training.csv": run.history["curve"],
+        "validation.csv": run.history["validation"],
+        "value.csv": [{"value": number(v), "reward": number(r)} for v, r in zip(*_points(run), strict=True)],
+    }
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], columns: Iterable[str]) -> None:
+    """`columns` come first, then the rows' others in order of appearance; a missing value is left empty."""
+    names = list(dict.fromkeys([*columns, *(name for row in rows for name in row)]))
+    with replacing(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, names, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+PLOT_COLUMNS = {
+    "reward_distribution.csv": ("bin", *MODELS),
+    "advantage.csv": ("bin", "kept", "count"),
+    "training.csv": ("update", "loss"),
+    "validation.csv": ("update", "reward"),
+    "value.csv": ("value", "reward"),
+}
+
+
+def _figures(run: Run) -> list[dict[str, str]]:
+    """The figures as data URIs with what they show in words."""
+    (bins, shares), advantages = _histograms(run)
+    rewards = {name: run.measured[name].columns["reward"] for name in MODELS}
+    means = {name: float(values.mean()) for name, values in rewards.items()}
+    summary, history = run.summary, run.history
+    drawn = [
+        (
+            figures.reward_distribution(bins, shares, means),
+            "How often each total reward occurs among the test responses of gold, reference and policy.",
+        ),
+        (
+            figures.advantage(*advantages),
+            f"{summary['discarded']:.1%} of the training responses have A <= 0 and are leftovers: the reference is "
+            "expected to do as well or better on their prompts, so advantage algorithms do not train on them.",
+        ),
+        (
+            figures.value(*_points(run), float(np.mean(run.heldout["reward"]))),
+            f"Held-out squared error of V(x): {summary['value_mse']:.4g}; of the best constant: "
+            f"{summary['value_mse_constant']:.4g}.",
+        ),
+    ]
+    if history["curve"]:
+        losses = [entry["loss"] for entry in history["curve"]]
+        drawn.append((figures.loss([entry["update"] for entry in history["curve"]], losses), "Loss at each update."))
+    if history["validation"]:
+        kept = bool(summary["selected"])
+        caption = f"The dashed line is the reference, the bar that a checkpoint has to beat. {_kept(kept)}"
+        drawn.append((figures.validation(history["validation"], kept, run.params.train.success), caption))
+    return [
+        {"source": "data:image/svg+xml;base64," + base64.b64encode(svg).decode(), "caption": caption}
+        for svg, caption in drawn
+    ]
+
+
+def _kept(selected: bool) -> str:
+    if selected:
+        return "The best checkpoint beat the reference on validation and was kept."
+    return "No checkpoint beat the reference on validation, so the last one was kept."
+
+
+def headline(run: Run) -> str:
+    """Policy against reference, in one sentence."""
+    policy, reference, delta = (run.summary[name][ALL] for name in ("policy", "reference", "delta"))
+    interval = "95 % interval {reward_low:.3f} to {reward_high:.3f}"
+    return (
+        f"On {len(run.rows['policy'])} test prompts, {run.params.algorithm} reaches a mean reward of "
+        f"{policy['reward']:.3f} ({interval.format(**policy)}) and the reference {reference['reward']:.3f} "
+        f"({interval.format(**reference)}): a difference of {delta['reward']:+.3f} ({_p(delta['p_value'])})."
+    )
+
+
+def _p(value: float) -> str:
+    return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
+
+
+def _scores(run: Run) -> list[dict[str, Any]]:
+    """For each split its rows of the score table; METEOR of gold, against itself, says nothing and is left out."""
+    names = _score_names(run)
+    tables = []
+    for split in split_names(run.summary):
+        lines = []
+        for model in MODELS:
+            values = run.summary[model][split]
+            cells = ["" if (model, name) == ("gold", "meteor_stem") else show(values[name]) for name in names]
+            cells[0] += f" [{values['reward_low']:.3f}, {values['reward_high']:.3f}]"
+            lines.append({"model": model, "cells": cells})
+        delta = run.summary["delta"][split]
+        tables.append({"split": split, "lines": lines, "delta": f"{delta['reward']:+.3f}, {_p(delta['p_value'])}"})
+    return tables
+
+
+def _score_names(run: Run) -> list[str]:
+    return [name for name in ordered(list(run.summary["policy"][ALL])) if name not in ("reward_low", "reward_high")]
+
+
+def _samples(run: Run) -> list[dict[str, Any]]:
+    """Test prompts drawn with the section's seed, each with the three responses and their rewards."""
+    options = run.params.aggregate
+    total = len(run.rows["policy"])
+    chosen = np.sort(np.random.default_rng(options.seed).permutation(total)[: options.samples])
+    names = ["reward", *(f"reward_{name}" for name in sorted(run.params.reward.weights))]
+    return [
+        {
+            "prompt": run.rows["gold"][i]["prompt"],
+            "subset": run.rows["gold"][i]["subset"],
+            "answers": [
+                {
+                    "model": model,
+                    "response": run.rows[model][i]["response"],
+                    "rewards": [(_short(name), show(run.measured[model].columns[name][i])) for name in names],
+                }
+                for model in MODELS
+            ],
+        }
+        for i in chosen
+    ]
+
+
+def _formula(reward: Reward) -> str:
+    """The total reward in words, such as `0.5 + 2 x good - 1 x short`."""
+    terms = [f"{'-' if weight < 0 else '+'} {abs(weight):g} x {name}" for name, weight in reward.weights.items()]
+    return " ".join([f"{reward.shift:g}", *terms] if reward.shift else terms).removeprefix("+ ")
+
+
+def _short(name: str) -> str:
+    return name.removeprefix("reward_")
+
+
+def render(run: Run) -> str:
+    """The page. Every text goes through the template's escaping."""
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["show"] = show
+    columns = run.training.columns
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        params=run.params,
+        summary=run.summary,
+        headline=headline(run),
+        formula=_formula(run.params.reward),
+        kept=_kept(bool(run.summary["selected"])),
+        names=[_short(name) for name in _score_names(run)],
+        scores=_scores(run),
+        figures=_figures(run),
+        levels=metrics.PERCENTILES,
+        percentiles=[(name, metrics.percentiles(columns[name])) for name in ("value", "reward", "advantage")],
+        examples=[("Highest advantage", run.training.best), ("Lowest advantage", run.training.worst)],
+        responses=len(columns["advantage"]),
+        leftovers=int((columns["advantage"] <= 0).sum()),
+        samples=_samples(run),
+    )

@@ -1,0 +1,61 @@
+"""Stage aggregate: gold, reference and policy on the test prompts, as metrics, plot tables and a report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from alol import params, paths, report, schema, summary, tasks
+from alol.errors import InputError
+from alol.files import read_json, replacing, write_json
+from stages._cli import command
+
+
+@command("aggregate", algorithm=True)
+def main(p: params.Params) -> None:
+    """Compare gold, reference and policy on the test prompts: metrics, plots and a report."""
+    test = f"{schema.TEST}.parquet"
+    rows = {
+        "gold": summary.gold_rows(schema.rows(paths.annotated(p.task) / test)),
+        "reference": schema.rows(paths.baselines(p.task) / test),
+        "policy": schema.rows(paths.generations(p.task, p.algorithm) / test),
+    }
+    summary.check_aligned(rows)
+    task_metrics = tasks.get(p.clean.format).metrics
+    measured = {name: summary.measure(rows[name], rows["gold"], p.reward, task_metrics) for name in summary.MODELS}
+    history = load(paths.policy(p.task, p.algorithm) / "training.json")
+    value, reward_model = load(paths.METRICS / "value.json"), load(paths.METRICS / "reward_model.json")
+    subsets = [row["subset"] for row in rows["gold"]]
+    result = {
+        **summary.summarise(subsets, measured, p.aggregate),
+        **summary.run_numbers(history, value, reward_model),
+    }
+    train = f"{schema.TRAIN}.parquet"
+    training = report.training(paths.annotated(p.task) / train, paths.advantages(p.task) / train, p)
+    heldout = load(paths.value(p.task) / "heldout.json")
+    write(report.Run(p, result, rows, measured, training, history, heldout))
+
+
+def load(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise InputError(f"{path} is missing; run `dvc repro` to make it")
+    return read_json(path)
+
+
+def write(run: report.Run) -> None:
+    identity = {"task": run.params.task, "algorithm": run.params.algorithm, "seed": run.params.seed}
+    for name, rows in report.plot_tables(run).items():
+        report.write_csv(paths.PLOTS / name, rows, report.PLOT_COLUMNS[name])
+    report.write_csv(paths.METRICS / "results.csv", summary.tidy(run.summary, identity), [*identity, "model", "split"])
+    with replacing(paths.METRICS / "report.html") as partial:
+        partial.write_text(report.render(run), encoding="utf-8")
+    write_json(paths.METRICS / "summary.json", run.summary)
+    click.echo(summary.terminal_table(run.summary))
+    click.echo(report.headline(run))
+    click.echo(f"report: {paths.METRICS / 'report.html'}")
+
+
+if __name__ == "__main__":
+    main()

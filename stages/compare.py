@@ -1,0 +1,88 @@
+"""Compares every run of a task that DVC knows: workspace, commits and experiments, in one table and one figure.
+
+Not a stage of the pipeline: it reads what runs left behind and changes nothing but reports/.
+"""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import click
+
+from alol import compare, figures, params
+from alol.errors import InputError
+from alol.files import replacing
+from alol.report import write_csv
+
+REPORTS = Path("reports")
+
+
+@click.command(name="compare")
+@click.option("--task", help="Entries of `tasks` in params.yaml, with commas between; by default the file's `task`.")
+def main(task: str | None) -> None:
+    """Put every experiment and commit of a task into one table and one figure, in reports/."""
+    logging.basicConfig(level=logging.WARNING, force=True)
+    try:
+        raw = params.read()
+        names = [name.strip() for name in (task or raw["task"]).split(",")]
+        for name in names:
+            if name not in raw["tasks"]:
+                raise params.known("task", name, raw["tasks"])
+        rows = experiments()
+        stale = {compare.name(row): reason for row in rows if (reason := staleness(row, set(raw)))}
+        for name in names:
+            report(name, rows, set(raw), stale)
+    except InputError as error:
+        raise click.ClickException(str(error)) from None
+
+
+def experiments() -> list[dict[str, Any]]:
+    """DVC's table of the workspace, of every commit on a branch, and of the experiments that start from these."""
+    import dvc.api
+    from dvc.exceptions import DvcException
+
+    branches = git("for-each-ref", "--format=%(refname:short)", "refs/heads")
+    try:
+        return dvc.api.exp_show(revs=["HEAD", *branches.splitlines()] if branches else None, num=-1)
+    except DvcException as error:
+        raise InputError(f"DVC cannot list experiments here ({error}); run from a Git repository with DVC") from None
+
+
+def git(*arguments: str) -> str | None:
+    """A Git command's output; None when it fails."""
+    done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
+    return done.stdout if done.returncode == 0 else None
+
+
+def staleness(row: dict[str, Any], sections: set[str]) -> str | None:
+    """Why a row's metrics are not those of its parameters, by the dvc.lock beside them; None when they are."""
+    if row["rev"] == "workspace":
+        lock = Path("dvc.lock").read_text(encoding="utf-8") if Path("dvc.lock").exists() else None
+    else:
+        lock = git("show", f"{row['rev']}:./dvc.lock")
+    return compare.stale(compare.plain(row), lock, sections) if lock else None
+
+
+def report(task: str, rows: list[dict[str, Any]], sections: set[str], stale: dict[str, str]) -> None:
+    """Write the three files of one task and say what is in them."""
+    runs, left_out = compare.collect(rows, task, sections, stale)
+    for reason in sorted({reason for _, reason in left_out}):
+        click.echo(f"left out, {reason}: {', '.join(name for name, same in left_out if same == reason)}")
+    if not runs:
+        raise InputError(f"no finished run of task '{task}' among DVC's {len(rows)}; make one with `dvc exp run`")
+    groups = compare.group(runs)
+    base = REPORTS / f"compare_{task}"
+    write_csv(base.with_suffix(".csv"), compare.csv_rows(groups), ())
+    with replacing(base.with_suffix(".md")) as partial:
+        partial.write_text(compare.markdown(groups, task, len(left_out)), encoding="utf-8")
+    with replacing(base.with_suffix(".png")) as partial:
+        partial.write_bytes(figures.comparison(compare.lines(groups), f"{task}: reward by run"))
+    click.echo(compare.terminal_table(groups))
+    click.echo(f"{len(runs)} runs in {len(groups)} groups: {base}.md, .csv and .png")
+
+
+if __name__ == "__main__":
+    main()

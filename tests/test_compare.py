@@ -1,0 +1,266 @@
+"""Comparison of runs: which rows of DVC's table count, how they are grouped and named, and the command for real."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from alol import compare, figures
+from stages import compare as command
+
+ROOT = Path(__file__).parents[1]
+SECTIONS = ("task", "algorithm", "seed", "launch", "algorithms", "defaults", "tasks")
+
+
+def row(name: str, reward: float | str | None = 0.5, **changes: object) -> dict[str, object]:
+    """A row as `dvc.api.exp_show` gives it; `changes` use __ for the dots of keys."""
+    base: dict[str, object] = {
+        "Experiment": name,
+        "rev": "abc1234",
+        "State": None,
+        "task": "demo",
+        "algorithm": "a_lol",
+        "seed": 1.0,
+        "launch.processes": 1.0,
+        "algorithms.a_lol.clip": 0.9,
+        "algorithms.r_lol.clip": 0.9,
+        "defaults.train.epochs": 3.0,
+        "defaults.train.updates": "None",
+        "tasks.demo.reward.weights.good": 1.0,
+        "tasks.hha.train.epochs": 1.0,
+        "policy.all.reward": reward,
+        "policy.all.reward_low": 0.1,
+        "policy.all.reward_good": reward,
+        "policy.all.length": 12.0,
+        "reference.all.reward": 0.25,
+        "delta.all.reward": 0.25,
+        "metrics/summary.json:value_mse": 0.125,
+        "metrics/value.json:value_mse": 7.0,
+        "discarded": 0.5,
+    }
+    return base | {key.replace("__", "."): value for key, value in changes.items()}
+
+
+def collect(*rows: dict[str, object], stale: dict[str, str] | None = None):
+    return compare.collect(rows, "demo", SECTIONS, stale or {})
+
+
+def test_a_run_that_appears_three_times_counts_once():
+    runs, left_out = collect(row("", rev="workspace"), row("", rev="main", seed="1"), row("exp-a"))
+    assert [run.name for run in runs] == ["workspace"]
+    same = "same parameters and seed as workspace"
+    assert left_out == [("main", same), ("exp-a", same)]
+
+
+def test_a_repetition_with_other_results_is_said_to_be_one():
+    _, left_out = collect(row("a", 0.5), row("b", 0.75))
+    assert left_out[0][1].startswith("same parameters and seed as a, with other results")
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"State": "Queued", "policy__all__reward": None}, "queued"),
+        ({"State": "Running", "policy__all__reward": None}, "running"),
+        ({"State": "Failed", "policy__all__reward": "!"}, "failed"),
+        ({"policy__all__reward": "!"}, "no metrics/summary.json"),
+        ({"policy__all__reward": None}, "no metrics/summary.json"),
+        ({"task": "hha"}, "task hha"),
+    ],
+)
+def test_rows_that_cannot_be_compared_are_named_with_the_reason(changes, reason):
+    assert collect(row("x", **changes)) == ([], [("x", reason)])
+
+
+def test_rows_whose_metrics_are_of_other_parameters_are_left_out():
+    runs, left_out = collect(row("x"), row("y", seed=2), stale={"y": "old"})
+    assert [run.name for run in runs] == ["x"]
+    assert left_out == [("y", "old")]
+
+
+def test_seeds_of_one_setting_are_one_group_with_mean_and_deviation():
+    groups = compare.group(collect(row("a", 0.5), row("b", 0.75, seed=2), row("c", 1.0, seed=10))[0])
+    assert len(groups) == 1
+    assert groups[0].label == "a_lol"
+    (line,) = compare.csv_rows(groups)
+    assert line["seeds"] == 3 and line["seed_list"] == "1 2 10"
+    assert line["policy.all.reward_mean"] == 0.75
+    assert line["policy.all.reward_std"] == 0.25  # sample deviation of 0.5, 0.75, 1
+    assert line["value_mse_mean"] == 0.125  # of the summary, not of metrics/value.json
+
+
+def test_one_seed_has_no_deviation():
+    (line,) = compare.csv_rows(compare.group(collect(row("a"))[0]))
+    assert line["policy.all.reward_std"] is None
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"launch__processes": 2}, {"tasks__hha__train__epochs": 9}, {"algorithms__r_lol__clip": 0.1}, {"Created": "now"}],
+)
+def test_parameters_of_others_and_of_the_machine_do_not_matter(changes):
+    assert len(collect(row("a"), row("b", **changes))[0]) == 1
+
+
+def test_a_default_that_the_task_overrides_does_not_matter():
+    own = {"tasks__demo__train__epochs": 5}
+    assert len(collect(row("a", **own), row("b", **own, defaults__train__epochs=7))[0]) == 1
+    assert len(collect(row("a", **own), row("b", defaults__train__epochs=5))[0]) == 1
+    assert len(collect(row("a", **own), row("b"))[0]) == 2
+
+
+def test_labels_say_what_differs_under_the_shortest_clear_name():
+    runs, _ = collect(
+        row("a", 0.9),
+        row("b", 0.8, algorithms__a_lol__clip=0.5),
+        row("c", 0.7, algorithm="nll", defaults__train__epochs=4),
+        row("d", 0.6, algorithm="nll", defaults__train__updates=8, tasks__demo__value__epochs=2),
+    )
+    assert [group.label for group in compare.group(runs)] == [
+        "a_lol clip=0.9 train.epochs=3 updates=null value.epochs=null",
+        "a_lol clip=0.5 train.epochs=3 updates=null value.epochs=null",
+        "nll train.epochs=4 updates=null value.epochs=null",
+        "nll train.epochs=3 updates=8 value.epochs=2",
+    ]
+
+
+def test_columns_start_with_reward_reference_and_difference():
+    groups = compare.group(collect(row("a"))[0])
+    assert compare.columns(groups) == [
+        "policy.all.reward",
+        "reference.all.reward",
+        "delta.all.reward",
+        "policy.all.reward_good",
+        "policy.all.length",
+        "discarded",
+        "value_mse",
+    ]
+    header = compare.terminal_table(groups).splitlines()[0].split()
+    assert header == ["run", "seeds", "reward", "reference", "delta", "good", "length", "discarded", "value_mse"]
+
+
+def test_markdown_has_a_line_for_each_group():
+    groups = compare.group(collect(row("a"), row("b", 0.75, seed=2), row("c", algorithm="nll"))[0])
+    text = compare.markdown(groups, "demo", 0)
+    assert "| a_lol | 2 | 0.625 ± 0.177 |" in text
+    assert "| nll | 1 | 0.500 |" in text
+
+
+LOCK = """
+schema: '2.0'
+stages:
+  train:
+    params:
+      params.yaml:
+        seed: 1
+        algorithms.a_lol: {clip: 0.9, other: null}
+        tasks.demo.reward: {weights: {good: 1.0}}
+    outs: [{path: models/demo, md5: aaa.dir}]
+  aggregate:
+    deps: [{path: models/demo, md5: aaa.dir}, {path: alol/x.py, md5: bbb}]
+"""
+
+
+def test_metrics_that_match_their_parameters_are_current():
+    assert compare.stale(compare.plain(row("a")), LOCK, SECTIONS) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"seed": 2}, "seed"),
+        ({"algorithms__a_lol__clip": 0.8}, "algorithms.a_lol"),
+        ({"tasks__demo__reward__weights__new": 1}, "tasks.demo.reward"),
+    ],
+)
+def test_parameters_edited_after_the_run_are_noticed(changes, key):
+    reason = compare.stale(compare.plain(row("a", **changes)), LOCK, SECTIONS)
+    assert reason is not None and f"another value of {key};" in reason
+
+
+def test_a_stage_that_did_not_follow_is_noticed():
+    lock = LOCK.replace("deps: [{path: models/demo, md5: aaa.dir}", "deps: [{path: models/demo, md5: old.dir}")
+    assert "stage aggregate did not run after models/demo" in str(compare.stale(row("a"), lock, SECTIONS))
+
+
+def test_figure_is_drawn_with_shared_and_with_several_references():
+    for other in (0.2, 0.3, None):
+        groups = [figures.Group("a", [0.5, 0.6], 0.2), figures.Group("b", [0.5], other)]
+        assert figures.comparison(groups, "demo").startswith(b"\x89PNG")
+
+
+def test_outside_a_repository_there_is_one_clear_line(tmp_path, monkeypatch):
+    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(command.main, ["--task", "demo"])
+    assert done.exit_code == 1
+    assert len(done.output.splitlines()) == 1 and "run from a Git repository with DVC" in done.output
+
+
+def test_an_unknown_task_is_named_before_anything_is_read(tmp_path, monkeypatch):
+    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(command.main, ["--task", "demo,nope"])
+    assert done.exit_code == 1
+    assert "unknown task 'nope'; known: demo" in done.output
+
+
+SCRIPT = """
+import json, pathlib, sys
+pathlib.Path("metrics").mkdir(exist_ok=True)
+reward = {"1": 0.5, "2": 0.75}[sys.argv[1]]
+metrics = {"policy": {"all": {"reward": reward}}, "reference": {"all": {"reward": 0.25}}}
+pathlib.Path("metrics/summary.json").write_text(json.dumps(metrics))
+"""
+PIPELINE = {
+    "cmd": "python run.py ${seed}",
+    "params": ["seed", "algorithm", "algorithms.${algorithm}"],
+    "metrics": [{"metrics/summary.json": {"cache": False}}],
+}
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory) -> Path:
+    """One run committed, one experiment, one queued, and params.yaml edited in the workspace without a run."""
+    folder = tmp_path_factory.mktemp("repository")
+    (folder / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    (folder / "run.py").write_text(SCRIPT)
+    (folder / "dvc.yaml").write_text(json.dumps({"stages": {"aggregate": PIPELINE}}))
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    who = {"GIT_AUTHOR_NAME": "a", "GIT_AUTHOR_EMAIL": "a@b", "GIT_COMMITTER_NAME": "a", "GIT_COMMITTER_EMAIL": "a@b"}
+    environment = {**os.environ, **who, "PATH": path, "DVC_NO_ANALYTICS": "1"}
+    for line in (
+        "git init -q",
+        "dvc init -q",
+        "dvc repro -q",
+        "git add -A",
+        "git commit -qm first",
+        "dvc exp run -q -n second -S seed=2",
+        "dvc exp run -q -n third -S seed=2 --queue",
+        "git checkout -q .",
+    ):
+        subprocess.run(line.split(), cwd=folder, env=environment, check=True, capture_output=True)
+    text = (folder / "params.yaml").read_text()
+    (folder / "params.yaml").write_text(text.replace("\nseed: 1", "\nseed: 2"))
+    return folder
+
+
+def test_command_compares_what_dvc_knows(repository, monkeypatch):
+    monkeypatch.chdir(repository)
+    done = CliRunner().invoke(command.main, [])
+    assert done.exit_code == 0, done.output
+    assert "left out, queued: third" in done.output
+    assert "left out, its metrics were made with another value of seed; run `dvc repro`: workspace" in done.output
+    assert "2 runs in 1 groups: reports/compare_demo.md, .csv and .png" in done.output
+    with Path("reports/compare_demo.csv").open(newline="") as file:
+        (line,) = csv.DictReader(file)
+    assert (line["algorithm"], line["seed_list"], line["policy.all.reward_mean"]) == ("a_lol", "1 2", "0.625")
+    assert Path("reports/compare_demo.png").stat().st_size > 1000
+    assert "a_lol" in Path("reports/compare_demo.md").read_text()
