@@ -1,0 +1,83 @@
+"""dvc.yaml against the code: each stage's code dependencies, its parameters, and where it writes."""
+
+from __future__ import annotations
+
+import pytest
+from ruamel.yaml import YAML
+
+from alol import params, paths, report
+from alol.losses.offline import OFFLINE
+from tests.closure import FOLDERS, ROOT, dependencies
+
+GRAPH = YAML(typ="safe").load(ROOT / "dvc.yaml")
+STAGES = GRAPH["stages"]
+LIGHT = ("download", "clean", "aggregate", "compare")
+
+
+def filled(text: str) -> str:
+    return text.replace("${task}", "demo").replace("${algorithm}", "a_lol")
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_stage_depends_on_the_code_that_it_imports(name):
+    code = {dep for dep in STAGES[name]["deps"] if dep in (*FOLDERS, "custom") or dep.endswith((".py", ".j2"))}
+    assert code == dependencies(name)
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_stage_is_described_and_called_by_its_name(name):
+    assert STAGES[name]["desc"]
+    assert STAGES[name]["cmd"].startswith(f"python -m stages.{name} --task ${{task}}")
+    assert (ROOT / "stages" / f"{name}.py").exists()
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_parameters_are_narrow_and_exist(name):
+    raw = params.read(ROOT / "params.yaml")
+    for key in map(filled, STAGES[name]["params"]):
+        table = raw
+        for part in key.split("."):
+            table = table[part]
+        assert key == "seed" or key.count(".") >= 1
+        assert not key.startswith("launch")
+        if key.startswith("defaults."):
+            assert key.replace("defaults.", "tasks.${task}.") in STAGES[name]["params"]
+
+
+def test_the_seed_is_read_by_train_and_what_follows():
+    assert {name for name in STAGES if "seed" in STAGES[name]["params"]} == {"train", "evaluate", "aggregate"}
+
+
+def test_paths_are_those_of_the_graph():
+    outs = {
+        filled(out if isinstance(out, str) else next(iter(out)))
+        for stage in STAGES.values()
+        for kind in ("outs", "metrics", "plots")
+        for out in stage.get(kind, [])
+    }
+    expected = {
+        str(path("demo")) for path in (paths.raw, paths.clean, paths.annotated, paths.rollouts, paths.baselines)
+    }
+    expected |= {str(path("demo")) for path in (paths.advantages, paths.reward_model, paths.reference, paths.value)}
+    expected |= {str(path("demo", "a_lol")) for path in (paths.policy, paths.generations)}
+    expected |= {f"metrics/{name}" for name in ("reward_model.json", "value.json", "summary.json", "results.csv")}
+    expected |= {str(paths.PLOTS / name) for name in report.PLOT_COLUMNS}
+    assert outs == expected | {"metrics/report.html"}
+
+
+def test_every_algorithm_has_an_entry_in_the_parameters():
+    assert set(params.read(ROOT / "params.yaml")["algorithms"]) == set(OFFLINE)
+
+
+def test_no_code_asks_for_an_algorithms_name():
+    for file in [*(ROOT / "alol").rglob("*.py"), *(ROOT / "stages").glob("*.py")]:
+        assert "algorithm ==" not in file.read_text(encoding="utf-8"), file
+
+
+@pytest.mark.parametrize("stage", LIGHT)
+def test_light_stages_start_without_torch(stage):
+    import subprocess
+    import sys
+
+    code = f"import sys, stages.{stage}; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
