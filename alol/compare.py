@@ -144,7 +144,7 @@ def collect(
             first = runs.setdefault(key, run)
             if first is run:
                 continue
-            other = "" if first.metrics == run.metrics else ", with other results: the code or the data changed"
+            other = "" if first.metrics == run.metrics else ", with other results: other code, data or machine"
             reason = f"same parameters and seed as {first.name}{other}"
         left_out.append((name(row), reason))
     return list(runs.values()), left_out
@@ -158,7 +158,7 @@ def _unusable(row: Row, task: str, found: Mapping[str, float]) -> str | None:
     if state == "failed":
         return "failed"
     if row.get("task") != task:
-        return f"task {row.get('task')}"
+        return f"task {row['task']}" if row.get("task") else "it names no task"
     if FIRST[0] not in found or row.get("algorithm") is None or row.get("seed") is None:
         return f"no {SUMMARY}"
     return None

@@ -1,1 +1,7 @@
 """One click command per pipeline stage: load, call one library function, write."""
+
+import os
+
+# Before torch is loaded, by whatever stage: its threads otherwise spin while they wait for each other, and a stage that
+# shares its machine slows down tenfold.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -13,9 +13,6 @@ from collections.abc import Callable
 
 import click
 
-# torch's threads otherwise spin while they wait for each other, and a stage that shares its machine slows down tenfold
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
 from alol import params, paths
 from alol.errors import InputError
 from alol.files import write_json

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from ruamel.yaml import YAML
 
@@ -67,6 +69,23 @@ def test_paths_are_those_of_the_graph():
 
 def test_every_algorithm_has_an_entry_in_the_parameters():
     assert set(params.read(ROOT / "params.yaml")["algorithms"]) == set(OFFLINE)
+
+
+def test_the_threads_waiting_policy_is_set_before_torch_is_loaded():
+    import subprocess
+    import sys
+
+    code = (
+        "import os, sys, importlib.abc\n"
+        "class Watch(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        if name == 'torch': sys.exit(os.environ.get('OMP_WAIT_POLICY') != 'PASSIVE')\n"
+        "sys.meta_path.insert(0, Watch())\n"
+        "import stages.train\n"
+        "sys.exit(2)"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, check=False).returncode == 0
 
 
 def test_no_code_asks_for_an_algorithms_name():
