@@ -6,6 +6,7 @@ Nothing is downloaded and no model is loaded, so the answer comes within seconds
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -89,6 +90,9 @@ def _policy(chosen: Params) -> Iterator[str]:
         return
     for key, revision in (("model", policy.revision), ("adapter", policy.adapter_revision)):
         name = getattr(policy, key)
+        if name and is_local(name) and not Path(os.path.expandvars(name)).is_absolute():
+            # a queued experiment runs in another folder, where a relative path would mean something else
+            yield f"{where}.{key}: '{name}' must be absolute or start with an environment variable"
         if name and name != "scratch" and not is_local(name) and revision is None:
             yield f"{where}.{key}: '{name}' is no folder, and a hub id needs a revision beside it"
     if policy.adapter and policy.tuning == "full":

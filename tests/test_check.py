@@ -53,6 +53,7 @@ PYTHON = {"mine": {"kind": "python", "function": "custom.example.concise"}}
         ({"tasks__demo__source": {"log": {"kind": "hub", "location": "a/b"}}}, "needs the revision"),
         ({"tasks__demo__clean__format": "nope"}, "unknown format 'nope'; known: demo, hha, table"),
         ({"tasks__demo__policy__model": "some/model"}, "a hub id needs a revision"),
+        ({"tasks__demo__policy__model": ".."}, "'..' must be absolute or start with an environment variable"),
         ({"tasks__demo__policy__max_prompt": 120}, "more than the model's context of 128"),
         ({"tasks__demo__policy__adapter": "some/adapter"}, "needs a published model"),
         ({"tasks__demo__reference__train": False}, "set reference.train: true"),
