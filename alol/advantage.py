@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from tqdm import tqdm
 
 from alol import schema
 from alol.batching import chunks, collate
+from alol.errors import InputError
 from alol.logprob import response_logp
 from alol.models import LoadedPolicy
 from alol.params import Launch, Params, Reward
@@ -63,11 +65,24 @@ def advantages(
             "response_ids": responses[i],
             "ref_logp": logp[i],
             "reward": rewards[i],
+            "raw_reward": raw(rewards[i], reward.raw, row),
             "value": values[row["prompt_id"]],
             "advantage": rewards[i] - values[row["prompt_id"]],
         }
         for i, row in enumerate(rows)
     ]
+
+
+def raw(value: float, scale: str, row: dict[str, Any]) -> float:
+    """The reward on the scale that pro takes differences of: as it is, or ln(R / (1 - R)), the logit of a sigmoid."""
+    if scale == "identity":
+        return value
+    if not 0 < value < 1:
+        raise InputError(
+            f"params.yaml: reward.raw is logit, but prompt {row['prompt_id']}, rank {row['rank']}, has the reward "
+            f"{value:g}, which is not between 0 and 1; set reward.raw: identity"
+        )
+    return math.log(value / (1 - value))
 
 
 def _values(

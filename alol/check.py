@@ -5,18 +5,15 @@ Nothing is downloaded and no model is loaded, so the answer comes within seconds
 
 from __future__ import annotations
 
-import inspect
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from alol import download, params, rewards, tasks
+from alol import download, params, rewards, strict, tasks
+from alol.algorithms import ALGORITHMS, hyperparameters
 from alol.errors import InputError
-from alol.losses.offline import OFFLINE, Algorithm
 from alol.models import is_local
 from alol.params import Params
-
-TENSORS = {"logp", "mask", "ref_logp", "reward", "advantage"}
 
 
 def problems(path: Path = params.PARAMS) -> list[str]:
@@ -45,21 +42,16 @@ def _raised(call: Callable[[], object]) -> list[str]:
 
 def _algorithm(name: str, given: object) -> Iterator[str]:
     """The hyperparameters of an algorithm are the keyword arguments of its loss that are no tensors."""
-    if name not in OFFLINE:
-        yield f"params.yaml: unknown algorithm '{name}' in algorithms; known: {', '.join(sorted(OFFLINE))}"
+    if name not in ALGORITHMS:
+        yield f"params.yaml: unknown algorithm '{name}' in algorithms; known: {', '.join(sorted(ALGORITHMS))}"
         return
-    expected = hyperparameters(OFFLINE[name])
+    expected = hyperparameters(name)
     given = set(given) if isinstance(given, dict) else set()
     for key in sorted(given - expected):
         known = ", ".join(sorted(expected)) or "none"
         yield f"params.yaml: unknown key '{key}' in algorithms.{name}; known: {known}"
     for key in sorted(expected - given):
         yield f"params.yaml: missing key '{key}' in algorithms.{name}"
-
-
-def hyperparameters(algorithm: Algorithm) -> set[str]:
-    """The names of a loss's hyperparameters."""
-    return set(inspect.signature(algorithm.loss).parameters) - TENSORS
 
 
 def _sources(chosen: Params) -> Iterator[str]:
@@ -69,7 +61,7 @@ def _sources(chosen: Params) -> Iterator[str]:
 
 def _format(chosen: Params) -> Iterator[str]:
     where = f"tasks.{chosen.task}.clean.options"
-    yield from _raised(lambda: params.build(tasks.get(chosen.clean.format).options, chosen.clean.options, where))
+    yield from _raised(lambda: strict.build(tasks.get(chosen.clean.format).options, chosen.clean.options, where))
 
 
 def _policy(chosen: Params) -> Iterator[str]:
@@ -85,6 +77,8 @@ def _policy(chosen: Params) -> Iterator[str]:
             yield f"{where}.scratch: width = {policy.scratch.width} is no multiple of heads = {policy.scratch.heads}"
         if not chosen.reference.train:
             yield f"{where}.model is scratch, so it has to be trained; set reference.train: true"
+        if policy.tuning == "qlora" and policy.scratch.width % 64:
+            yield f"{where}.scratch: width = {policy.scratch.width} is no multiple of 64, the block of 4-bit weights"
         if policy.adapter:
             yield f"{where}.adapter needs a published model, but model is scratch"
         return

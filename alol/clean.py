@@ -13,7 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from alol import params, rawfiles, schema, tasks
+from alol import rawfiles, schema, strict, tasks
 from alol.errors import InputError
 from alol.files import replacing
 from alol.params import Clean, Labels
@@ -33,7 +33,7 @@ def clean(task: str, options: Clean, raw: Path, target: Path) -> None:
     if options.limit is not None and options.limit < 1:
         raise InputError(f"tasks.{task}.clean.limit is {options.limit}; give a number of prompts, or null for all")
     form = tasks.get(options.format)
-    splits = form.read(raw, params.build(form.options, options.options, f"tasks.{task}.clean.options"))
+    splits = form.read(raw, strict.build(form.options, options.options, f"tasks.{task}.clean.options"))
     with replacing(target) as folder:
         folder.mkdir()
         for split in SPLITS:

@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from alol import archive, params
+from alol import archive, strict
 from alol.errors import InputError
 from alol.files import replacing
 from alol.params import Source
@@ -73,7 +73,7 @@ def _demo(source: Source, where: str, folder: Path, work: Path, finished: contex
 def _generator(source: Source, where: str) -> Any:
     from alol.tasks import demo
 
-    return params.build(demo.GeneratorOptions, source.options, f"{where}.options")
+    return strict.build(demo.GeneratorOptions, source.options, f"{where}.options")
 
 
 def _path(source: Source, where: str, folder: Path, work: Path, finished: contextlib.ExitStack) -> None:

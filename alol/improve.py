@@ -1,4 +1,4 @@
-"""Trains a policy from the reference with one of the offline algorithms: loads what the loop needs and runs it."""
+"""Trains a policy from the reference with one of the algorithms: loads what the loop needs and runs it."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
-from alol import evaluate, models, rewards, schema, train
-from alol.errors import InputError, known
+from alol import algorithms, evaluate, models, rewards, schema, train
+from alol.errors import InputError
 from alol.files import write_json
-from alol.losses.offline import OFFLINE
 from alol.params import Params
 from alol.tokens import Encoder
 
@@ -28,14 +27,14 @@ def improve(
     `reference`, `reward_model`: model folders. `advantages`: the training table. `baseline`: the reference's scored
     validation rollouts, the bar that a checkpoint has to beat.
     """
-    if params.algorithm not in OFFLINE:
-        raise known("algorithm", params.algorithm, OFFLINE)
-    algorithm, settings = OFFLINE[params.algorithm], params.train
+    algorithm, settings = algorithms.get(params.algorithm), params.train
     examples, plan = train.plan(
         schema.table(advantages), algorithm, settings, params.seed, shift_key=f"tasks.{params.task}.reward.shift"
     )
     loaded = models.load(reference, dropout=params.policy.dropout)
     policy = models.trainable(loaded, params.policy, reference, params.seed)
+    if params.launch.recompute:
+        models.recompute(policy.model)
     rows = schema.rows(baseline)
     encoder = Encoder(policy.tokenizer, params.policy)
     scorer = rewards.load(params.rewards, reward_model, params.launch) if main.is_main_process else None

@@ -6,15 +6,16 @@ full model, an adapter, or nothing more when it stands for a published model as 
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -27,13 +28,16 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from alol.batching import Batch
 from alol.errors import InputError
 from alol.files import read_json, write_json
+from alol.logprob import response_logp
 from alol.params import Policy, Scratch
 
 transformers_logging.disable_progress_bar()  # of loading and saving weights: the stages show their own
 
 POINTER = "policy.json"
+POLICY, REFERENCE = "default", "reference"  # names of adapters on one base; peft saves "default" at a folder's root
 SAMPLE = 2**20  # bytes at either end of a weight file that go into a fingerprint
 DROPOUTS = (
     "attn_pdrop",
@@ -158,7 +162,11 @@ def tokenizer_of(name: str, revision: str | None) -> PreTrainedTokenizerBase:
 
 
 def base_model(name: str, revision: str | None, *, quantized: bool, dropout: float = 0.0) -> PreTrainedModel:
-    """A causal language model by hub id or folder: in fp32, or in 4-bit NF4 with bf16 arithmetic."""
+    """A causal language model by hub id or folder: in fp32, or in 4-bit NF4.
+
+    Arithmetic on 4-bit weights is in bf16 on an accelerator, and in fp32 where there is none: processors without bf16
+    instructions take ten times as long for it.
+    """
     name = os.path.expandvars(name)
     try:
         config = _without_dropout(AutoConfig.from_pretrained(name, revision=revision), dropout)
@@ -166,10 +174,9 @@ def base_model(name: str, revision: str | None, *, quantized: bool, dropout: flo
         if quantized:
             from transformers import BitsAndBytesConfig
 
-            four_bit = BitsAndBytesConfig(
-                load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
-            )
-            options = {"dtype": torch.bfloat16, "quantization_config": four_bit}
+            compute = torch.bfloat16 if torch.cuda.is_available() else torch.float32
+            four_bit = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)
+            options = {"dtype": compute, "quantization_config": four_bit}
         model = AutoModelForCausalLM.from_pretrained(name, revision=revision, config=config, **options)
     except (OSError, ValueError) as error:
         raise InputError(f"the model {name} could not be loaded: {_first_line(error)}") from None
@@ -186,16 +193,89 @@ def load(folder: Path, *, dropout: float = 0.0) -> LoadedPolicy:
     if not (folder / POINTER).exists():
         raise InputError(f"{folder / POINTER} is missing; run `dvc repro` to make it")
     found = read_json(folder / POINTER)
-    base = _base_path(folder, found["base"])
+    base = base_path(folder, found["base"])
     if found["fingerprint"] and found["fingerprint"] != fingerprint(Path(base)):
         raise InputError(f"{base} has changed since {folder} was made from it; run `dvc repro -f reference`")
     model: nn.Module = base_model(base, found["revision"], quantized=found["quantized"], dropout=dropout)
-    adapter = str(folder) if (folder / "adapter_config.json").exists() else found["adapter"]
+    adapter, revision = own_adapter(folder, found)
     if adapter:
-        model = with_adapter(model, adapter, None if adapter == str(folder) else found["adapter_revision"], dropout)
+        model = with_adapter(model, adapter, revision, dropout)
     local = (folder / "tokenizer_config.json").exists()
     tokenizer = tokenizer_of(str(folder) if local else base, None if local else found["revision"])
     return LoadedPolicy(model.eval(), tokenizer, found)
+
+
+def own_adapter(folder: Path, found: dict[str, Any]) -> tuple[str | None, str | None]:
+    """Where the adapter of a policy's folder lies, and its revision on a hub; `found` is its policy.json."""
+    if (folder / "adapter_config.json").exists():
+        return str(folder), None
+    return found["adapter"], found["adapter_revision"]
+
+
+def load_checkpoint(
+    reference: Path,
+    *,
+    model: str | None,
+    revision: str | None,
+    adapter: str | None,
+    adapter_revision: str | None,
+    quantized: bool | None,
+) -> LoadedPolicy:
+    """A model that others trained: an adapter on the base of the task's `reference`, or a complete `model`.
+
+    Names are hub ids or folders. `quantized` None: as the reference's base, or not, for another model.
+    """
+    if model is None:
+        if not (reference / POINTER).exists():
+            raise InputError(f"{reference / POINTER} is missing; run `dvc repro` to make it, or name a complete model")
+        found = read_json(reference / POINTER)
+        model, revision = base_path(reference, found["base"]), found["revision"]
+        quantized = found["quantized"] if quantized is None else quantized
+    pointer = {"base": model, "revision": revision, "fingerprint": None, "adapter": adapter}
+    pointer |= {"adapter_revision": adapter_revision, "quantized": bool(quantized)}
+    loaded: nn.Module = base_model(model, revision, quantized=bool(quantized))
+    if adapter:
+        loaded = with_adapter(loaded, adapter, adapter_revision, 0.0)
+    local = model == str(reference) or Path(model).parent == reference
+    tokenizer = tokenizer_of(str(reference), None) if local else tokenizer_of(model, revision)
+    return LoadedPolicy(loaded.eval(), tokenizer, pointer)
+
+
+def recompute(model: nn.Module) -> None:
+    """Stores fewer activations while training and computes them again in the backward pass: less memory, more time."""
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+
+def frozen_logp(policy: LoadedPolicy, reference: Path) -> Callable[[Batch], Tensor]:
+    """The response log-probabilities [B, T] of the reference, live beside `policy` (from `trainable`, not yet trained).
+
+    One base serves both where the policy is an adapter: the reference's own adapter is loaded as a second one, or the
+    policy's is switched off when the reference has none. A full model is copied.
+    """
+    from peft import PeftModel
+
+    model = policy.model
+    if not isinstance(model, PeftModel):
+        copied = copy.deepcopy(model).eval().requires_grad_(False)
+        return torch.no_grad()(lambda batch: response_logp(copied.to(batch.input_ids.device), batch))
+    adapter, revision = own_adapter(reference, read_json(reference / POINTER))
+    if adapter:
+        model.load_adapter(os.path.expandvars(adapter), REFERENCE, is_trainable=False, revision=revision)
+        _set_dropout(model, 0.0, REFERENCE)
+        model.set_adapter(POLICY)
+
+    @torch.no_grad()
+    def logp(batch: Batch) -> Tensor:
+        if not adapter:
+            with model.disable_adapter():
+                return response_logp(model, batch)
+        model.set_adapter(REFERENCE, inference_mode=True)
+        try:
+            return response_logp(model, batch)
+        finally:
+            model.set_adapter(POLICY)
+
+    return logp
 
 
 def trainable(loaded: LoadedPolicy, policy: Policy, folder: Path, seed: int) -> LoadedPolicy:
@@ -227,14 +307,19 @@ def trainable(loaded: LoadedPolicy, policy: Policy, folder: Path, seed: int) -> 
         model = get_peft_model(model, config)
         if found["base"] is None:
             found["base"] = f"../{folder.name}"
+    if found["base"].startswith("./"):
+        found["base"] = f"../{folder.name}/{found['base'][2:]}"
     return LoadedPolicy(model, loaded.tokenizer, {**found, "adapter": None, "adapter_revision": None})
 
 
 def save(loaded: LoadedPolicy, folder: Path) -> None:
     """Writes the policy into an existing or new folder: the adapter alone, or the full model."""
     folder.mkdir(parents=True, exist_ok=True)
-    full = loaded.pointer["base"] is None
-    loaded.model.save_pretrained(folder, **({} if full else {"save_embedding_layers": False}))
+    if loaded.pointer["base"] is None:
+        loaded.model.save_pretrained(folder)
+    else:
+        loaded.model.peft_config[POLICY].base_model_name_or_path = loaded.pointer["base"]
+        loaded.model.save_pretrained(folder, save_embedding_layers=False, selected_adapters=[POLICY])
     (folder / "README.md").unlink(missing_ok=True)  # peft's model card names the machine's paths
     save_pointer(loaded, folder)
 
@@ -247,22 +332,42 @@ def save_pointer(loaded: LoadedPolicy, folder: Path) -> None:
 
 
 def with_adapter(model: nn.Module, adapter: str, revision: str | None, dropout: float) -> nn.Module:
-    from peft import PeftModel
+    """`model` with an adapter (hub id or folder); InputError when it was made for another base.
 
+    Weights are compared by name too: an adapter of a deeper or shallower model would otherwise load in part.
+    """
+    from peft import PeftModel
+    from peft.utils import get_peft_model_state_dict, load_peft_weights
+
+    name, wrong = os.path.expandvars(adapter), f"the adapter {adapter} does not fit the base model"
     try:
-        wrapped = PeftModel.from_pretrained(model, os.path.expandvars(adapter), revision=revision)
+        wrapped = PeftModel.from_pretrained(model, name, revision=revision)
+        given = set(load_peft_weights(name, device="cpu", revision=revision))
     except (OSError, ValueError, RuntimeError) as error:
-        raise InputError(f"the adapter {adapter} does not fit the base model: {_first_line(error)}") from None
-    for module in wrapped.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = dropout
+        raise InputError(f"{wrong}: {_first_line(error)}; use the base that it was trained on") from None
+    expected = set(get_peft_model_state_dict(wrapped, save_embedding_layers=False))
+    if expected != given:
+        example = sorted(expected ^ given)[0]
+        raise InputError(
+            f"{wrong}: it has {len(given)} weights and the base takes {len(expected)} (one that does not match: "
+            f"{example}); use the base that it was trained on"
+        )
+    _set_dropout(wrapped, dropout, POLICY)
     return wrapped
 
 
-def _base_path(folder: Path, base: str | None) -> str:
+def _set_dropout(model: nn.Module, dropout: float, adapter: str) -> None:
+    for module in model.modules():
+        layers = getattr(module, "lora_dropout", {})
+        if adapter in layers and isinstance(layers[adapter], nn.Dropout):
+            layers[adapter].p = dropout
+
+
+def base_path(folder: Path, base: str | None) -> str:
+    """The base of a policy's folder: a path in it or beside it as a path from here, a hub id as it is."""
     if base is None:
         return str(folder)
-    return os.path.normpath(folder / base) if base.startswith("..") else os.path.expandvars(base)
+    return os.path.normpath(folder / base) if base.startswith(".") else os.path.expandvars(base)
 
 
 def _without_dropout(config: Any, dropout: float = 0.0) -> Any:

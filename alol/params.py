@@ -8,16 +8,16 @@ values of the wrong type are refused by name. Tables that belong to a registry (
 from __future__ import annotations
 
 import dataclasses
-import types
-import typing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from alol.errors import InputError, known
+from alol.strict import build, check_keys, convert, merge
 
 PARAMS = Path("params.yaml")
 T = TypeVar("T")
+Number = int | float | bool | None
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class Launch:
     tokens: int
     generate_batch: int
     score_batch: int
+    recompute: bool
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ class Reward:
 
     shift: float
     weights: dict[str, float]
+    raw: Literal["identity", "logit"]
 
 
 @dataclass(frozen=True)
@@ -120,9 +122,21 @@ class Optimizer:
 
 
 @dataclass(frozen=True)
+class Pretrain:
+    """How the scratch base of an adapter is trained."""
+
+    batch_size: int
+    updates: int | None
+    epochs: float | None
+    evaluations: int
+    optimizer: Optimizer
+
+
+@dataclass(frozen=True)
 class Reference:
     train: bool
     seed: int
+    pretrain: Pretrain
     train_on: Literal["preferred", "all"]
     batch_size: int
     updates: int | None
@@ -190,7 +204,8 @@ SECTIONS: dict[str, type] = {
     "train": Train,
     "aggregate": Aggregate,
 }
-OTHER_SECTIONS = ("source", "rewards")
+OTHER_SECTIONS = ("source", "rewards", "test_rewards")
+KEYS = {"task", "algorithm", "seed", "launch", "algorithms", "defaults", "tasks"}
 
 
 @dataclass(frozen=True)
@@ -198,15 +213,17 @@ class Params:
     """Everything one run of one task and one algorithm needs.
 
     `rewards` maps a component's name to its keys, merged over its kind's defaults; `alol.rewards` builds them.
+    `test_rewards` has the same components, as the test split is scored.
     """
 
     task: str
     algorithm: str
     seed: int
-    hyperparameters: dict[str, float | None]
+    hyperparameters: dict[str, Number]
     launch: Launch
     source: dict[str, Source]
     rewards: dict[str, dict[str, Any]]
+    test_rewards: dict[str, dict[str, Any]]
     clean: Clean
     reward: Reward
     policy: Policy
@@ -232,8 +249,7 @@ def read(path: Path = PARAMS) -> dict[str, Any]:
         raise InputError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
     if not isinstance(raw, dict):
         raise InputError(f"{path}: must be a table of keys")
-    keys = {"task", "algorithm", "seed", "launch", "algorithms", "defaults", "tasks"}
-    _check_keys(raw, keys, keys, str(path))
+    check_keys(raw, KEYS, KEYS, str(path))
     return raw
 
 
@@ -247,7 +263,7 @@ def load(task: str | None = None, algorithm: str | None = None, path: Path = PAR
         raise known("algorithm", algorithm, raw["algorithms"])
     defaults, own, where = raw["defaults"], raw["tasks"][task], f"tasks.{task}"
     names = [*SECTIONS, *OTHER_SECTIONS]
-    _check_keys(defaults, set(names), set(names), "defaults")
+    check_keys(defaults, set(names), set(names), "defaults")
     if not isinstance(own, dict):
         raise InputError(f"{path}: {where} must be a table of sections")
     missing = [name for name in names if name not in own]
@@ -255,40 +271,31 @@ def load(task: str | None = None, algorithm: str | None = None, path: Path = PAR
         raise InputError(
             f"{path}: {where} lacks the sections {missing}; write `{missing[0]}: {{}}` where nothing differs"
         )
-    _check_keys(own, set(names), set(), where)
+    check_keys(own, set(names), set(), where)
     sections = {
-        name: build(cls, _merge(defaults[name], own[name], f"{where}.{name}"), f"{where}.{name}")
+        name: build(cls, merge(defaults[name], own[name], f"{where}.{name}"), f"{where}.{name}")
         for name, cls in SECTIONS.items()
         if name != "clean"
     }
     return Params(
         task=task,
         algorithm=algorithm,
-        seed=_convert(int, raw["seed"], "seed"),
-        hyperparameters=_convert(dict[str, float | None], raw["algorithms"][algorithm], f"algorithms.{algorithm}"),
+        seed=convert(int, raw["seed"], "seed"),
+        hyperparameters=convert(dict[str, Number], raw["algorithms"][algorithm], f"algorithms.{algorithm}"),
         launch=build(Launch, raw["launch"], "launch"),
         source=_named(Source, defaults["source"], own["source"], f"{where}.source"),
         rewards=_rewards(defaults["rewards"], own["rewards"], f"{where}.rewards"),
+        test_rewards=_test_rewards(defaults["rewards"], own["rewards"], own["test_rewards"], f"{where}.test_rewards"),
         clean=_clean(defaults["clean"], own["clean"], f"{where}.clean"),
         **sections,
     )
-
-
-def build(cls: type[T], table: Any, where: str) -> T:
-    """A dataclass from a table; `where` names the table in messages (`tasks.demo.train`)."""
-    if not isinstance(table, dict):
-        raise InputError(f"params.yaml: {where} must be a table of keys, not {table!r}")
-    fields = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    _check_keys(table, fields, fields, where)
-    hints = typing.get_type_hints(cls)
-    return cls(**{name: _convert(hints[name], table[name], f"{where}.{name}") for name in fields})
 
 
 def _named(cls: type[T], defaults: dict, own: dict, where: str) -> dict[str, T]:
     if not isinstance(own, dict):
         raise InputError(f"params.yaml: {where} must be a table of names")
     return {
-        name: build(cls, _merge(defaults, table, f"{where}.{name}"), f"{where}.{name}") for name, table in own.items()
+        name: build(cls, merge(defaults, table, f"{where}.{name}"), f"{where}.{name}") for name, table in own.items()
     }
 
 
@@ -296,7 +303,7 @@ def _clean(defaults: dict, own: dict, where: str) -> Clean:
     """Labels are a table of names, each merged over the defaults' `label_texts`."""
     defaults = dict(defaults)
     texts = defaults.pop("label_texts")
-    merged = _merge(defaults, own, where)
+    merged = merge(defaults, own, where)
     labels = _named(Labels, texts, merged.pop("labels"), f"{where}.labels")
     plain = build(Clean, {**merged, "labels": {}}, where)
     return dataclasses.replace(plain, labels=labels)
@@ -309,66 +316,25 @@ def _rewards(defaults: dict, own: dict, where: str) -> dict[str, dict[str, Any]]
     return {name: _component(defaults, table, f"{where}.{name}") for name, table in own.items()}
 
 
+def _test_rewards(defaults: dict, own: dict, changes: Any, where: str) -> dict[str, dict[str, Any]]:
+    """The components of `own`, with the `changes` of those that score the test split otherwise."""
+    if not isinstance(changes, dict):
+        raise InputError(f"params.yaml: {where} must be a table of component names")
+    for name in changes:
+        if name not in own:
+            raise known(f"reward component in {where}:", name, own)
+    merged = {name: merge(own[name], changes.get(name, {}), f"{where}.{name}") for name in own}
+    return _rewards(defaults, merged, where)
+
+
 def _component(defaults: dict, own: Any, where: str) -> dict[str, Any]:
     if not isinstance(own, dict) or "kind" not in own:
         raise InputError(f"params.yaml: {where} needs a `kind`; known: {', '.join(sorted(defaults['kinds']))}")
     if own["kind"] not in defaults["kinds"]:
         raise known(f"reward kind at {where}:", own["kind"], defaults["kinds"])
-    table = _merge(defaults["kinds"][own["kind"]], own, where)
+    table = merge(defaults["kinds"][own["kind"]], own, where)
     if table.get("train") is not None:
-        table["train"] = _merge(defaults["training"], table["train"], f"{where}.train")
+        table["train"] = merge(defaults["training"], table["train"], f"{where}.train")
     if table.get("scorer") is not None:
         table["scorer"] = _component(defaults, table["scorer"], f"{where}.scorer")
     return table
-
-
-def _merge(defaults: Any, own: Any, where: str) -> dict[str, Any]:
-    if not isinstance(own, dict):
-        raise InputError(f"params.yaml: {where} must be a table of keys, not {own!r}")
-    merged = dict(defaults)
-    for key, value in own.items():
-        nested = isinstance(merged.get(key), dict) and isinstance(value, dict)
-        merged[key] = _merge(merged[key], value, f"{where}.{key}") if nested else value
-    return merged
-
-
-def _check_keys(table: Any, allowed: set[str], required: set[str], where: str) -> None:
-    if not isinstance(table, dict):
-        raise InputError(f"params.yaml: {where} must be a table of keys")
-    if unknown := sorted(set(map(str, table)) - allowed):
-        raise InputError(f"params.yaml: unknown key '{unknown[0]}' in {where}; known: {', '.join(sorted(allowed))}")
-    if missing := sorted(required - set(table)):
-        raise InputError(f"params.yaml: missing key '{missing[0]}' in {where}")
-
-
-def _convert(hint: Any, value: Any, where: str) -> Any:
-    """`value` as the annotated type; an integer passes for a float, nothing else is coerced."""
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if hint is Any:
-        return value
-    if dataclasses.is_dataclass(hint):
-        return build(hint, value, where)  # type: ignore[arg-type]
-    if origin is Literal:
-        if value in args:
-            return value
-        raise InputError(f"params.yaml: {where} is {value!r}; known: {', '.join(map(str, args))}")
-    if origin in (types.UnionType, typing.Union):
-        if value is None and type(None) in args:
-            return None
-        errors = []
-        for arg in args:
-            try:
-                return _convert(arg, value, where)
-            except InputError as error:
-                errors.append(error)
-        raise errors[0]
-    if origin is list and isinstance(value, list):
-        return [_convert(args[0], item, f"{where}[{i}]") for i, item in enumerate(value)]
-    if origin is dict and isinstance(value, dict):
-        return {str(key): _convert(args[1], item, f"{where}.{key}") for key, item in value.items()}
-    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    if hint in (int, bool, str) and type(value) is hint:
-        return value
-    name = {int: "an integer", float: "a number", bool: "true or false", str: "a text"}.get(hint, f"a {origin or hint}")
-    raise InputError(f"params.yaml: {where} is {value!r}, but must be {name}")

@@ -9,16 +9,21 @@ import pyarrow as pa
 import torch
 from accelerate import Accelerator
 from torch import nn
+from transformers import PreTrainedTokenizerBase
 
 from alol import models, sampling, schema, train
 from alol.batching import chunks
 from alol.errors import InputError
 from alol.files import write_json
+from alol.launch import from_main
 from alol.logprob import response_logp
 from alol.losses.offline import OFFLINE
 from alol.models import LoadedPolicy
-from alol.params import Launch, Params, Policy
+from alol.params import Launch, Params, Policy, Pretrain, Reference
 from alol.tokens import Encoder
+
+BASE = "base"  # folder of a scratch base, in the reference's
+IDS = pa.list_(pa.int32())
 
 
 def make(params: Params, clean: Path, folder: Path | None, main: Accelerator) -> None:
@@ -27,7 +32,10 @@ def make(params: Params, clean: Path, folder: Path | None, main: Accelerator) ->
     `clean` holds train.parquet and validation.parquet.
     """
     policy, settings = params.policy, params.reference
-    start = _start(policy, clean / "train.parquet", settings.seed)
+    if policy.model == "scratch" and policy.tuning != "full":
+        start = _pretrained(params, clean, folder, main)
+    else:
+        start = _start(policy, clean / "train.parquet", settings.seed)
     models.check_context(start.model, policy.max_prompt, policy.max_response, "policy.max_response")
     if not settings.train:
         if policy.model == "scratch":
@@ -35,25 +43,67 @@ def make(params: Params, clean: Path, folder: Path | None, main: Accelerator) ->
         if folder is not None:
             models.save_pointer(start, folder)
         return
-    if policy.model != "scratch":
+    if policy.model != "scratch" or policy.tuning != "full":
+        base = start.pointer["base"]
         start = models.trainable(start, policy, Path(), settings.seed)
+        start.pointer["base"] = base
     encoder = Encoder(start.tokenizer, policy)
-    examples, validation = (
-        _examples(clean / f"{split}.parquet", encoder, settings.train_on) for split in ("train", "validation")
-    )
+    splits = [
+        _examples(clean / f"{split}.parquet", encoder, settings.train_on) for split in (schema.TRAIN, schema.VALIDATION)
+    ]
+    _fit(start, splits, settings, settings.seed, params.launch, folder, main)
+
+
+def _fit(
+    start: LoadedPolicy,
+    splits: list[train.Examples],
+    settings: Reference | Pretrain,
+    seed: int,
+    launch: Launch,
+    folder: Path | None,
+    main: Accelerator,
+) -> None:
+    """Minimises the NLL of `splits[0]`, keeps the checkpoint with the lowest on `splits[1]` in `folder`."""
+    if launch.recompute:
+        models.recompute(start.model)
+    examples, validation = splits
     length = sampling.run_length(settings.updates, settings.epochs, len(examples), settings.batch_size, 1.0)
-    order = sampling.draws(len(examples), length, settings.batch_size, settings.seed)
+    order = sampling.draws(len(examples), length, settings.batch_size, seed)
     plan = train.Plan(order, sampling.evaluation_points(length, settings.evaluations), discarded=0.0)
     pad_id = start.tokenizer.pad_token_id
     history = train.fit(
-        start.model, pad_id, examples, plan, OFFLINE["nll"], {}, settings.optimizer, params.launch, main,
-        evaluate=lambda: -mean_nll(start.model, validation, pad_id, params.launch, main),
+        start.model, pad_id, examples, plan, OFFLINE["nll"], {}, settings.optimizer, launch, main,
+        evaluate=lambda: -mean_nll(start.model, validation, pad_id, launch, main),
         keep=lambda: models.save(start, folder) if folder is not None else None,
         bar=float("-inf"),
     )  # fmt: skip
     if folder is not None:
         nll = [{"update": entry["update"], "nll": -entry["reward"]} for entry in history.validation]
         write_json(folder / "training.json", {"validation": nll, "curve": history.curve})
+
+
+def _pretrained(params: Params, clean: Path, folder: Path | None, main: Accelerator) -> LoadedPolicy:
+    """A scratch base for adapters: trained on whole texts, saved to `folder`/base, loaded as the tuning wants it."""
+    policy, settings = params.policy, params.reference
+    start = _start(policy, clean / "train.parquet", settings.seed)
+    encoder = Encoder(start.tokenizer, policy)
+    splits = [
+        _whole(_examples(clean / f"{split}.parquet", encoder, "all"), start.tokenizer, policy.scratch.context)
+        for split in (schema.TRAIN, schema.VALIDATION)
+    ]
+    place = folder / BASE if folder is not None else None
+    _fit(start, splits, settings.pretrain, settings.seed, params.launch, place, main)
+    place = Path(str(from_main(str(place), main)))
+    base = models.base_model(str(place), None, quantized=policy.tuning == "qlora", dropout=policy.dropout)
+    return LoadedPolicy(base, start.tokenizer, models.pointer(policy, f"./{BASE}", None))
+
+
+def _whole(examples: train.Examples, tokenizer: PreTrainedTokenizerBase, context: int) -> train.Examples:
+    """Prompt and response as one text after the beginning-of-text token, so that the loss is on all of it."""
+    pairs = zip(examples.table["prompt_ids"].to_pylist(), examples.table["response_ids"].to_pylist(), strict=True)
+    texts = [(x + y)[: context - 1] for x, y in pairs]
+    columns = {"prompt_ids": [[tokenizer.bos_token_id]] * len(texts), "response_ids": texts}
+    return train.Examples(pa.table({name: pa.array(ids, type=IDS) for name, ids in columns.items()}))
 
 
 @torch.no_grad()
@@ -96,5 +146,4 @@ def _examples(path: Path, encoder: Encoder, train_on: str) -> train.Examples:
         rows = [row for row in rows if train_on == "all" or row["rank"] == 0]
         columns["prompt_ids"] += encoder.prompts(rows)
         columns["response_ids"] += encoder.responses([row["response"] for row in rows])
-    kind = pa.list_(pa.int32())
-    return train.Examples(pa.table({name: pa.array(values, type=kind) for name, values in columns.items()}))
+    return train.Examples(pa.table({name: pa.array(ids, type=IDS) for name, ids in columns.items()}))

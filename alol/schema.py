@@ -46,6 +46,7 @@ ADVANTAGES = pa.schema(
         ("response_ids", pa.list_(pa.int32())),
         ("ref_logp", pa.list_(pa.float32())),  # one per response token
         ("reward", pa.float32()),
+        ("raw_reward", pa.float32()),  # as reward.raw says
         ("value", pa.float32()),
         ("advantage", pa.float32()),
     ]

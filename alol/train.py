@@ -49,6 +49,8 @@ class History:
 class Examples:
     """Columns of an Arrow table by row: token ids, `ref_logp`, `reward`, `advantage`."""
 
+    responses = 1  # of one example
+
     def __init__(self, table: pa.Table) -> None:
         self.table = table.combine_chunks()
         names = ("prompt_ids", "response_ids")
@@ -59,6 +61,10 @@ class Examples:
 
     def column(self, name: str) -> np.ndarray:
         return self.table[name].to_numpy()
+
+    def shaped(self, tokens: Tensor) -> Tensor:
+        """Numbers of response tokens [B x responses, T] as the loss takes them."""
+        return tokens
 
     def batch(self, rows: list[int], columns: tuple[str, ...], pad_id: int, device: torch.device) -> tuple[Batch, dict]:
         """A Batch of the rows and their `columns`: ref_logp [B, T], the others [B]."""
@@ -71,17 +77,75 @@ class Examples:
         return batch, extra
 
 
+class Groups(Examples):
+    """Prompts with all their responses by rank; K is the largest number of responses to a prompt.
+
+    A Batch of B prompts has B x K rows. A response that a prompt lacks is one without a token: its mask is 0.
+    """
+
+    def __init__(self, table: pa.Table) -> None:
+        super().__init__(table)
+        members: dict[str, list[int]] = {}
+        ranks, names = self.column("rank"), self.table["prompt_id"].to_pylist()
+        for row, name in enumerate(names):
+            members.setdefault(name, []).append(row)
+        self.members = [sorted(rows, key=lambda row: ranks[row]) for rows in members.values() if len(rows) > 1]
+        self.responses = max(map(len, self.members), default=1)
+        longest = [max(self.lengths[row] for row in rows) for rows in self.members]
+        self.lengths = np.array(longest) * self.responses
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    def shaped(self, tokens: Tensor) -> Tensor:
+        """[B x K, T] to [B, K, T]."""
+        return tokens.view(-1, self.responses, tokens.shape[-1])
+
+    def batch(self, rows: list[int], columns: tuple[str, ...], pad_id: int, device: torch.device) -> tuple[Batch, dict]:
+        """A Batch of the prompts `rows` and their `columns`: ref_logp [B, K, T], the others [B, K]."""
+        present = [k < len(self.members[i]) for i in rows for k in range(self.responses)]
+        taken = [row for i in rows for row in self.members[i] + self.members[i][:1] * self._lacking(i)]
+        chosen = self.table.take(pa.array(taken)).select(["prompt_ids", "response_ids", *columns]).to_pydict()
+        prompts, responses = chosen.pop("prompt_ids"), chosen.pop("response_ids")
+        responses = [ids if here else [] for ids, here in zip(responses, present, strict=True)]
+        batch = collate(prompts, responses, pad_id, device)
+        shape = (len(rows), self.responses)
+        extra = {
+            name: torch.tensor(values, device=device).view(shape) * torch.tensor(present, device=device).view(shape)
+            for name, values in chosen.items()
+            if name != "ref_logp"
+        }
+        if "ref_logp" in columns:
+            values = [torch.tensor(v if here else []) for v, here in zip(chosen["ref_logp"], present, strict=True)]
+            extra["ref_logp"] = self.shaped(nn.utils.rnn.pad_sequence(values, batch_first=True).to(device))
+        return batch, extra
+
+    def _lacking(self, i: int) -> int:
+        return self.responses - len(self.members[i])
+
+
+def discarded(table: pa.Table, train_on: str) -> tuple[pa.Table, float]:
+    """The rows that `train_on` selects, and the share of them whose advantage is not above 0."""
+    if train_on == "preferred":
+        table = table.filter(pa.array(table["rank"].to_numpy() == 0))
+    return table, float((table["advantage"].to_numpy() <= 0).mean())
+
+
 def plan(table: pa.Table, algorithm: Algorithm, settings: Train, seed: int, *, shift_key: str) -> tuple[Examples, Plan]:
     """The examples that an algorithm trains on and the draws over them.
 
     `train_on` selects the ranks; advantage algorithms keep only A > 0, and `discarded` is the share of those rows
-    that had none. Raises InputError when nothing is left, or when a reward algorithm meets a negative reward
-    (`shift_key` is the parameter to raise).
+    that had none. Algorithms over groups take every prompt that has two responses or more, whatever `train_on` says.
+    Raises InputError when nothing is left, or when a reward algorithm meets a negative reward (`shift_key` is the
+    parameter to raise).
     """
-    if settings.train_on == "preferred":
-        table = table.filter(pa.array(table["rank"].to_numpy() == 0))
+    everything = table
+    table, leftover = discarded(table, settings.train_on)
+    if algorithm.group:
+        groups = _groups(everything)
+        return groups, _uniform(groups, settings, seed, leftover)
     advantage = table["advantage"].to_numpy()
-    discarded, rows, share = float((advantage <= 0).mean()), len(table), 1.0
+    rows, share = len(table), 1.0
     if "reward" in algorithm.columns and (lowest := float(table["reward"].to_numpy().min())) < 0:
         raise InputError(
             f"this algorithm needs rewards >= 0, but the lowest is {lowest:.4g}; "
@@ -89,7 +153,7 @@ def plan(table: pa.Table, algorithm: Algorithm, settings: Train, seed: int, *, s
         )
     if algorithm.priority == "advantage":
         table = table.filter(pa.array(advantage > 0))
-        share = 1.0 - discarded
+        share = 1.0 - leftover
         if not len(table):
             raise InputError(
                 f"none of the {rows} training examples has a positive advantage: no reward is above V(x); "
@@ -105,7 +169,24 @@ def plan(table: pa.Table, algorithm: Algorithm, settings: Train, seed: int, *, s
         settings.updates, settings.epochs, kept, settings.batch_size, share if weights is not None else 1.0
     )
     order = sampling.draws(len(table), updates, settings.batch_size, seed, weights)
-    return Examples(table), Plan(order, sampling.evaluation_points(updates, settings.evaluations), discarded)
+    return Examples(table), Plan(order, sampling.evaluation_points(updates, settings.evaluations), leftover)
+
+
+def _groups(table: pa.Table) -> Groups:
+    groups = Groups(table)
+    if not len(groups):
+        raise InputError(
+            f"this algorithm compares responses to one prompt, but none of the {len(table)} training rows has a "
+            "second response to its prompt; give the source pairs (ranked responses), or choose an algorithm that "
+            "learns from single responses (a_lol, wbc, nll, ...)"
+        )
+    return groups
+
+
+def _uniform(examples: Examples, settings: Train, seed: int, leftover: float) -> Plan:
+    updates = sampling.run_length(settings.updates, settings.epochs, len(examples), settings.batch_size, 1.0)
+    order = sampling.draws(len(examples), updates, settings.batch_size, seed)
+    return Plan(order, sampling.evaluation_points(updates, settings.evaluations), leftover)
 
 
 def make_optimizer(model: nn.Module, settings: Optimizer) -> torch.optim.Optimizer:
@@ -212,7 +293,8 @@ class Step:
         """Leaves the gradient of the global batch `rows` [B] on the model; returns the mean loss and log-ratios."""
         order = sorted(rows.tolist(), key=lambda i: -self.examples.lengths[i])
         mine = order[self.main.process_index :: self.main.num_processes]
-        parts = chunks([int(self.examples.lengths[i]) for i in mine], self.launch.micro_batch, self.launch.tokens)
+        limit = max(1, self.launch.micro_batch // self.examples.responses)
+        parts = chunks([int(self.examples.lengths[i]) for i in mine], limit, self.launch.tokens)
         sums = torch.zeros(3, dtype=torch.float64)
         for k, part in enumerate(parts):
             last = k == len(parts) - 1
@@ -227,11 +309,10 @@ class Step:
     def _micro_batch(self, rows: list[int], global_batch: int) -> Tensor:
         columns = self.algorithm.columns
         batch, extra = self.examples.batch(rows, columns, self.pad_id, self.main.device)
-        logp = self.scorer(batch)
-        losses = self.algorithm.loss(logp=logp, mask=batch.response_mask, **extra, **self.hyperparameters)
+        logp, mask = (self.examples.shaped(x) for x in (self.scorer(batch), batch.response_mask))
+        losses = self.algorithm.loss(logp=logp, mask=mask, **extra, **self.hyperparameters)
         # distributed training averages gradients over the processes, each of which holds a part of the batch
         self.main.backward(losses.sum() * self.main.num_processes / global_batch)
-        ratio = (
-            ((logp.detach() - extra["ref_logp"]) * batch.response_mask).sum(-1) if "ref_logp" in columns else losses * 0
-        )
-        return torch.stack([losses.detach().sum(), ratio.detach().sum(), ratio.detach().abs().sum()]).double().cpu()
+        ratio = ((logp.detach() - extra["ref_logp"]) * mask).sum(-1) if "ref_logp" in columns else losses.detach() * 0
+        ratio = ratio / self.examples.responses
+        return torch.stack([losses.detach().sum(), ratio.sum(), ratio.abs().sum()]).double().cpu()

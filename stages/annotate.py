@@ -9,8 +9,8 @@ from stages._cli import command
 @command("annotate")
 def main(params: Params) -> None:
     """Score the data's responses with every reward component."""
-    components = rewards.load(params.rewards, paths.reward_model(params.task), params.launch)
-    scoring.annotate(components, paths.clean(params.task), paths.annotated(params.task))
+    components, test = rewards.load_both(params, paths.reward_model(params.task))
+    scoring.annotate(components, test, paths.clean(params.task), paths.annotated(params.task))
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ from stages._cli import command
 @command("baseline")
 def main(params: Params) -> None:
     """Score the reference's responses with every reward component."""
-    components = rewards.load(params.rewards, paths.reward_model(params.task), params.launch)
-    scoring.score_rollouts(components, paths.rollouts(params.task), paths.baselines(params.task))
+    components, test = rewards.load_both(params, paths.reward_model(params.task))
+    scoring.score_rollouts(components, test, paths.rollouts(params.task), paths.baselines(params.task))
 
 
 if __name__ == "__main__":

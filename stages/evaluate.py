@@ -14,7 +14,7 @@ def main(params: Params) -> None:
     with launch.output(paths.generations(params.task, params.algorithm), accelerator) as folder:
         rows = rollout.rollouts(policy, prompts, params, accelerator, seed=params.seed, name="test")
         if folder is not None:
-            scorer = rewards.load(params.rewards, paths.reward_model(params.task), params.launch)
+            scorer = rewards.load(params.test_rewards, paths.reward_model(params.task), params.launch)
             columns = schema.scored(schema.ROLLOUTS, scorer.names)
             schema.write(folder / "test.parquet", columns, evaluate.scored_rows(rows, scorer))
 

@@ -18,6 +18,8 @@ HHA = {
     "validation": "archive/dev.json",
     "test": {"harmless_base": "archive/test.json"},
     "excluded": None,
+    "contaminated": "drop",
+    "stored": ["train", "validation", "test"],
     "drop_colon": True,
     "system": SYSTEM,
 }
@@ -27,7 +29,7 @@ def project(folder: Path, source: dict[str, Any], clean: dict[str, Any]) -> None
     """Writes params.yaml with the one task `mine`."""
     yaml = YAML()
     params = yaml.load(PARAMS.read_text(encoding="utf-8"))
-    sections = ["reward", "policy", "reference", "generate", "value", "train", "aggregate"]
+    sections = ["test_rewards", "reward", "policy", "reference", "generate", "value", "train", "aggregate"]
     rewards = {"concise": {"kind": "python", "function": "custom.example.concise"}}
     mine = {"source": source, "clean": clean, "rewards": rewards, **{name: {} for name in sections}}
     params["task"], params["tasks"] = "mine", {"mine": mine}

@@ -11,7 +11,7 @@ from ruamel.yaml import YAML
 from alol import params, schema
 
 PARAMS = Path(__file__).parent.parent / "params.yaml"
-SECTIONS = ["source", "clean", "reward", "policy", "reference", "generate", "value", "train", "aggregate"]
+SECTIONS = "source clean test_rewards reward policy reference generate value train aggregate".split()
 
 
 def load(folder: Path, rewards: dict[str, dict[str, Any]], **sections: Any) -> params.Params:

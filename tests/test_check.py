@@ -32,7 +32,7 @@ PYTHON = {"mine": {"kind": "python", "function": "custom.example.concise"}}
     ("changes", "message"),
     [
         ({"task": "nope"}, "unknown task 'nope'; known: demo"),
-        ({"algorithm": "a_lul"}, "unknown algorithm 'a_lul'; known: a_lol, a_lol_kl, a_lol_ref_free, a_lol_seq, nll"),
+        ({"algorithm": "a_lul"}, "unknown algorithm 'a_lul'; known: a_lol, a_lol_kl, a_lol_ref_free, a_lol_seq, dpo"),
         ({"algorithms__a_lol": {"clop": 0.9, "clip": 0.9}}, "unknown key 'clop' in algorithms.a_lol; known: clip"),
         ({"algorithms__a_lol": {}}, "missing key 'clip' in algorithms.a_lol"),
         ({"algorithms__mine": {}}, "unknown algorithm 'mine' in algorithms"),

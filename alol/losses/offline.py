@@ -78,11 +78,13 @@ class Algorithm:
     """A loss, the columns it reads beside `logp` and `mask`, and the column that priority sampling draws by.
 
     Only examples with a positive `priority` are trained on when it is the advantage, whichever way they are drawn.
+    `group`: an example is a prompt with all its responses, by rank, instead of a response.
     """
 
     loss: Callable[..., Tensor]
     columns: tuple[str, ...]
     priority: Literal["reward", "advantage"] | None
+    group: bool = False
 
 
 OFFLINE = {

@@ -10,12 +10,12 @@ import importlib
 from pathlib import Path
 from typing import Any
 
-from alol.params import Launch
+from alol.params import Launch, Params
 from alol.rewards.checks import check
 from alol.rewards.components import Component, Origin, Rewards, bounds, total
 from alol.rewards.options import KINDS, parse
 
-__all__ = ["KINDS", "Component", "Origin", "Rewards", "bounds", "check", "component", "load", "total"]
+__all__ = ["KINDS", "Component", "Origin", "Rewards", "bounds", "check", "component", "load", "load_both", "total"]
 
 
 def component(name: str, table: dict[str, Any], folder: Path, launch: Launch, where: str | None = None) -> Component:
@@ -24,6 +24,14 @@ def component(name: str, table: dict[str, Any], folder: Path, launch: Launch, wh
     built = parse(table, where)
     module, _, cls = KINDS[table["kind"]][1].partition(":")
     return getattr(importlib.import_module(module), cls)(where, built, folder, launch)
+
+
+def load_both(params: Params, folder: Path) -> tuple[Rewards, Rewards]:
+    """The components that score training and validation texts, and those of the test split; often the same."""
+    usual = load(params.rewards, folder, params.launch)
+    if params.test_rewards == params.rewards:
+        return usual, usual
+    return usual, load(params.test_rewards, folder, params.launch)
 
 
 def load(specs: dict[str, dict[str, Any]], folder: Path, launch: Launch) -> Rewards:

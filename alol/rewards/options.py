@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from alol.errors import known
-from alol.params import build
+from alol.strict import build
 
 PAIRS = "pairs"  # of Training.texts: the task's own response pairs
 FULL = "full"  # folder of the model that is trained on every training row

@@ -32,18 +32,18 @@ def score_table(rewards: Rewards, source: Path, target: Path, columns: pa.Schema
             bar.update(len(rows))
 
 
-def annotate(rewards: Rewards, source: Path, target: Path) -> None:
+def annotate(rewards: Rewards, test_rewards: Rewards, source: Path, target: Path) -> None:
     """Scores the splits of data/clean/<task>; training rows by models that have not seen their prompts."""
     with replacing(target) as partial:
         for split in schema.SPLITS:
             origin: Origin = "train" if split == schema.TRAIN else "source"
-            table = f"{split}.parquet"
-            score_table(rewards, source / table, partial / table, schema.RESPONSES, origin)
+            table, scorer = f"{split}.parquet", test_rewards if split == schema.TEST else rewards
+            score_table(scorer, source / table, partial / table, schema.RESPONSES, origin)
 
 
-def score_rollouts(rewards: Rewards, source: Path, target: Path) -> None:
+def score_rollouts(rewards: Rewards, test_rewards: Rewards, source: Path, target: Path) -> None:
     """Scores the reference's responses to the validation and test prompts."""
     with replacing(target) as partial:
         for split in (schema.VALIDATION, schema.TEST):
-            table = f"{split}.parquet"
-            score_table(rewards, source / table, partial / table, schema.ROLLOUTS, "generated")
+            table, scorer = f"{split}.parquet", test_rewards if split == schema.TEST else rewards
+            score_table(scorer, source / table, partial / table, schema.ROLLOUTS, "generated")

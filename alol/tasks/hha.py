@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from alol import rawfiles
 from alol.errors import InputError
@@ -34,7 +34,9 @@ class Options:
     train: str
     validation: str
     test: dict[str, str]  # subset -> file
-    excluded: str | None  # JSON: test file's name -> indices of rows to leave out
+    excluded: str | None  # JSON: test file's name -> indices of contaminated rows
+    contaminated: Literal["drop", "keep"]  # those, and test rows that also stand in the validation file
+    stored: list[Literal["train", "validation", "test"]]  # splits whose stored rewards are kept as context.reward
     drop_colon: bool  # leave out training rows of which a response ends with ":"
     system: str
 
@@ -44,8 +46,8 @@ def read(raw: Path, options: Options) -> dict[str, Iterator[Row]]:
     train, validation = rawfiles.find(raw, options.train), rawfiles.find(raw, options.validation)
     return {
         TRAIN: _train(train, options),
-        VALIDATION: _rows(validation, VALIDATION, options.system, set()),
-        TEST: _test(raw, options),
+        VALIDATION: _validation(validation, options),
+        TEST: _test(raw, validation, options),
     }
 
 
@@ -59,7 +61,7 @@ def _train(path: Path, options: Options) -> Iterator[Row]:
             seen["ending with a colon"] += colon
             seen["with an empty response"] += empty and not (colon and options.drop_colon)
             if not (colon and options.drop_colon):
-                yield from _prompt_rows(record, TRAIN, index, options.system, prefix, suffix)
+                yield from _prompt_rows(record, TRAIN, TRAIN, index, options, prefix, suffix)
     except GeneratorExit:  # no more rows are wanted
         _log_train(path, seen, options)
         raise
@@ -73,18 +75,42 @@ def _log_train(path: Path, seen: Counter[str], options: Options) -> None:
             logger.info("%s: %d rows %s are %s", path, count, what, fate)
 
 
-def _test(raw: Path, options: Options) -> Iterator[Row]:
-    excluded = _excluded(raw, options.excluded)
+def _validation(path: Path, options: Options) -> Iterator[Row]:
+    for index, record in enumerate(rawfiles.records(path)):
+        yield from _prompt_rows(record, VALIDATION, VALIDATION, index, options, *_fields(record))
+
+
+def _test(raw: Path, validation: Path, options: Options) -> Iterator[Row]:
+    listed = _excluded(raw, options.excluded)
+    known = {_key(*_fields(record)) for record in rawfiles.records(validation)}
     for subset, name in options.test.items():
         try:
             path = rawfiles.find(raw, name)
         except InputError as error:
             logger.warning("test file '%s' is skipped: %s", subset, error)
             continue
-        indices = excluded.get(path.name.removesuffix(".gz"), set())
-        if indices:
-            logger.info("%s: %d rows listed in %s are left out", path, len(indices), options.excluded)
-        yield from _rows(path, subset, options.system, indices)
+        yield from _test_file(path, subset, listed.get(path.name.removesuffix(".gz"), set()), known, options)
+
+
+def _test_file(path: Path, subset: str, listed: set[int], known: set[str], options: Options) -> Iterator[Row]:
+    """The rows of one test file; what validation or the list of contaminated rows holds is left out or marked."""
+    count = 0
+    for index, record in enumerate(rawfiles.records(path)):
+        prefix, suffix = _fields(record)
+        contaminated = index in listed or _key(prefix, suffix) in known
+        count += contaminated
+        if contaminated and options.contaminated == "drop":
+            continue
+        for row in _prompt_rows(record, TEST, subset, index, options, prefix, suffix):
+            yield {**row, "context": {**row["context"], "contaminated": True}} if contaminated else row
+    if count:
+        fate = "left out" if options.contaminated == "drop" else "kept and marked"
+        logger.info("%s: %d contaminated rows (listed, or also in the validation file) are %s", path, count, fate)
+
+
+def _key(prefix: list[str], suffix: list[str]) -> str:
+    """What makes two rows the same dialogue, whatever the order of their responses."""
+    return json.dumps([prefix, sorted(suffix)])
 
 
 def _excluded(raw: Path, name: str | None) -> dict[str, set[int]]:
@@ -100,18 +126,12 @@ def _excluded(raw: Path, name: str | None) -> dict[str, set[int]]:
         raise InputError(f"{path}: must be a JSON table from file name to row indices ({error})") from None
 
 
-def _rows(path: Path, subset: str, system: str, excluded: set[int]) -> Iterator[Row]:
-    for index, record in enumerate(rawfiles.records(path)):
-        if index not in excluded:
-            yield from _prompt_rows(record, subset, index, system, *_fields(record))
-
-
 def _prompt_rows(
-    record: Record, subset: str, index: int, system: str, prefix: list[str], suffix: list[str]
+    record: Record, split: str, subset: str, index: int, options: Options, prefix: list[str], suffix: list[str]
 ) -> Iterator[Row]:
     turns = parse(prefix, record.where)
-    prompt, cuts = render(prefix, system)
-    rewards = _rewards(record, len(suffix))
+    prompt, cuts = render(prefix, options.system)
+    rewards = _rewards(record, len(suffix)) if split in options.stored else []
     for rank, response in enumerate(suffix):
         yield {
             "prompt_id": f"{subset}-{index}",
