@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from alol import download, params, rewards, strict, tasks
-from alol.algorithms import ALGORITHMS, hyperparameters
+from alol.algorithms import NAMES, hyperparameters
 from alol.errors import InputError
 from alol.models import is_local
 from alol.params import Params
@@ -42,8 +42,8 @@ def _raised(call: Callable[[], object]) -> list[str]:
 
 def _algorithm(name: str, given: object) -> Iterator[str]:
     """The hyperparameters of an algorithm are the keyword arguments of its loss that are no tensors."""
-    if name not in ALGORITHMS:
-        yield f"params.yaml: unknown algorithm '{name}' in algorithms; known: {', '.join(sorted(ALGORITHMS))}"
+    if name not in NAMES:
+        yield f"params.yaml: unknown algorithm '{name}' in algorithms; known: {', '.join(sorted(NAMES))}"
         return
     expected = hyperparameters(name)
     given = set(given) if isinstance(given, dict) else set()

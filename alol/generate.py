@@ -31,20 +31,40 @@ def generate(
     `model` must be in evaluation mode on main's device. Sampling draws from `seed` and the batch alone, so that a run
     repeats itself.
     """
+    ids = sample_ids(model, tokenizer, prompts, settings, launch, seed=seed, main=main, name=name)
+    return [decode(tokenizer, row, settings) for row in ids]
+
+
+def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], settings: Generate) -> str:
+    """The text of a response's token ids, as rewards and users see it."""
+    return finish(tokenizer.decode(ids, skip_special_tokens=True), settings)
+
+
+def sample_ids(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    settings: Generate,
+    launch: Launch,
+    *,
+    seed: int,
+    main: Accelerator,
+    name: str,
+) -> list[list[int]]:
+    """Like `generate`, as token ids: the token that ended a response included, padding not."""
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
     mine = order[main.process_index :: main.num_processes]
-    texts: list[str] = []
+    ids: list[list[int]] = []
     bar = tqdm(total=len(mine), desc=name, unit="prompt", leave=False, disable=not main.is_main_process)
     with bar, torch.random.fork_rng(), torch.no_grad(), main.autocast():
         for start in range(0, len(mine), launch.generate_batch):
             batch = [prompts[i] for i in mine[start : start + launch.generate_batch]]
             torch.manual_seed(seed * 1_000_003 + start * main.num_processes + main.process_index)
-            texts += _batch(model, tokenizer, batch, settings, main.device)
+            ids += _batch(model, tokenizer, batch, settings, main.device)
             bar.update(len(batch))
-    texts = gather_shards(texts, main)
-    result = [""] * len(prompts)
-    for i, text in zip(order, texts, strict=True):
-        result[i] = text
+    result: list[list[int]] = [[] for _ in prompts]
+    for i, row in zip(order, gather_shards(ids, main), strict=True):
+        result[i] = row
     return result
 
 
@@ -54,7 +74,7 @@ def _batch(
     prompts: Sequence[Sequence[int]],
     settings: Generate,
     device: torch.device,
-) -> list[str]:
+) -> list[list[int]]:
     ids, mask = pad(prompts, tokenizer.pad_token_id, left=True)
     output = model.generate(
         input_ids=ids.to(device),
@@ -62,8 +82,19 @@ def _batch(
         generation_config=_config(tokenizer, settings),
         tokenizer=tokenizer if settings.stop else None,
     )
-    decoded = tokenizer.batch_decode(output[:, ids.shape[1] :], skip_special_tokens=True)
-    return [finish(text, settings) for text in decoded]
+    ends = {tokenizer.eos_token_id, *settings.stop_ids}
+    return [_trimmed(row, ends, tokenizer.pad_token_id) for row in output[:, ids.shape[1] :].tolist()]
+
+
+def _trimmed(ids: list[int], ends: set[int], pad_id: int) -> list[int]:
+    """Without the padding after a response's end; where end of text pads, its first occurrence is the end."""
+    for position, token in enumerate(ids):
+        if token in ends:
+            return ids[: position + 1]
+    length = len(ids)
+    while length > 1 and ids[length - 1] == pad_id:
+        length -= 1
+    return ids[:length]
 
 
 def _config(tokenizer: PreTrainedTokenizerBase, settings: Generate) -> GenerationConfig:

@@ -2,58 +2,127 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from accelerate import Accelerator
 
-from alol import algorithms, evaluate, models, rewards, schema, train
+from alol import algorithms, evaluate, models, ppo, rewards, rollout, sampling, schema, strict, train
 from alol.errors import InputError
 from alol.files import write_json
+from alol.losses.offline import Algorithm
+from alol.models import LoadedPolicy
 from alol.params import Params
+from alol.rewards import Rewards
 from alol.tokens import Encoder
 
 
-def improve(
-    params: Params,
-    reference: Path,
-    advantages: Path,
-    baseline: Path,
-    reward_model: Path,
-    folder: Path | None,
-    main: Accelerator,
-) -> None:
-    """Writes the trained policy and training.json into `folder` (None: this process only helps to train).
+@dataclass(frozen=True)
+class Inputs:
+    """Where a run finds what it needs: model folders, and Parquet tables.
 
-    `reference`, `reward_model`: model folders. `advantages`: the training table. `baseline`: the reference's scored
-    validation rollouts, the bar that a checkpoint has to beat.
+    `advantages`: the training table. `prompts`: the training prompts, for algorithms that answer them. `baseline`: the
+    reference's scored validation rollouts, the bar that a checkpoint has to beat.
     """
+
+    reference: Path
+    reward_model: Path
+    advantages: Path
+    prompts: Path
+    baseline: Path
+
+
+def improve(params: Params, inputs: Inputs, folder: Path | None, main: Accelerator) -> None:
+    """Writes the trained policy and training.json into `folder` (None: this process only helps to train)."""
     algorithm, settings = algorithms.get(params.algorithm), params.train
-    examples, plan = train.plan(
-        schema.table(advantages), algorithm, settings, params.seed, shift_key=f"tasks.{params.task}.reward.shift"
-    )
-    loaded = models.load(reference, dropout=params.policy.dropout)
-    policy = models.trainable(loaded, params.policy, reference, params.seed)
-    if params.launch.recompute:
-        models.recompute(policy.model)
-    rows = schema.rows(baseline)
-    encoder = Encoder(policy.tokenizer, params.policy)
-    scorer = rewards.load(params.rewards, reward_model, params.launch) if main.is_main_process else None
     if settings.success != "reward" and settings.success.removeprefix("reward_") not in params.rewards:
         raise InputError(
             f"params.yaml: train.success is '{settings.success}'; known: reward, "
             + ", ".join(f"reward_{name}" for name in params.rewards)
         )
+    policy = models.trainable(
+        models.load(inputs.reference, dropout=params.policy.dropout), params.policy, inputs.reference, params.seed
+    )
+    if params.launch.recompute:
+        models.recompute(policy.model)
+    rows = schema.rows(inputs.baseline)
+    encoder = Encoder(policy.tokenizer, params.policy)
+    scorer = rewards.load(params.rewards, inputs.reward_model, params.launch) if main.is_main_process else None
     validation = evaluate.Validation(
         policy.model, encoder, rows, encoder.prompts(rows), scorer, params.reward, settings.success,
         params.generate, params.launch, params.seed, main,
     )  # fmt: skip
-    history = train.fit(
-        policy.model, policy.tokenizer.pad_token_id, examples, plan, algorithm, params.hyperparameters,
-        settings.optimizer, params.launch, main,
-        evaluate=validation,
-        keep=lambda: models.save(policy, folder) if folder is not None else None,
-        bar=evaluate.success(rows, settings.success, params.reward),
-    )  # fmt: skip
+    checkpoints: dict[str, Any] = {
+        "evaluate": validation,
+        "keep": lambda: models.save(policy, folder) if folder is not None else None,
+        "bar": evaluate.success(rows, settings.success, params.reward),
+    }
+    if algorithm is None:
+        history, plan = _online(params, inputs, policy, scorer, main, checkpoints)
+    else:
+        history, plan = _from_data(params, algorithm, inputs, policy, main, checkpoints)
     if folder is not None:
         result = {"selected": history.selected, "discarded": plan.discarded, "updates": len(plan.draws)}
         write_json(folder / "training.json", {**result, "validation": history.validation, "curve": history.curve})
+
+
+def _from_data(
+    params: Params,
+    algorithm: Algorithm,
+    inputs: Inputs,
+    policy: LoadedPolicy,
+    main: Accelerator,
+    checkpoints: dict[str, Any],
+) -> tuple[train.History, train.Plan]:
+    examples, plan = train.plan(
+        schema.table(inputs.advantages), algorithm, params.train, params.seed,
+        shift_key=f"tasks.{params.task}.reward.shift",
+    )  # fmt: skip
+    history = train.fit(
+        policy.model, policy.tokenizer.pad_token_id, examples, plan, algorithm, params.hyperparameters,
+        params.train.optimizer, params.launch, main, **checkpoints,
+    )  # fmt: skip
+    return history, plan
+
+
+def _online(
+    params: Params,
+    inputs: Inputs,
+    policy: LoadedPolicy,
+    scorer: Rewards | None,
+    main: Accelerator,
+    checkpoints: dict[str, Any],
+) -> tuple[train.History, train.Plan]:
+    """As many rollouts as the updates of the other algorithms, divided by `updates_per_rollout`."""
+    settings = params.train
+    options = strict.build(ppo.Options, params.hyperparameters, f"algorithms.{params.algorithm}")
+    table, leftover = train.discarded(schema.table(inputs.advantages), settings.train_on)
+    updates = sampling.run_length(settings.updates, settings.epochs, len(table), settings.batch_size, 1.0)
+    steps = updates // options.updates_per_rollout
+    if not steps:
+        raise InputError(f"params.yaml: {updates} updates give no rollout; lower algorithms.ppo.updates_per_rollout")
+    prompts = rollout.prompt_rows(inputs.prompts)
+    trainer = ppo.Trainer(
+        policy, models.frozen_logp(policy, inputs.reference), prompts,
+        Encoder(policy.tokenizer, params.policy).prompts(prompts), _scoring(params, scorer), options,
+        settings.optimizer, params.generate, params.launch, main, params.seed,
+    )  # fmt: skip
+    draws = sampling.draws(len(prompts), steps, settings.batch_size, params.seed)
+    plan = train.Plan(draws, sampling.evaluation_points(steps, settings.evaluations), leftover)
+    return trainer.fit(plan, **checkpoints), plan
+
+
+def _scoring(params: Params, scorer: Rewards | None) -> Callable[[list[dict[str, Any]], list[str]], np.ndarray] | None:
+    """The total reward of responses to prompt rows; None in the processes that have no reward models."""
+    if scorer is None:
+        return None
+
+    def score(rows: list[dict[str, Any]], texts: list[str]) -> np.ndarray:
+        prompts = [row["prompt"] for row in rows]
+        scores = scorer.score(prompts, texts, schema.contexts(rows))
+        return rewards.total(scores, params.reward.weights, params.reward.shift)
+
+    return score

@@ -37,7 +37,7 @@ from alol.params import Policy, Scratch
 transformers_logging.disable_progress_bar()  # of loading and saving weights: the stages show their own
 
 POINTER = "policy.json"
-POLICY, REFERENCE = "default", "reference"  # names of adapters on one base; peft saves "default" at a folder's root
+ADAPTER, REFERENCE = "default", "reference"  # adapters on one base; peft saves "default" at a folder's root
 SAMPLE = 2**20  # bytes at either end of a weight file that go into a fingerprint
 DROPOUTS = (
     "attn_pdrop",
@@ -262,7 +262,7 @@ def frozen_logp(policy: LoadedPolicy, reference: Path) -> Callable[[Batch], Tens
     if adapter:
         model.load_adapter(os.path.expandvars(adapter), REFERENCE, is_trainable=False, revision=revision)
         _set_dropout(model, 0.0, REFERENCE)
-        model.set_adapter(POLICY)
+        model.set_adapter(ADAPTER)
 
     @torch.no_grad()
     def logp(batch: Batch) -> Tensor:
@@ -273,7 +273,7 @@ def frozen_logp(policy: LoadedPolicy, reference: Path) -> Callable[[Batch], Tens
         try:
             return response_logp(model, batch)
         finally:
-            model.set_adapter(POLICY)
+            model.set_adapter(ADAPTER)
 
     return logp
 
@@ -318,8 +318,8 @@ def save(loaded: LoadedPolicy, folder: Path) -> None:
     if loaded.pointer["base"] is None:
         loaded.model.save_pretrained(folder)
     else:
-        loaded.model.peft_config[POLICY].base_model_name_or_path = loaded.pointer["base"]
-        loaded.model.save_pretrained(folder, save_embedding_layers=False, selected_adapters=[POLICY])
+        loaded.model.peft_config[ADAPTER].base_model_name_or_path = loaded.pointer["base"]
+        loaded.model.save_pretrained(folder, save_embedding_layers=False, selected_adapters=[ADAPTER])
     (folder / "README.md").unlink(missing_ok=True)  # peft's model card names the machine's paths
     save_pointer(loaded, folder)
 
@@ -352,7 +352,7 @@ def with_adapter(model: nn.Module, adapter: str, revision: str | None, dropout: 
             f"{wrong}: it has {len(given)} weights and the base takes {len(expected)} (one that does not match: "
             f"{example}); use the base that it was trained on"
         )
-    _set_dropout(wrapped, dropout, POLICY)
+    _set_dropout(wrapped, dropout, ADAPTER)
     return wrapped
 
 

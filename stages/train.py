@@ -10,15 +10,14 @@ def main(params: Params) -> None:
     """Train the policy with the algorithm, keeping the checkpoint with the best validation reward."""
     task, accelerator = params.task, launch.accelerator(params.launch)
     with launch.output(paths.policy(task, params.algorithm), accelerator) as folder:
-        improve.improve(
-            params,
+        inputs = improve.Inputs(
             paths.reference(task),
-            paths.advantages(task) / "train.parquet",
-            paths.baselines(task) / "validation.parquet",
             paths.reward_model(task),
-            folder,
-            accelerator,
+            paths.advantages(task) / "train.parquet",
+            paths.clean(task) / "train.parquet",
+            paths.baselines(task) / "validation.parquet",
         )
+        improve.improve(params, inputs, folder, accelerator)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from alol import params, paths, report
-from alol.algorithms import ALGORITHMS
+from alol.algorithms import NAMES
 from tests.closure import FOLDERS, ROOT, dependencies
 
 GRAPH = YAML(typ="safe").load(ROOT / "dvc.yaml")
@@ -68,7 +68,7 @@ def test_paths_are_those_of_the_graph():
 
 
 def test_every_algorithm_has_an_entry_in_the_parameters():
-    assert set(params.read(ROOT / "params.yaml")["algorithms"]) == set(ALGORITHMS)
+    assert set(params.read(ROOT / "params.yaml")["algorithms"]) == set(NAMES)
 
 
 def test_the_threads_waiting_policy_is_set_before_torch_is_loaded():

@@ -91,7 +91,7 @@ def test_without_a_system_text_the_prompt_starts_with_the_first_turn():
 def test_only_training_rows_ending_with_a_colon_are_left_out(tmp_path, caplog):
     caplog.set_level(logging.INFO)
     rows = [THIRD, dialogue("q", ["a: ", "b"]), dialogue("q", ["", "b"])]
-    splits = read(tmp_path, rows, [THIRD])
+    splits = read(tmp_path, rows, [THIRD], contaminated="keep")
     assert [row["prompt_id"] for row in splits["train"]] == ["train-1", "train-1", "train-2", "train-2"]
     assert len(splits["validation"]) == len(splits["test"]) == 2
     assert "1 rows ending with a colon are left out" in caplog.text
@@ -108,6 +108,22 @@ def test_listed_test_rows_are_left_out_and_the_others_keep_their_index(tmp_path)
     (tmp_path / "archive" / "bad.json").write_text('["test.json"]')
     with pytest.raises(InputError, match=r"bad.json: must be a JSON table"):
         read(tmp_path, [SECOND], [SECOND], excluded="archive/bad.json")
+
+
+def test_test_rows_that_validation_knows_are_contaminated_too(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    turned = {**THIRD, "suffix": THIRD["suffix"][::-1]}
+    dropped = read(tmp_path, [SECOND], [SECOND, turned])["test"]
+    assert {row["prompt_id"] for row in dropped} == {"harmless_base-0"}
+    assert "1 contaminated rows (listed, or also in the validation file) are left out" in caplog.text
+    kept = read(tmp_path, [SECOND], [SECOND, turned], contaminated="keep")["test"]
+    assert [row["context"].get("contaminated", False) for row in kept] == [False, False, True, True]
+
+
+def test_stored_rewards_are_kept_for_the_splits_named(tmp_path):
+    splits = read(tmp_path, [SECOND], [SECOND], stored=["train"])
+    assert [row["context"] for row in splits["train"]] == [{"reward": 1.5}, {"reward": -2.0}]
+    assert all(row["context"] == {} for split in ("validation", "test") for row in splits[split])
 
 
 def test_a_missing_test_file_is_named_and_skipped(tmp_path, caplog):

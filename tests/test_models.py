@@ -142,6 +142,18 @@ def test_an_adapter_of_another_base_is_refused(saved, tokenizer, tmp_path):
         models.load(tmp_path / "reference")
 
 
+@pytest.mark.parametrize("layers", [1, 3])
+def test_an_adapter_of_a_deeper_or_shallower_base_is_refused(architecture, tokenizer, saved, tmp_path, layers):
+    targets = ["c_attn"] if architecture == "gpt2" else ["q_proj"]  # by name, as published adapters have them
+    settings = policy("scratch", tuning="lora")
+    settings = dataclasses.replace(settings, lora=dataclasses.replace(settings.lora, targets=targets))
+    other, base = tmp_path / "other", tiny_model(architecture, tokenizer, layers=layers)
+    models.save(models.LoadedPolicy(base, tokenizer, models.pointer(settings, None, None)), other)
+    models.save(models.trainable(models.load(other), settings, other, 1), tmp_path / "adapter")
+    with pytest.raises(InputError, match=r"does not fit the base model: it has \d+ weights and the base takes \d+"):
+        models.with_adapter(models.base_model(str(saved), None, quantized=False), str(tmp_path / "adapter"), None, 0.0)
+
+
 def test_a_missing_model_is_one_line(tmp_path):
     with pytest.raises(InputError) as error:
         models.base_model(str(tmp_path / "nowhere"), None, quantized=False)

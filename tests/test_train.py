@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator
 
 from alol import params, schema, train
+from alol.algorithms import FROM_DATA
 from alol.batching import collate
 from alol.errors import InputError
 from alol.logprob import response_logp
@@ -44,6 +45,7 @@ def table(model, rewards, values, ranks=None) -> pa.Table:
                 "response_ids": response,
                 "ref_logp": logp.tolist(),
                 "reward": reward,
+                "raw_reward": reward,
                 "value": value,
                 "advantage": reward - value,
             }
@@ -54,7 +56,7 @@ def table(model, rewards, values, ranks=None) -> pa.Table:
 def plan(data, name, loaded, seed=1, **changes):
     settings = dataclasses.replace(loaded.train, train_on="all", batch_size=8, updates=6, epochs=None, evaluations=3)
     settings = dataclasses.replace(settings, **changes)
-    return train.plan(data, OFFLINE[name], settings, seed, shift_key="tasks.demo.reward.shift")
+    return train.plan(data, FROM_DATA[name], settings, seed, shift_key="tasks.demo.reward.shift")
 
 
 def run(model, data, name, loaded, *, launch=None, scores=(1.0, 3.0, 2.0), bar=0.0, seed=1, lr=1e-3, **changes):
@@ -64,7 +66,7 @@ def run(model, data, name, loaded, *, launch=None, scores=(1.0, 3.0, 2.0), bar=0
     optimizer = dataclasses.replace(loaded.train.optimizer, lr=lr, schedule="constant", warmup=0)
     launch = dataclasses.replace(loaded.launch, **(launch or {}))
     history = train.fit(
-        model, 0, examples, drawn, OFFLINE[name], HYPERPARAMETERS[name], optimizer, launch, Accelerator(cpu=True),
+        model, 0, examples, drawn, FROM_DATA[name], HYPERPARAMETERS[name], optimizer, launch, Accelerator(cpu=True),
         evaluate=lambda: next(remaining), keep=lambda: kept.append(1), bar=bar,
     )  # fmt: skip
     return history, kept
@@ -82,6 +84,53 @@ def test_every_parameter_moves_and_importance_weights_start_at_1(model, architec
     assert len(history.curve) == (3 if OFFLINE[name].priority != "advantage" else 1)
     if "ref_logp" in OFFLINE[name].columns:
         assert history.curve[0]["abs_log_ratio"] < 1e-3
+
+
+def test_groups_are_prompts_with_two_responses_or_more_by_rank():
+    rows = [("a", 1), ("b", 0), ("a", 0), ("c", 0), ("c", 2), ("c", 1)]
+    data = pa.Table.from_pylist(
+        [
+            {
+                "prompt_id": name, "rank": rank, "prompt_ids": [3, 4], "response_ids": [10 + i] * (rank + 1),
+                "ref_logp": [-float(i)] * (rank + 1), "reward": 0.0, "raw_reward": float(i), "value": 0.0,
+                "advantage": 0.0,
+            }
+            for i, (name, rank) in enumerate(rows)
+        ],
+        schema=schema.ADVANTAGES,
+    )  # fmt: skip
+    groups = train.Groups(data)
+    assert (groups.members, groups.responses) == ([[2, 0], [3, 5, 4]], 3)
+    batch, extra = groups.batch([0, 1], ("ref_logp", "raw_reward"), 0, torch.device("cpu"))
+    mask = groups.shaped(batch.response_mask)
+    assert mask.tolist() == [[[1, 0, 0], [1, 1, 0], [0, 0, 0]], [[1, 0, 0], [1, 1, 0], [1, 1, 1]]]
+    assert extra["raw_reward"].tolist() == [[2, 0, 0], [3, 5, 4]]
+    assert extra["ref_logp"].tolist() == [
+        [[-2, 0, 0], [0, 0, 0], [0, 0, 0]],
+        [[-3, 0, 0], [-5, -5, 0], [-4, -4, -4]],
+    ]
+
+
+def test_algorithms_over_groups_need_a_second_response(model, loaded):
+    with pytest.raises(InputError, match="none of the 24 training rows has a second response"):
+        plan(table(model, REWARDS, VALUES), "dpo", loaded)
+
+
+@pytest.mark.parametrize("name", ["dpo", "pro"])
+def test_micro_batches_do_not_change_a_run_over_groups(model, architecture, tokenizer, loaded, name):
+    data = grouped(table(model, REWARDS, VALUES, ranks=[i % 3 for i in range(24)]))
+    first, again = (
+        losses(run(tiny_model(architecture, tokenizer), data, name, loaded, launch=launch)[0])
+        for launch in ({"micro_batch": 24}, {"micro_batch": 1})
+    )
+    assert np.abs(first - again).max() < 1e-4 * np.abs(first).max()
+    assert first[0] == pytest.approx(np.log(2), rel=1e-4) if name == "dpo" else first[0] > 0
+
+
+def grouped(data: pa.Table) -> pa.Table:
+    """Three rows in turn belong to one prompt."""
+    ids = pa.array([str(i // 3) for i in range(len(data))])
+    return data.set_column(0, "prompt_id", ids)
 
 
 def losses(history):
