@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -57,7 +58,24 @@ def test_pro_with_equal_rewards_ranks_at_ln_2():
     close(pro(logp=LOGP, mask=MASK, raw_reward=torch.zeros(1, 2), sft_weight=0.0), [math.log(2)])
 
 
+def test_pro_with_equal_rewards_keeps_the_order_and_ranks_without_a_gradient():
+    # ln 3 for k = 0, ln 2 for k = 1; the first response is the best: 1 x 4 x 4
+    logp = THREE.clone().requires_grad_()
+    close(pro(logp=logp, mask=FULL, raw_reward=torch.zeros(1, 3), sft_weight=1.0), [math.log(6) + 16])
+    pro(logp=logp, mask=FULL, raw_reward=torch.zeros(1, 3), sft_weight=0.0).sum().backward()
+    close(logp.grad, torch.zeros(1, 3, 2))
+
+
+def test_pro_ranks_what_would_underflow():
+    # means -100 and -100, T = 2: ln(2 e^-200) + 200 = ln 2, though e^-200 is 0 in fp32
+    logp = torch.full((1, 2, 2), -100.0)
+    reward = torch.tensor([[2.0, 0.0]])
+    close(pro(logp=logp, mask=FULL[:, :2], raw_reward=reward, sft_weight=0.0), [math.log(2)])
+
+
 def test_pro_by_hand():
+    # the first two of THREE, means -2 and -0.5, T = 1: ln(e^-2 + e^-0.5) + 2 = 1.701413; SFT: 0.05 x 1 x 4 = 0.2
+    close(pro(logp=THREE[:, :2], mask=FULL[:, :2], raw_reward=REWARDS[:, :2], sft_weight=0.05), [1.701413 + 0.2])
     # means -1.5 and -1.5, T = 2: ln(2 e^-3) + 3 = ln 2; SFT: 0.05 x 1 x 3 = 0.15
     close(pro(logp=LOGP, mask=MASK, raw_reward=torch.tensor([[2.0, 0.0]]), sft_weight=0.05), [math.log(2) + 0.15])
     # k = 0: T_01 = 1, T_02 = 3 = T_00: ln(e^-6 + e^-0.5 + e^-9) + 6 = 5.504281
@@ -76,8 +94,8 @@ def test_pro_scores_the_first_token_and_not_the_one_after_the_last():
     close(pro(logp=after, mask=MASK, raw_reward=reward, sft_weight=0.05), before)
 
 
-def test_pro_ranks_by_reward_whatever_the_order():
-    order = [2, 0, 1]
+@pytest.mark.parametrize("order", [*map(list, itertools.permutations(range(3)))])
+def test_pro_ranks_by_reward_whatever_the_order(order):
     shuffled = pro(logp=THREE[:, order], mask=FULL, raw_reward=REWARDS[:, order], sft_weight=0.05)
     close(shuffled, pro(logp=THREE, mask=FULL, raw_reward=REWARDS, sft_weight=0.05))
 
