@@ -5,6 +5,7 @@ Nothing is downloaded and no model is loaded, so the answer comes within seconds
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,7 +30,9 @@ def problems(path: Path = params.PARAMS) -> list[str]:
     checks: list[Callable[[Params], Iterator[str]]] = [_sources, _format, _policy, _runs, _value]
     for check in checks:
         found += check(chosen)
-    return found + rewards.check(chosen)
+    found += rewards.check(chosen)
+    test = rewards.check(dataclasses.replace(chosen, rewards=chosen.test_rewards))
+    return found + [line.replace("rewards.", "test_rewards.", 1) for line in test if line not in found]
 
 
 def _raised(call: Callable[[], object]) -> list[str]:

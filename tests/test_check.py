@@ -65,6 +65,14 @@ PYTHON = {"mine": {"kind": "python", "function": "custom.example.concise"}}
         ({"tasks__demo__value__heads": 5}, "value.heads = 5 does not divide the model's width 32"),
         ({"tasks__demo__value__folds": 2}, "value.folds = 2, but must be at least 3"),
         ({"launch__processes": 9}, "launch.processes = 9 is more than train.batch_size"),
+        (
+            {"tasks__demo__test_rewards": {"helpfull": {}}},
+            "unknown reward component in tasks.demo.test_rewards: 'helpfull'",
+        ),
+        (
+            {"tasks__demo__test_rewards": {"concise": {"function": "custom.example.nope"}}},
+            "test_rewards.concise",
+        ),
         ({"tasks__other": {}}, "tasks.other lacks the sections"),
     ],
 )

@@ -9,7 +9,7 @@ from alol import metrics, params, summary
 from alol.errors import InputError
 
 OPTIONS = params.Aggregate(bootstrap=200, permutations=1000, seed=3, samples=2, examples=2, points=10)
-REWARD = params.Reward(shift=1.0, weights={"good": 2.0, "short": -1.0})
+REWARD = params.Reward(shift=1.0, weights={"good": 2.0, "short": -1.0}, raw="identity")
 
 
 def row(prompt_id: str, subset: str, response: str, good: float = 0.0, short: float = 0.0) -> dict:

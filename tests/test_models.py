@@ -142,6 +142,19 @@ def test_an_adapter_of_another_base_is_refused(saved, tokenizer, tmp_path):
         models.load(tmp_path / "reference")
 
 
+def test_recomputed_activations_give_the_same_gradients(architecture, tokenizer):
+    gradients = []
+    for again in (False, True):
+        model = tiny_model(architecture, tokenizer).train()
+        if again:
+            models.recompute(model)
+            assert model.is_gradient_checkpointing
+        response_logp(model, BATCH).sum().backward()
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    for plain, recomputed in zip(*gradients, strict=True):
+        torch.testing.assert_close(recomputed, plain, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("layers", [1, 3])
 def test_an_adapter_of_a_deeper_or_shallower_base_is_refused(architecture, tokenizer, saved, tmp_path, layers):
     targets = ["c_attn"] if architecture == "gpt2" else ["q_proj"]  # by name, as published adapters have them
