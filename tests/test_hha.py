@@ -221,15 +221,28 @@ def test_the_public_test_files_have_the_known_figures(tmp_path, name, rows, colo
     """Rows, rows of which a response ends with a colon, and mean words of the preferred response."""
     folder = tmp_path / "archive"
     folder.mkdir()
-    for file in (real(f"hh/hh_test/{name}.json.gz"), real("hh/hh_test/bad_test_indices.json")):
+    sources = (f"hh/hh_test/{name}.json.gz", "hh/hh_test/bad_test_indices.json", "hh/hh_dev/sampled_dev.json.gz")
+    for file in map(real, sources):
         shutil.copyfile(file, folder / file.name)
     file = f"archive/{name}.json.gz"
-    options = hha.Options(**{**HHA, "train": file, "validation": file, "test": {name: file}})
-    splits = hha.read(tmp_path, options)
-    preferred = [row["response"] for row in splits["validation"] if row["rank"] == 0]
+    options = hha.Options(
+        **{
+            **HHA,
+            "train": file,
+            "validation": "archive/sampled_dev.json.gz",
+            "test": {name: file},
+            "contaminated": "keep",
+        }
+    )
+    splits = {split: list(rows) for split, rows in hha.read(tmp_path, options).items()}
+    preferred = [row["response"] for row in splits["test"] if row["rank"] == 0]
     assert len(preferred) == rows
     assert sum(len(text.split()) for text in preferred) / rows == pytest.approx(words, abs=0.05)
     assert sum(row["rank"] == 0 for row in splits["train"]) == rows - colons
     bad = json.loads((folder / "bad_test_indices.json").read_text())[f"{name}.json"]
-    kept = hha.read(tmp_path, hha.Options(**{**HHA, **vars(options), "excluded": "archive/bad_test_indices.json"}))
+    known = {row["prompt_id"] for row in splits["test"] if "contaminated" in row["context"]}
+    assert known <= {f"{name}-{index}" for index in bad}  # the list has every row that the dev file shares
+    assert len(known) > 50
+    changes = {"excluded": "archive/bad_test_indices.json", "contaminated": "drop"}
+    kept = hha.read(tmp_path, hha.Options(**{**vars(options), **changes}))
     assert sum(row["rank"] == 0 for row in kept["test"]) == rows - len(bad)

@@ -15,22 +15,23 @@ from alol import models
 from tests import small
 
 
-def run(folder: Path, processes: int) -> subprocess.CompletedProcess:
+def run(folder: Path, processes: int, algorithm: str = "a_lol") -> subprocess.CompletedProcess:
     """Runs stage train as a user does."""
     launch = {"processes": processes, "device": "cpu", "precision": "fp32", "micro_batch": 4, "tokens": 8192}
+    launch["recompute"] = False
     small.write(folder, launch={**launch, "generate_batch": 4, "score_batch": 8})
     environment = {**os.environ, "PYTHONPATH": str(small.ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "stages.train", "--task", "demo", "--algorithm", "a_lol"]
+    command = [sys.executable, "-m", "stages.train", "--task", "demo", "--algorithm", algorithm]
     return subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=300
     )
 
 
-def train(folder: Path, processes: int) -> dict:
+def train(folder: Path, processes: int, algorithm: str = "a_lol") -> dict:
     """training.json of a run that must succeed."""
-    done = run(folder, processes)
+    done = run(folder, processes, algorithm)
     assert done.returncode == 0, done.stderr[-2000:]
-    return small.read_training()
+    return small.read_training(algorithm)
 
 
 @pytest.mark.slow
@@ -48,6 +49,10 @@ def test_two_processes_train_as_one_does(tmp_path, monkeypatch):
     assert not list(Path("models/demo").glob(".*"))
     models.load(Path("models/demo/a_lol"))
     assert json.loads(Path("metrics/cost/train.json").read_text())["seconds"] > 0
+    online = train(tmp_path, 2, "ppo")["curve"]
+    assert len(online) == 2
+    assert abs(online[0]["kl"]) < 1e-4
+    assert [path.name for path in Path("models/demo/ppo").glob("*.safetensors")] == ["model.safetensors"]
 
 
 @pytest.mark.slow
@@ -56,5 +61,5 @@ def test_a_mistake_is_one_line_with_two_processes_too(tmp_path):
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert [line for line in done.stderr.splitlines() if line.startswith("Error: ")] == [
-        "Error: data/advantages/demo/train.parquet is missing; run `dvc repro` to make it"
+        "Error: models/demo/reference/policy.json is missing; run `dvc repro` to make it"
     ]

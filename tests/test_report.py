@@ -84,7 +84,12 @@ def training_tables(folder: Path) -> None:
             for rank in (0, 1):
                 row = {**prompt_row(f"t{i}", ""), "rank": rank, "response": f"train {i}.{rank}"}
                 texts.write([{**row, "reward_good": 1.0, "reward_short": 0.0}])
-                numbers = {"reward": i - 0.5 - 9 * rank, "value": 0.5, "advantage": i - 1.0 - 9 * rank}
+                numbers = {
+                    "reward": i - 0.5 - 9 * rank,
+                    "raw_reward": 0.0,
+                    "value": 0.5,
+                    "advantage": i - 1.0 - 9 * rank,
+                }
                 tokens = {"prompt_ids": [1], "response_ids": [2], "ref_logp": [-1.0]}
                 scores.write([{"prompt_id": f"t{i}", "rank": rank, **tokens, **numbers}])
 
