@@ -78,6 +78,8 @@ def test_pro_by_hand():
     close(pro(logp=THREE[:, :2], mask=FULL[:, :2], raw_reward=REWARDS[:, :2], sft_weight=0.05), [1.701413 + 0.2])
     # means -1.5 and -1.5, T = 2: ln(2 e^-3) + 3 = ln 2; SFT: 0.05 x 1 x 3 = 0.15
     close(pro(logp=LOGP, mask=MASK, raw_reward=torch.tensor([[2.0, 0.0]]), sft_weight=0.05), [math.log(2) + 0.15])
+    # the other way round, still means of 3 and 2 tokens: ln 2; SFT on the second: 0.05 x 1 x 4.5 = 0.225
+    close(pro(logp=LOGP, mask=MASK, raw_reward=torch.tensor([[0.0, 2.0]]), sft_weight=0.05), [math.log(2) + 0.225])
     # k = 0: T_01 = 1, T_02 = 3 = T_00: ln(e^-6 + e^-0.5 + e^-9) + 6 = 5.504281
     # k = 1: T_12 = 2 = T_11: ln(e^-1 + e^-6) + 1 = 0.006715
     # SFT: 0.05 x 4 x 4 = 0.8
