@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from alol import paths
+from alol.errors import InputError
 from alol.figures import Group as Line
 from alol.summary import align, ordered, show
 
@@ -19,8 +21,8 @@ SUMMARY, PARAMS = "metrics/summary.json", "params.yaml"
 POLICY = "policy.all."
 FIRST = ("policy.all.reward", "reference.all.reward", "delta.all.reward", "policy.macro.reward")
 LAST = ("discarded", "selected", "value_mse")
-# Beside the run's identity: `launch` and `aggregate` change neither what is learned nor a mean reward.
-IGNORED = ("task", "seed", "algorithm", "launch", "aggregate")
+# Beside the run's identity: `launch`, `judge` and `aggregate` change neither what is learned nor a mean reward.
+IGNORED = ("task", "seed", "algorithm", "launch", "judge", "aggregate")
 Row = Mapping[str, Any]
 
 
@@ -107,6 +109,9 @@ def stale(row: Row, lock: str, sections: Iterable[str]) -> str | None:
     stages = (YAML(typ="safe").load(lock) or {}).get("stages", {})
     now = {key: value for key, value in row.items() if key.partition(".")[0] in set(sections)}
     made = {out["path"]: out.get("md5") for stage in stages.values() for out in stage.get("outs", [])}
+    generated = [path for path in made if path.startswith("data/generations/")]
+    if generated and str(paths.generations(str(row.get("task")), str(row.get("algorithm")))) not in generated:
+        return "its metrics were made for another task or algorithm; run `dvc repro`"
     for stage_name, stage in stages.items():
         for key, value in stage.get("params", {}).get(PARAMS, {}).items():
             if _leaves(value, key) != _leaves({k: v for k, v in now.items() if k == key or k.startswith(f"{key}.")}):
@@ -185,7 +190,28 @@ def group(runs: Sequence[Run]) -> list[Group]:
         Group(same[0].algorithm, _chosen(same[0], names), sorted(same, key=lambda run: (len(run.seed), run.seed)))
         for same in found
     ]
+    return ranked(groups)
+
+
+def ranked(groups: Iterable[Group]) -> list[Group]:
+    """Best mean reward first."""
     return sorted(groups, key=lambda g: (-statistics.fmean(g.values(FIRST[0])), g.label))
+
+
+def checkpoint(name: str, summary: Mapping[str, Any]) -> Group:
+    """A model that others trained, from the summary that evaluate_checkpoint wrote; InputError where it is none."""
+    found = _metrics(_numbers(summary))
+    if FIRST[0] not in found:
+        raise InputError(f"the summary of checkpoint '{name}' has no {FIRST[0]}; evaluate it again")
+    return Group(name, {}, [Run(name, name, "", {}, found)])
+
+
+def _numbers(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted key -> value of nested tables."""
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        flat |= _numbers(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return flat
 
 
 def _differing(runs: Sequence[Run]) -> list[str]:

@@ -183,6 +183,31 @@ def comparison(groups: Sequence[Group], title: str) -> bytes:
         return buffer.getvalue()
 
 
+def verdicts(results: Mapping[str, Any], rates: Sequence[str], title: str) -> bytes:
+    """A bar per question, divided by the shares of its outcomes (`results[question][rate]["share"]`). A PNG file."""
+    from matplotlib.figure import Figure
+
+    looks = dict(zip(rates, ((KEPT, ""), ("#BBBBBB", ""), (DISCARDED, "///"), ("#FFFFFF", "...")), strict=True))
+    with _styled():
+        figure = Figure(figsize=(7.2, 2.4), layout="constrained", dpi=150)
+        axes = figure.add_subplot()
+        axes.set_title(title, fontsize=11, fontweight="bold")
+        axes.set_xlabel("share of prompts")
+        axes.grid(axis="y", visible=False)
+        start = np.zeros(len(results))
+        for rate, (colour, hatch) in looks.items():
+            shares = np.array([found[rate]["share"] for found in results.values()])
+            style = {"color": colour, "hatch": hatch, "edgecolor": "#555555", "linewidth": 0.5}
+            axes.barh(list(results), shares, left=start, label=rate, height=0.6, **style)
+            start = start + shares
+        axes.set_xlim(0, 1)
+        axes.invert_yaxis()
+        figure.legend(loc="outside lower center", ncols=len(looks), fontsize=9)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", metadata={"Software": None})
+        return buffer.getvalue()
+
+
 def _reference_lines(axes: Axes, groups: Sequence[Group]) -> None:
     """One line across where all groups share a reference, else one mark per group; and the legend."""
     style: dict[str, Any] = {"color": DISCARDED, "linestyle": (0, (4, 2)), "linewidth": 1.6}

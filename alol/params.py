@@ -205,7 +205,7 @@ SECTIONS: dict[str, type] = {
     "aggregate": Aggregate,
 }
 OTHER_SECTIONS = ("source", "rewards", "test_rewards")
-KEYS = {"task", "algorithm", "seed", "launch", "algorithms", "defaults", "tasks"}
+KEYS = {"task", "algorithm", "seed", "launch", "judge", "algorithms", "defaults", "tasks"}
 
 
 @dataclass(frozen=True)

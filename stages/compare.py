@@ -1,4 +1,4 @@
-"""Compares every run of a task that DVC knows: workspace, commits and experiments, in one table and one figure.
+"""Compares every run of a task that DVC knows (workspace, commits, experiments) and every evaluated checkpoint.
 
 Not a stage of the pipeline: it reads what runs left behind and changes nothing but reports/.
 """
@@ -14,7 +14,7 @@ import click
 
 from alol import compare, figures, params
 from alol.errors import InputError
-from alol.files import replacing
+from alol.files import read_json, replacing
 from alol.report import write_csv
 
 REPORTS = Path("reports")
@@ -71,9 +71,13 @@ def report(task: str, rows: list[dict[str, Any]], sections: set[str], stale: dic
     runs, left_out = compare.collect(rows, task, sections, stale)
     for reason in sorted({reason for _, reason in left_out}):
         click.echo(f"left out, {reason}: {', '.join(name for name, same in left_out if same == reason)}")
-    if not runs:
+    others = [
+        compare.checkpoint(path.parent.name, read_json(path))
+        for path in sorted(Path(REPORTS, "checkpoints", task).glob("*/summary.json"))
+    ]
+    if not runs and not others:
         raise InputError(f"no finished run of task '{task}' among DVC's {len(rows)}; make one with `dvc exp run`")
-    groups = compare.group(runs)
+    groups = compare.ranked([*compare.group(runs), *others])
     base = REPORTS / f"compare_{task}"
     write_csv(base.with_suffix(".csv"), compare.csv_rows(groups), ())
     with replacing(base.with_suffix(".md")) as partial:
@@ -81,7 +85,8 @@ def report(task: str, rows: list[dict[str, Any]], sections: set[str], stale: dic
     with replacing(base.with_suffix(".png")) as partial:
         partial.write_bytes(figures.comparison(compare.lines(groups), f"{task}: reward by run"))
     click.echo(compare.terminal_table(groups))
-    click.echo(f"{len(runs)} runs in {len(groups)} groups: {base}.md, .csv and .png")
+    checkpoints = f" and {len(others)} evaluated checkpoints" if others else ""
+    click.echo(f"{len(runs)} runs{checkpoints} in {len(groups)} groups: {base}.md, .csv and .png")
 
 
 if __name__ == "__main__":

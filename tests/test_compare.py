@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from alol import compare, figures
+from alol.errors import InputError
 from stages import compare as command
 
 ROOT = Path(__file__).parents[1]
@@ -183,6 +184,21 @@ def test_metrics_that_match_their_parameters_are_current():
 def test_parameters_edited_after_the_run_are_noticed(changes, key):
     reason = compare.stale(compare.plain(row("a", **changes)), LOCK, SECTIONS)
     assert reason is not None and f"another value of {key};" in reason
+
+
+def test_metrics_of_another_task_are_noticed():
+    lock = "stages:\n  evaluate:\n    outs:\n    - path: data/generations/hha/a_lol\n      md5: x\n"
+    assert "another task or algorithm" in compare.stale(row(""), lock, SECTIONS)
+    assert compare.stale(row(""), lock.replace("hha", "demo"), SECTIONS) is None
+
+
+def test_a_checkpoint_stands_among_the_runs():
+    summary = {"policy": {"all": {"reward": 0.75, "length": 9.0}}, "reference": {"all": {"reward": 0.25}}}
+    groups = compare.ranked([*compare.group(collect(row("one"))[0]), compare.checkpoint("published", summary)])
+    assert [group.label for group in groups] == ["published", "a_lol"]
+    assert compare.csv_rows(groups)[0]["policy.all.reward_mean"] == 0.75
+    with pytest.raises(InputError, match="checkpoint 'broken' has no"):
+        compare.checkpoint("broken", {})
 
 
 def test_a_stage_that_did_not_follow_is_noticed():

@@ -13,7 +13,7 @@ from tests.closure import FOLDERS, ROOT, dependencies
 
 GRAPH = YAML(typ="safe").load(ROOT / "dvc.yaml")
 STAGES = GRAPH["stages"]
-LIGHT = ("download", "clean", "aggregate", "compare")
+LIGHT = ("download", "clean", "aggregate", "compare", "judge")
 
 
 def filled(text: str) -> str:

@@ -7,7 +7,11 @@ import hashlib
 import http.server
 import json
 import logging
+import os
+import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 from typing import ClassVar
 
@@ -16,6 +20,7 @@ import pytest
 from alol import download, paths, transfer
 from alol.params import Source
 from stages.download import main
+from tests.closure import ROOT
 from tests.raw_project import error_line, project, run
 
 RAW = Path("data/raw/mine")
@@ -41,6 +46,7 @@ class Server(http.server.ThreadingHTTPServer):
     def __init__(self, drops: int, tags: list[str] | None = None) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.drops, self.tags, self.ranges = drops, tags or ['"one"'], []
+        self.stalls, self.released = 0, threading.Event()
         threading.Thread(target=functools.partial(self.serve_forever, 0.01), daemon=True).start()
 
     def url(self, name: str = "corpus.bin") -> str:
@@ -66,6 +72,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_header("ETag", tag)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
+        if server.stalls:
+            server.stalls -= 1
+            self.wfile.write(body[: len(body) // 2])
+            self.wfile.flush()
+            server.released.wait(30)
+            return
         if server.drops:
             server.drops -= 1
             body = body[: len(body) // 2]
@@ -116,6 +128,25 @@ def test_a_later_run_goes_on_where_the_first_broke_off(serve, monkeypatch, tag):
     download.fetch("mine", job, RAW, paths.work("downloads"))
     assert fetched() == CONTENT
     assert server.ranges == [None, "bytes=1536000-"]
+
+
+def test_a_killed_stage_goes_on_where_it_was(serve, folder):
+    server = serve(drops=0)
+    server.stalls = 1
+    project(folder, {"corpus": {"kind": "url", "location": server.url(), "sha256": HASH}}, {})
+    command = [sys.executable, "-m", "stages.download", "--task", "mine"]
+    stage = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 30
+    while not any(path.stat().st_size for path in paths.work("downloads").glob("*/data")):
+        assert stage.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    stage.kill()
+    stage.wait()
+    server.released.set()
+    assert not RAW.exists()
+    assert run(main).exit_code == 0
+    assert hashlib.sha256(fetched()).hexdigest() == HASH
+    assert server.ranges == [None, "bytes=1048576-"]
 
 
 class Stop(Exception):

@@ -1,0 +1,96 @@
+"""Lets a language model compare the test responses of two runs. Not a stage of the pipeline.
+
+python -m stages.judge a_lol reference --task hha
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import click
+
+from alol import figures, judge, params, paths, schema, summary
+from alol.endpoint import Endpoint, Judge
+from alol.errors import InputError, known
+from alol.files import replacing, write_json
+from alol.strict import build
+
+REPORTS = Path("reports")
+
+
+@click.command(name="judge")
+@click.argument("first")
+@click.argument("second")
+@click.option("--task", help="An entry of `tasks` in params.yaml; by default the file's `task`.")
+def main(first: str, second: str, task: str | None) -> None:
+    """Judge FIRST against SECOND: algorithms, reference, gold, evaluated checkpoints, or .parquet files."""
+    logging.basicConfig(level=logging.WARNING, force=True)
+    try:
+        raw = params.read()
+        task = task or raw["task"]
+        if task not in raw["tasks"]:
+            raise known("task", task, raw["tasks"])
+        compare(task, first, second, build(Judge, raw["judge"], "judge"))
+    except InputError as error:
+        raise click.ClickException(str(error)) from None
+
+
+def compare(task: str, first: str, second: str, settings: Judge) -> None:
+    rows = {name: responses(task, name) for name in (first, second)}
+    if len(rows) < 2:
+        raise InputError(f"'{first}' against itself: name two runs")
+    summary.check_aligned(rows)
+    endpoint = Endpoint(settings, paths.work("judge"))
+    pairs, left_out = judge.pairs(rows[first], rows[second], settings.rows, settings.seed)
+    if not pairs:
+        raise InputError("every test row is marked as contaminated, so there is nothing to judge")
+    answers = endpoint.answers({question for pair in pairs for question in pair.questions})
+    found = [judge.judged(pair, answers) for pair in pairs]
+    failed = sum(row["helpful"] == judge.FAILED for row in found)
+    if failed == len(found):
+        raise InputError(f"no row was answered in both orders; the last error: {endpoint.last_error}")
+    write(task, (first, second), found, left_out, settings)
+    if failed:
+        click.echo(f"{failed} of {len(found)} rows have no answer ({endpoint.last_error}); run again to ask for them")
+
+
+def responses(task: str, name: str) -> list[dict[str, Any]]:
+    """The test rows of what the user calls `name`."""
+    if name.endswith(".parquet"):
+        return schema.rows(Path(name))
+    places = {
+        "gold": paths.annotated(task) / "test.parquet",
+        "reference": paths.baselines(task) / "test.parquet",
+        **{path.parent.name: path for path in Path("data/generations", task).glob("*/test.parquet")},
+        **{path.parent.name: path for path in Path(REPORTS, "checkpoints", task).glob("*/generations.parquet")},
+    }
+    places = {key: path for key, path in places.items() if path.exists()}
+    if name not in places:
+        raise known(f"run of task '{task}'", name, places or ["none yet; run `dvc repro`"])
+    rows = schema.rows(places[name])
+    return summary.gold_rows(rows) if name == "gold" else rows
+
+
+def write(task: str, names: tuple[str, str], found: list[dict[str, Any]], left_out: int, settings: Judge) -> None:
+    """The four files in reports/, and the table."""
+    short = [name.removesuffix(".parquet").strip("/.").replace("/", "-") for name in names]
+    base = REPORTS / f"judge_{task}_{short[0]}_vs_{short[1]}"
+    results = judge.by_subset(found, settings.bootstrap, settings.seed)
+    about = f"Judge: {settings.model}; {len(found)} prompts of {task}, {left_out} contaminated ones left out."
+    identity = {"first": names[0], "second": names[1], "task": task, "model": settings.model}
+    write_json(base.with_name(base.name + ".json"), {**identity, "contaminated": left_out, "results": results})
+    with replacing(base.with_name(base.name + ".jsonl")) as partial:
+        partial.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found), encoding="utf-8")
+    with replacing(base.with_name(base.name + ".png")) as partial:
+        partial.write_bytes(figures.verdicts(results["all"], judge.RATES, f"{names[0]} against {names[1]}"))
+    with replacing(base.with_name(base.name + ".md")) as partial:
+        partial.write_text(judge.markdown(results, *names, about, f"{base.name}.png"), encoding="utf-8")
+    click.echo(judge.terminal_table(results))
+    click.echo(f"{about}\n{base}.md, .json, .jsonl and .png")
+
+
+if __name__ == "__main__":
+    main()
