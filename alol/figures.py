@@ -111,6 +111,24 @@ def advantage(bins: Array, kept: Array, discarded: Array) -> bytes:
         return _svg(figure)
 
 
+def violins(groups: Mapping[str, Array]) -> bytes:
+    """The distribution of each group of numbers, with its quartiles and median. An SVG file."""
+    with _styled():
+        figure, axes = _canvas("Value, reward and advantage of training data", "", "reward units")
+        axes.grid(axis="x", visible=False)
+        places = range(1, len(groups) + 1)
+        drawn = axes.violinplot(list(groups.values()), places, widths=0.8, showextrema=False)
+        for body, name in zip(drawn["bodies"], groups, strict=True):
+            body.set(facecolor=DISCARDED if "others" in name else KEPT, alpha=0.45, linewidth=0)
+        for place, values in zip(places, groups.values(), strict=True):
+            low, middle, high = np.percentile(values, [25, 50, 75])
+            axes.vlines(place, low, high, color="black", linewidth=4)
+            axes.plot(place, middle, "o", color="white", markeredgecolor="black", markersize=5)
+        axes.axhline(0, color="black", linewidth=0.8, linestyle=(0, (5, 2)))
+        axes.set_xticks(places, list(groups))
+        return _svg(figure)
+
+
 def loss(updates: Sequence[float], losses: Sequence[float]) -> bytes:
     """Training loss per update and its running mean. An SVG file."""
     window = max(1, len(losses) // 20)

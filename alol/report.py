@@ -24,15 +24,19 @@ from alol.summary import ALL, MODELS, Measured, Rows, number, ordered, show, spl
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 _KEYS = ["prompt_id", "rank"]
+_NUMBERS = ("reward", "value", "advantage")
 
 
 @dataclass(frozen=True)
 class Training:
-    """Reward, value and advantage of the responses that training chose from, and the most telling of them."""
+    """Reward, value and advantage of the responses that training chose from (`columns`), and of all of them.
+
+    `groups`: V(x), and R and A of the preferred and of the other responses; `examples`: their extremes with a title.
+    """
 
     columns: dict[str, Array]
-    best: Rows
-    worst: Rows
+    groups: dict[str, Array]
+    examples: list[tuple[str, Rows]]
 
 
 @dataclass(frozen=True)
@@ -52,30 +56,49 @@ def training(annotated: Path, advantages: Path, params: Params) -> Training:
     """Joins the two training tables row by row; InputError where they are not the same rows in the same order."""
     if schema.count(annotated) != schema.count(advantages):
         raise InputError(f"{annotated} and {advantages} differ in their number of rows; run `dvc repro`")
-    names = ("reward", "value", "advantage")
     found: list[tuple[float, ...]] = []
-    position: list[int] = []  # row of the table for each of `found`
-    pairs = zip(_flat(annotated, _KEYS), _flat(advantages, [*_KEYS, *names]), strict=True)
+    pairs = zip(_flat(annotated, _KEYS), _flat(advantages, [*_KEYS, *_NUMBERS]), strict=True)
     for i, (text, row) in enumerate(pairs):
         if (text["prompt_id"], text["rank"]) != (row["prompt_id"], row["rank"]):
             raise InputError(f"{advantages}: row {i} is another response than in {annotated}; run `dvc repro`")
-        if row["rank"] == 0 or params.train.train_on == "all":
-            found.append(tuple(row[name] for name in names))
-            position.append(i)
-    if not found:
+        found.append((row["rank"], *(row[name] for name in _NUMBERS)))
+    rank, *numbers = np.array(found, dtype=np.float64).reshape(-1, 1 + len(_NUMBERS)).T
+    every = dict(zip(_NUMBERS, numbers, strict=True))
+    chosen = (rank == 0) | (params.train.train_on == "all")
+    if not chosen.any():
         raise InputError(f"{advantages} holds no response to train on; check the task's source and clean section")
-    columns = {
-        name: np.array(column, dtype=np.float64) for name, column in zip(names, zip(*found, strict=True), strict=True)
-    }
-    order = np.argsort(columns["advantage"], kind="stable")
-    count = min(params.aggregate.examples, len(order) // 2 or 1)
-    chosen = {"best": order[::-1][:count], "worst": order[:count]}
-    texts = _texts(annotated, {position[i] for index in chosen.values() for i in index})
-    examples = {
-        name: [{**texts[position[i]], **{key: float(column[i]) for key, column in columns.items()}} for i in index]
-        for name, index in chosen.items()
-    }
-    return Training(columns, examples["best"], examples["worst"])
+    extremes = _extremes(every, rank, params.aggregate.examples)
+    texts = _texts(annotated, {i for _, index in extremes for i in index})
+    examples = [
+        (title, [{**texts[i], **{name: float(every[name][i]) for name in _NUMBERS}} for i in index])
+        for title, index in extremes
+    ]
+    return Training({name: column[chosen] for name, column in every.items()}, _groups(every, rank), examples)
+
+
+def _groups(every: Mapping[str, Array], rank: Array) -> dict[str, Array]:
+    """V(x) once per prompt; R and A of the preferred responses, and of the others where there are any."""
+    groups = {"V(x)": every["value"][rank == 0]}
+    for name, rows in (("preferred", rank == 0), ("others", rank > 0)):
+        groups |= {f"R, {name}": every["reward"][rows], f"A, {name}": every["advantage"][rows]}
+    return {name: values for name, values in groups.items() if len(values)}
+
+
+def _extremes(every: Mapping[str, Array], rank: Array, count: int) -> list[tuple[str, list[int]]]:
+    """Titles and row numbers: the highest and the lowest by V, and by A of the preferred and the other responses."""
+    kinds = (
+        ("advantage, preferred responses", every["advantage"], rank == 0),
+        ("advantage, other responses", every["advantage"], rank > 0),
+        ("value", every["value"], rank == 0),
+    )
+    result: list[tuple[str, list[int]]] = []
+    for title, column, rows in kinds:
+        order = np.flatnonzero(rows)
+        order = order[np.argsort(column[order], kind="stable")]
+        size = min(count, len(order) // 2 or 1)
+        if len(order):
+            result += [(f"Highest {title}", order[::-1][:size].tolist()), (f"Lowest {title}", order[:size].tolist())]
+    return result
 
 
 def _flat(path: Path, columns: list[str]) -> Iterator[dict[str, Any]]:
@@ -162,6 +185,11 @@ def _figures(run: Run) -> list[dict[str, str]]:
             figures.advantage(*advantages),
             f"{summary['discarded']:.1%} of the training responses have A <= 0 and are leftovers: the reference is "
             "expected to do as well or better on their prompts, so advantage algorithms do not train on them.",
+        ),
+        (
+            figures.violins(run.training.groups),
+            "Value, reward and advantage of the training prompts and responses: outlines of their distributions, with "
+            "the median and the quartiles.",
         ),
         (
             figures.value(*_points(run), float(np.mean(run.heldout["reward"]))),
@@ -273,8 +301,8 @@ def render(run: Run) -> str:
         scores=_scores(run),
         figures=_figures(run),
         levels=metrics.PERCENTILES,
-        percentiles=[(name, metrics.percentiles(columns[name])) for name in ("value", "reward", "advantage")],
-        examples=[("Highest advantage", run.training.best), ("Lowest advantage", run.training.worst)],
+        percentiles=[(name, metrics.percentiles(values)) for name, values in run.training.groups.items()],
+        examples=run.training.examples,
         responses=len(columns["advantage"]),
         leftovers=int((columns["advantage"] <= 0).sum()),
         samples=_samples(run),

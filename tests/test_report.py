@@ -167,7 +167,7 @@ def test_report_is_one_page_without_outside_requests(made):
     text = (made / "metrics/report.html").read_text()
     page = Page(text)
     sources = [value for _, attrs in page.tags for key, value in attrs.items() if key in ("src", "href")]
-    assert len(sources) == 5
+    assert len(sources) == 6
     assert all(source.startswith("data:image/svg+xml;base64,") for source in sources)
     assert not {tag for tag, _ in page.tags} & {"script", "link", "iframe"}
     assert str(made) not in text
@@ -181,7 +181,7 @@ def test_report_escapes_texts_and_shows_them(made):
     assert sum(f"ask {EVIL} p" in part for part in texts) == 3  # sample prompts
     assert "gold words 0" in texts
     assert "train 4.0" in texts and "train 0.0" in texts
-    assert not any(".1" in part for part in texts if part.startswith("train "))
+    assert any(".1" in part for part in texts if part.startswith("train "))  # the other responses have their own part
 
 
 def test_report_has_the_headline_the_rows_and_the_percentiles(made):
@@ -195,7 +195,10 @@ def test_report_has_the_headline_the_rows_and_the_percentiles(made):
     rows = [attrs["class"] for tag, attrs in page.tags if tag == "tr" and "class" in attrs]
     assert rows == ["split", "gold", "reference", "policy"] * 4
     assert "percentile 0 10 25 50 75 90 100" in joined
-    assert "advantage -1.000 -0.600 0.000 1.000 2.000 2.600 3.000" in joined
+    assert "A, preferred -1.000 -0.600 0.000 1.000 2.000 2.600 3.000" in joined
+    assert [" A, others " in joined, " R, others " in joined, " V(x) " in joined] == [True] * 3
+    titles = ["advantage, preferred responses", "advantage, other responses", "value"]
+    assert all(f"{end} {title}" in joined for title in titles for end in ("Highest", "Lowest"))
 
 
 def test_terminal_shows_the_table_and_the_report(made):
@@ -239,6 +242,7 @@ def test_short_runs_and_equal_rewards_can_be_drawn(selected):
     assert figures.loss([1], [0.2]).startswith(b"<?xml")
     assert figures.validation([{"update": 5, "reward": 0.1}], selected, "reward").startswith(b"<?xml")
     assert figures.value(one, one, 0.5).startswith(b"<?xml")
+    assert figures.violins({"V(x)": one, "R, others": np.full(3, 2.0)}).startswith(b"<?xml")
     ends = figures.edges(np.full(3, 2.0))
     assert ends[0] < 2 < ends[-1]
 
