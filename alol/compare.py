@@ -10,6 +10,7 @@ import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from alol import paths
@@ -109,7 +110,7 @@ def stale(row: Row, lock: str, sections: Iterable[str]) -> str | None:
     stages = (YAML(typ="safe").load(lock) or {}).get("stages", {})
     now = {key: value for key, value in row.items() if key.partition(".")[0] in set(sections)}
     made = {out["path"]: out.get("md5") for stage in stages.values() for out in stage.get("outs", [])}
-    generated = [path for path in made if path.startswith("data/generations/")]
+    generated = [path for path in made if Path(path).is_relative_to(paths.generations("", ""))]
     if generated and str(paths.generations(str(row.get("task")), str(row.get("algorithm")))) not in generated:
         return "its metrics were made for another task or algorithm; run `dvc repro`"
     for stage_name, stage in stages.items():

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from alol.errors import InputError
 from alol.files import read_json, write_json
+from alol.strict import build
 
 LONGEST = 1 << 20  # bytes of one answer; more is not an answer
 TRANSIENT = (408, 409, 429)  # beside 5xx: worth another try
@@ -48,6 +49,19 @@ class Judge:
     seed: int
 
 
+def settings(table: Any) -> Judge:
+    """The section as read from params.yaml; InputError where a number makes no sense."""
+    found = build(Judge, table, "judge")
+    for name in ("max_tokens", "rows", "requests", "timeout", "give_up", "bootstrap"):
+        value = getattr(found, name)
+        if value is not None and value <= 0:
+            raise InputError(f"params.yaml: judge.{name} is {value}, but must be above 0")
+    for name in ("temperature", "retries", "wait", "longest_wait", "seed"):
+        if getattr(found, name) < 0:
+            raise InputError(f"params.yaml: judge.{name} is {getattr(found, name)}, but must not be below 0")
+    return found
+
+
 class Retry(Exception):
     """A failure that may pass; `after` is the wait in seconds that the server asked for, if it did."""
 
@@ -69,13 +83,15 @@ class _Bearer(AuthBase):
 
 
 class Endpoint:
-    """Asks the endpoint; `sleep` waits between tries.
+    """Asks the endpoint; `sleep` waits between tries, by default for no longer than the run goes on.
 
     Raises InputError when the key is needed and missing, and where the endpoint refuses what it is asked.
     """
 
-    def __init__(self, settings: Judge, folder: Path, sleep: Callable[[float], None] = time.sleep) -> None:
-        self.settings, self.folder, self.sleep = settings, folder, sleep
+    def __init__(self, settings: Judge, folder: Path, sleep: Callable[[float], Any] | None = None) -> None:
+        self.settings, self.folder = settings, folder
+        self._stop = threading.Event()
+        self.sleep = sleep or self._stop.wait
         key = os.environ.get(settings.key) if settings.key is not None else None
         if settings.key is not None and not key:
             raise InputError(
@@ -84,7 +100,7 @@ class Endpoint:
             )
         self.auth = _Bearer(key)
         self.last_error = ""
-        self._in_a_row = 0
+        self._in_a_row = 0  # questions without an answer since the last one with an answer
         self._lock = threading.Lock()
 
     def answers(self, questions: Iterable[str]) -> dict[str, str | None]:
@@ -94,39 +110,44 @@ class Endpoint:
         """
         found: dict[str, str | None] = {question: self.stored(question) for question in questions}
         open_ = [question for question, answer in found.items() if answer is None]
+        self._in_a_row = 0
+        self._stop.clear()
         pool = ThreadPoolExecutor(self.settings.requests)
         try:
             waiting = {pool.submit(self._one, question): question for question in open_}
             for done in tqdm(as_completed(waiting), desc="judge", total=len(open_), unit="question", disable=None):
                 found[waiting[done]] = done.result()
         finally:
+            self._stop.set()  # what is still being tried is not tried again
             pool.shutdown(wait=True, cancel_futures=True)
         return found
 
     def _one(self, question: str) -> str | None:
-        """Asks, stores and counts; None when the tries are used up or the run has given up."""
-        if self._in_a_row >= self.settings.give_up:
-            return None
+        """Asks, stores and counts; None when the tries are used up or the run has stopped."""
         try:
             answer = self._tried(question)
         except InputError:
-            self._in_a_row = self.settings.give_up  # what waits would be refused as well
+            self._stop.set()  # what waits would be refused as well
             raise
-        with self._lock:
-            self._in_a_row = 0 if answer is not None else self._in_a_row + 1
         if answer is not None:
             write_json(self._path(question), {"question": question, "answer": answer})
+        with self._lock:
+            self._in_a_row = 0 if answer is not None else self._in_a_row + 1
+            if self._in_a_row >= self.settings.give_up:
+                self._stop.set()
         return answer
 
     def _tried(self, question: str) -> str | None:
         for attempt in range(self.settings.retries + 1):
+            if self._stop.is_set():
+                break
             try:
                 return self._ask(question)
             except Retry as error:
                 self.last_error = str(error)
                 pause = self.settings.wait * 2**attempt if error.after is None else error.after
                 if attempt < self.settings.retries:
-                    self.sleep(min(max(pause, 0.0), self.settings.longest_wait))
+                    self.sleep(min(pause, self.settings.longest_wait))
         return None
 
     def _body(self, question: str) -> dict[str, Any]:

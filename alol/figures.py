@@ -75,6 +75,12 @@ def _svg(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
 def _styled() -> Any:
     import matplotlib
 
@@ -196,9 +202,7 @@ def comparison(groups: Sequence[Group], title: str) -> bytes:
         _margins(axes, groups)
         axes.set_yticks(range(len(groups)), labels[::-1])
         axes.tick_params(axis="y", length=0)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", metadata={"Software": None})
-        return buffer.getvalue()
+        return _png(figure)
 
 
 def verdicts(results: Mapping[str, Any], rates: Sequence[str], title: str) -> bytes:
@@ -221,9 +225,7 @@ def verdicts(results: Mapping[str, Any], rates: Sequence[str], title: str) -> by
         axes.set_xlim(0, 1)
         axes.invert_yaxis()
         figure.legend(loc="outside lower center", ncols=len(looks), fontsize=9)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", metadata={"Software": None})
-        return buffer.getvalue()
+        return _png(figure)
 
 
 def _reference_lines(axes: Axes, groups: Sequence[Group]) -> None:

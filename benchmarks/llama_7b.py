@@ -108,7 +108,7 @@ def measure(
         "machine": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "torch": torch.__version__,
         "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "loading": loading,
+        "making_and_loading": loading,
         "abs_log_ratio_of_the_first_update": first["abs_log_ratio"],
         "training": {**training, "updates": updates, "tokens_per_second": round(tokens / training["seconds"], 1)},
         "losses": [entry["loss"] for entry in history.curve],

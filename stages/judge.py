@@ -12,11 +12,9 @@ from typing import Any
 
 import click
 
-from alol import figures, judge, params, paths, schema, summary
-from alol.endpoint import Endpoint, Judge
+from alol import endpoint, figures, judge, params, paths, schema, summary
 from alol.errors import InputError, known
 from alol.files import replacing, write_json
-from alol.strict import build
 
 REPORTS = Path("reports")
 
@@ -33,28 +31,28 @@ def main(first: str, second: str, task: str | None) -> None:
         task = task or raw["task"]
         if task not in raw["tasks"]:
             raise known("task", task, raw["tasks"])
-        compare(task, first, second, build(Judge, raw["judge"], "judge"))
+        compare(task, first, second, endpoint.settings(raw["judge"]))
     except InputError as error:
         raise click.ClickException(str(error)) from None
 
 
-def compare(task: str, first: str, second: str, settings: Judge) -> None:
+def compare(task: str, first: str, second: str, settings: endpoint.Judge) -> None:
     rows = {name: responses(task, name) for name in (first, second)}
     if len(rows) < 2:
         raise InputError(f"'{first}' against itself: name two runs")
     summary.check_aligned(rows)
-    endpoint = Endpoint(settings, paths.work("judge"))
+    asked = endpoint.Endpoint(settings, paths.work("judge"))
     pairs, left_out = judge.pairs(rows[first], rows[second], settings.rows, settings.seed)
     if not pairs:
         raise InputError("every test row is marked as contaminated, so there is nothing to judge")
-    answers = endpoint.answers({question for pair in pairs for question in pair.questions})
+    answers = asked.answers({question for pair in pairs for question in pair.questions})
     found = [judge.judged(pair, answers) for pair in pairs]
     failed = sum(row["helpful"] == judge.FAILED for row in found)
     if failed == len(found):
-        raise InputError(f"no row was answered in both orders; the last error: {endpoint.last_error}")
+        raise InputError(f"no row was answered in both orders; the last error: {asked.last_error}")
     write(task, (first, second), found, left_out, settings)
     if failed:
-        click.echo(f"{failed} of {len(found)} rows have no answer ({endpoint.last_error}); run again to ask for them")
+        click.echo(f"{failed} of {len(found)} rows have no answer ({asked.last_error}); run again to ask for them")
 
 
 def responses(task: str, name: str) -> list[dict[str, Any]]:
@@ -64,7 +62,7 @@ def responses(task: str, name: str) -> list[dict[str, Any]]:
     places = {
         "gold": paths.annotated(task) / "test.parquet",
         "reference": paths.baselines(task) / "test.parquet",
-        **{path.parent.name: path for path in Path("data/generations", task).glob("*/test.parquet")},
+        **{path.parent.name: path for path in paths.generations(task, "").glob("*/test.parquet")},
         **{path.parent.name: path for path in Path(REPORTS, "checkpoints", task).glob("*/generations.parquet")},
     }
     places = {key: path for key, path in places.items() if path.exists()}
@@ -74,7 +72,9 @@ def responses(task: str, name: str) -> list[dict[str, Any]]:
     return summary.gold_rows(rows) if name == "gold" else rows
 
 
-def write(task: str, names: tuple[str, str], found: list[dict[str, Any]], left_out: int, settings: Judge) -> None:
+def write(
+    task: str, names: tuple[str, str], found: list[dict[str, Any]], left_out: int, settings: endpoint.Judge
+) -> None:
     """The four files in reports/, and the table."""
     short = [name.removesuffix(".parquet").strip("/.").replace("/", "-") for name in names]
     base = REPORTS / f"judge_{task}_{short[0]}_vs_{short[1]}"

@@ -23,6 +23,21 @@ def one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture
+def serving():
+    """Keeps local servers until the test's end, and ends them."""
+    servers = []
+
+    def start(server):
+        servers.append(server)
+        return server
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
 @pytest.fixture(scope="session")
 def tokenizer():
     return models.train_tokenizer(TEXTS * 3, 400)

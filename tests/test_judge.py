@@ -28,18 +28,8 @@ def settings(url: str = "http://127.0.0.1:9/v1", **changed) -> Judge:
 
 
 @pytest.fixture
-def serve():
-    """Starts servers and ends them."""
-    servers: list[Server] = []
-
-    def start(*args, **keys) -> Server:
-        servers.append(Server(*args, **keys))
-        return servers[-1]
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+def serve(serving):
+    return lambda *args, **keys: serving(Server(*args, **keys))
 
 
 @pytest.mark.parametrize(
@@ -239,6 +229,13 @@ def test_a_damaged_answer_is_asked_again(tmp_path, serve):
 def test_an_address_that_is_none(tmp_path):
     with pytest.raises(InputError, match="not a URL"):
         Endpoint(settings("localhost"), tmp_path).answers(["q"])
+
+
+@pytest.mark.parametrize("key", ["requests", "rows", "bootstrap", "timeout", "retries"])
+def test_a_number_that_makes_no_sense_is_named(project, key):
+    project("http://127.0.0.1:9/v1", **{key: -1})
+    done = run()
+    assert done.exit_code == 1 and f"judge.{key} is -1" in done.output
 
 
 def test_an_unknown_run_and_other_prompts_are_named(project):

@@ -88,17 +88,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def serve():
-    servers = []
-
-    def start(*args, **keys) -> Server:
-        servers.append(Server(*args, **keys))
-        return servers[-1]
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+def serve(serving):
+    return lambda *args, **keys: serving(Server(*args, **keys))
 
 
 def fetched() -> bytes:
