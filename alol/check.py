@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from alol import download, params, rewards, strict, tasks
+from alol import download, endpoint, params, rewards, strict, tasks
 from alol.algorithms import NAMES, hyperparameters
 from alol.errors import InputError
 from alol.models import is_local
@@ -25,6 +25,7 @@ def problems(path: Path = params.PARAMS) -> list[str]:
     except InputError as error:
         return [str(error)]
     found = [line for name in raw["algorithms"] for line in _algorithm(name, raw["algorithms"][name])]
+    found += _raised(lambda: endpoint.settings(raw["judge"]))
     for name in raw["tasks"]:
         found += _raised(lambda name=name: params.load(name, path=path))
     checks: list[Callable[[Params], Iterator[str]]] = [_sources, _format, _policy, _runs, _value]

@@ -40,6 +40,8 @@ PYTHON = {"mine": {"kind": "python", "function": "custom.example.concise"}}
             {"tasks__demo__rewards__x": {"kind": "magic"}},
             "'magic'; known: classifier, preference, python, stored, tfidf",
         ),
+        ({"judge__requests": 0}, "judge.requests is 0, but must be above 0"),
+        ({"judge__nope": 1}, "unknown key 'nope' in judge"),
         ({"tasks__demo__train__lr": 1.0}, "unknown key 'lr' in tasks.demo.train"),
         ({"tasks__demo__reward__weights": {"helpful": 1.0, "concise": 1.0}}, "informative"),
         ({"tasks__demo__reward__weights__nope": 1.0}, "nope"),
