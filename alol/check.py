@@ -86,7 +86,11 @@ def _policy(chosen: Params) -> Iterator[str]:
         if policy.adapter:
             yield f"{where}.adapter needs a published model, but model is scratch"
         return
-    for key, revision in (("model", policy.revision), ("adapter", policy.adapter_revision)):
+    for key, revision in (
+        ("model", policy.revision),
+        ("adapter", policy.adapter_revision),
+        ("tokenizer", policy.tokenizer_revision),
+    ):
         name = getattr(policy, key)
         if name and is_local(name) and not Path(os.path.expandvars(name)).is_absolute():
             # a queued experiment runs in another folder, where a relative path would mean something else

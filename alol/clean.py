@@ -24,7 +24,9 @@ logger = logging.getLogger(__name__)
 
 
 def clean(task: str, options: Clean, raw: Path, target: Path) -> None:
-    """Writes {train,validation,test}.parquet and labels/<name>.parquet below `target`, all of them or nothing.
+    """Writes {train,validation,test}.parquet, and labels/<name>.parquet and texts/<name>.parquet, below `target`.
+
+    All of them or nothing; `texts` are what the format gives beside the splits.
 
     Raises InputError naming the file and line, or the prompt, that is wrong, and the split that has no rows.
     """
@@ -39,6 +41,8 @@ def clean(task: str, options: Clean, raw: Path, target: Path) -> None:
         for split in SPLITS:
             limit = options.limit if split == TRAIN else None
             _write_split(folder / f"{split}.parquet", checked(splits[split], split, limit), split, task)
+        for name in splits.keys() - set(SPLITS):
+            _write_split(folder / "texts" / f"{name}.parquet", checked(splits[name], name, None), name, task)
         for name, labels in options.labels.items():
             _write_labels(folder / "labels" / f"{name}.parquet", raw, labels, f"tasks.{task}.clean.labels.{name}")
 
@@ -87,11 +91,15 @@ def _write_labels(path: Path, raw: Path, labels: Labels, where: str) -> None:
     indices = class_of(labels.classes, where)
     kept: Counter[int] = Counter()
     other: Counter[str] = Counter()
+    empty: list[str] = []
     with schema.writing(path, schema.LABELLED) as writer:
         for record in tqdm(rawfiles.records(rawfiles.find(raw, labels.file)), desc=f"clean {path.stem}", disable=None):
             label = str(rawfiles.column(record, labels.label))
             if label not in indices:
                 other[label] += 1
+                continue
+            if not _says_something(record, labels):
+                empty.append(record.where)
                 continue
             kept[indices[label]] += 1
             writer.write([_labelled(record, labels, indices[label])])
@@ -101,7 +109,14 @@ def _write_labels(path: Path, raw: Path, labels: Labels, where: str) -> None:
                 raise InputError(f"{where}: {labels.file} has no label of class {values}; other labels: {found}")
     counts = ", ".join(f"class {index}: {count}" for index, count in sorted(kept.items()))
     dropped = f"; left out: {other.total()} ({', '.join(sorted(other)[:8])})" if other else ""
+    dropped += f"; left out as empty: {len(empty)} (the first: {empty[0]})" if empty else ""
     logger.info("labels/%s  %d rows (%s)%s", path.stem, kept.total(), counts, dropped)
+
+
+def _says_something(record: rawfiles.Record, labels: Labels) -> bool:
+    """Whether the response is no empty text: published collections have a few, from which nothing can be learnt."""
+    value = rawfiles.column(record, labels.response)
+    return not isinstance(value, str) or bool(value.strip())
 
 
 def class_of(classes: list[list[Any]], where: str) -> dict[str, int]:

@@ -100,10 +100,13 @@ class Policy:
     revision: str | None
     adapter: str | None
     adapter_revision: str | None
+    tokenizer: str | None
+    tokenizer_revision: str | None
     tuning: Literal["full", "lora", "qlora"]
     dropout: float
     max_prompt: int
     max_response: int
+    end_of_text: bool
     long_prompt: Literal["shorten", "refuse"]
     scratch: Scratch
     lora: Lora

@@ -12,7 +12,7 @@ import io
 import json
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, NamedTuple
 
@@ -40,14 +40,17 @@ def find(raw: Path, name: str) -> Path:
     return raw / name
 
 
-def records(path: Path) -> Iterator[Record]:
-    """The rows of a .jsonl, .json (an array or one object a line), .csv, .tsv (with a header) or .parquet file.
+def records(path: Path, header: Sequence[str] | None = None) -> Iterator[Record]:
+    """The rows of a .jsonl, .json (an array or one object a line), .csv, .tsv or .parquet file.
 
-    All but .parquet may end in .gz. Raises InputError naming the file and the line that cannot be read.
+    All but .parquet may end in .gz. A .csv or .tsv file starts with the names of its columns, unless they are given as
+    `header`. Raises InputError naming the file and the line that cannot be read.
     """
     suffix = Path(path.name.removesuffix(".gz")).suffix.lower()
     if suffix not in READERS:
         raise InputError(f"{path}: unknown kind of file; known: {', '.join(READERS)}")
+    if header is not None:
+        return _separated(path, DIALECTS[suffix], header)
     return READERS[suffix](path)
 
 
@@ -155,12 +158,12 @@ def _read(stream: io.TextIOWrapper, where: str) -> str:
         raise InputError(f"{where} or soon after: not UTF-8") from None
 
 
-def _separated(path: Path, dialect: type[csv.Dialect]) -> Iterator[Record]:
-    """Rows under a header; a row with more or fewer cells than the header is refused."""
+def _separated(path: Path, dialect: type[csv.Dialect], header: Sequence[str] | None = None) -> Iterator[Record]:
+    """Rows under a header (the first row unless given); one with more or fewer cells than the header is refused."""
     csv.field_size_limit(LONGEST)
     reader = csv.reader((line for _, line in _lines(path)), dialect, strict=True)
     try:
-        header = next(reader, [])
+        header = next(reader, []) if header is None else header
         if not header or len(set(header)) < len(header):
             raise InputError(f"{path}, line 1: must be a header with a different name for each column")
         for cells in reader:
@@ -172,14 +175,6 @@ def _separated(path: Path, dialect: type[csv.Dialect]) -> Iterator[Record]:
             yield Record(where, dict(zip(header, cells, strict=True)))
     except csv.Error as error:
         raise InputError(f"{path}, line {reader.line_num}: {error}") from None
-
-
-def _csv(path: Path) -> Iterator[Record]:
-    return _separated(path, csv.excel)
-
-
-def _tsv(path: Path) -> Iterator[Record]:
-    return _separated(path, csv.excel_tab)
 
 
 def _parquet(path: Path) -> Iterator[Record]:
@@ -198,10 +193,11 @@ def _parquet(path: Path) -> Iterator[Record]:
         raise InputError(f"{path} is not a readable Parquet file ({error}); fetch it again") from None
 
 
+DIALECTS: dict[str, type[csv.Dialect]] = {".csv": csv.excel, ".tsv": csv.excel_tab}
 READERS: dict[str, Callable[[Path], Iterator[Record]]] = {
     ".jsonl": _json_lines,
     ".json": _json,
-    ".csv": _csv,
-    ".tsv": _tsv,
+    ".csv": lambda path: _separated(path, csv.excel),
+    ".tsv": lambda path: _separated(path, csv.excel_tab),
     ".parquet": _parquet,
 }

@@ -125,7 +125,12 @@ def _start(policy: Policy, train_path: Path, seed: int) -> LoadedPolicy:
         model = models.scratch(policy.scratch, tokenizer, seed)
         return LoadedPolicy(model, tokenizer, models.pointer(policy, None, None))
     base = models.base_model(policy.model, policy.revision, quantized=policy.tuning == "qlora", dropout=policy.dropout)
-    tokenizer = models.tokenizer_of(policy.model, policy.revision)
+    named = (policy.tokenizer, policy.tokenizer_revision) if policy.tokenizer else (policy.model, policy.revision)
+    tokenizer = models.tokenizer_of(*named)
+    if len(tokenizer) > (size := base.get_input_embeddings().num_embeddings):
+        raise InputError(
+            f"params.yaml: policy.tokenizer has {len(tokenizer)} tokens, more than the model's {size}; name its own"
+        )
     found = LoadedPolicy(base, tokenizer, models.pointer(policy, policy.model, policy.adapter))
     if policy.adapter:
         found.model = models.with_adapter(base, policy.adapter, policy.adapter_revision, policy.dropout)

@@ -1,4 +1,4 @@
-"""Text to token ids: prompts cut at their oldest turns, responses with the end-of-text token appended."""
+"""Text to token ids: prompts cut at their oldest turns, responses followed by the end-of-text token, or as they are."""
 
 from __future__ import annotations
 
@@ -33,11 +33,15 @@ class Encoder:
         ]
 
     def responses(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each response and end of text, cut on the right at `max_response` (which may lose the end)."""
+        """Token ids of each response, cut on the right at `max_response`.
+
+        With `end_of_text` that token follows, and may be what is cut.
+        """
         if not texts:
             return []
         encoded = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
-        return [[*ids, self.tokenizer.eos_token_id][: self.policy.max_response] for ids in encoded]
+        end = [self.tokenizer.eos_token_id] if self.policy.end_of_text else []
+        return [[*ids, *end][: self.policy.max_response] for ids in encoded]
 
     def _shorten(self, row: dict, length: int) -> list[int]:
         limit = self.policy.max_prompt

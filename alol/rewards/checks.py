@@ -10,11 +10,14 @@ from alol.params import Params
 from alol.rewards.options import (
     PAIRS,
     Classifier,
+    Critic,
     Options,
     Preference,
     Python,
     Stored,
     Tfidf,
+    Toxichat,
+    Trainable,
     Training,
     local,
     parse,
@@ -62,8 +65,10 @@ def _component(where: str, built: Options, params: Params) -> list[str]:
         lines.append(f"{where}.low is {built.low:g}, which is not below {where}.high, {built.high:g}")
     if isinstance(built, Python):
         lines += _python(where, built)
-    elif isinstance(built, Classifier | Preference):
+    elif isinstance(built, Trainable):
         lines += _model(where, built, params)
+    elif isinstance(built, Toxichat):
+        lines += _toxichat(where, built)
     elif isinstance(built, Stored):
         lines += _stored(where, built, params)
     elif isinstance(built, Tfidf):
@@ -83,7 +88,23 @@ def _python(where: str, built: Python) -> list[str]:
     return []
 
 
-def _model(where: str, built: Classifier | Preference, params: Params) -> list[str]:
+def _toxichat(where: str, built: Toxichat) -> list[str]:
+    lines = [] if built.model else [f"{where}.model is not set; name the folder of ToxiChat's classifier"]
+    if built.label not in (0, 1):
+        lines.append(f"{where}.label is {built.label}; it must be 0 (safe) or 1 (offensive)")
+    if built.max_length < 4:
+        lines.append(f"{where}.max_length is {built.max_length}; it must be at least 4")
+    return lines + _source(f"{where}.model", built.model)
+
+
+def _critic(where: str, built: Critic) -> list[str]:
+    lines = _positive(f"{where}.names", {"draws": built.names.draws})
+    if not built.relations:
+        lines.append(f"{where}.relations is empty; give the words of each relation")
+    return lines
+
+
+def _model(where: str, built: Trainable, params: Params) -> list[str]:
     lines = _positive(where, {"max_length": built.max_length})
     if (built.model is None) == (built.train is None):
         given = "neither" if built.model is None else "both"
@@ -93,7 +114,9 @@ def _model(where: str, built: Classifier | Preference, params: Params) -> list[s
         lines += _inputs(where, built.inputs)
     if built.train is not None:
         lines += _training(f"{where}.train", built.train, isinstance(built, Preference), params.clean.labels)
-    if isinstance(built, Classifier) and built.train is not None and built.train.texts in params.clean.labels:
+    if isinstance(built, Critic):
+        lines += _critic(where, built)
+    if not isinstance(built, Preference) and built.train is not None and built.train.texts in params.clean.labels:
         lines += _classes(where, built, len(params.clean.labels[built.train.texts].classes))
     return lines
 
@@ -132,7 +155,7 @@ def _training(where: str, train: Training, pairs: bool, labels: dict[str, Any]) 
     return lines
 
 
-def _classes(where: str, built: Classifier, classes: int) -> list[str]:
+def _classes(where: str, built: Classifier | Critic, classes: int) -> list[str]:
     if built.output == "softmax" and (isinstance(built.label, str) or not 0 <= built.label < classes):
         return [f"{where}.label is {built.label!r}, but the trained classes are 0 to {classes - 1}"]
     if built.output == "sigmoid" and classes != 2:

@@ -32,10 +32,14 @@ class ClassifierNetwork:
 
     def encode(self, prompts: Sequence[str], responses: Sequence[str], contexts: Sequence[dict]) -> list[Encoded]:
         """One input per row of at most `max_length` tokens: the first text cut on the left, a second on the right."""
-        backend, names = self.tokenizer.backend_tokenizer, self._options.inputs
-        parts = [texts(name, self._where, prompts, responses, contexts) for name in names]
+        names = self._options.inputs
+        return self.encode_texts([texts(name, self._where, prompts, responses, contexts) for name in names])
+
+    def encode_texts(self, parts: Sequence[Sequence[str]]) -> list[Encoded]:
+        """Inputs of one list of texts, or of two."""
+        backend = self.tokenizer.backend_tokenizer
         pieces = [backend.encode_batch(part, add_special_tokens=False) for part in parts]
-        special = backend.num_special_tokens_to_add(len(names) == 2)
+        special = backend.num_special_tokens_to_add(len(parts) == 2)
         return [self._joined(list(row), max(self._limit - special, 0)) for row in zip(*pieces, strict=True)]
 
     def _joined(self, pieces: list[Any], budget: int) -> Encoded:
@@ -74,12 +78,14 @@ def positions(model: Any) -> int:
 class ClassifierReward(NetworkReward):
     """The component of kind `classifier`."""
 
+    network = ClassifierNetwork
+
     def open(self, name: str, revision: str | None) -> Network:
         where = f"{self._where}.model"
         tokenizer = loaded(AutoTokenizer.from_pretrained, name, revision, where)
         model = complete(AutoModelForSequenceClassification.from_pretrained, name, revision, where)
         self._column = column(model.config, self._options, self._where)
-        return ClassifierNetwork(model, tokenizer, self._options, where)
+        return self.network(model, tokenizer, self._options, where)
 
     def output(self, logits: np.ndarray) -> np.ndarray:
         chosen = logits[:, self._column]
@@ -87,8 +93,13 @@ class ClassifierReward(NetworkReward):
             return chosen
         if self._options.output == "sigmoid":
             return sigmoid(chosen)
-        top = logits.max(-1, keepdims=True)
-        return np.exp(chosen - top[:, 0]) / np.exp(logits - top).sum(-1)
+        return softmax(logits)[:, self._column]
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities [N, C]."""
+    powers = np.exp(logits - logits.max(-1, keepdims=True))
+    return powers / powers.sum(-1, keepdims=True)
 
 
 def sigmoid(values: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 from alol import schema
 from alol.errors import InputError
-from alol.rewards.options import Classifier, Preference
+from alol.rewards.options import Classifier, Critic, Preference, Trainable
 from alol.rewards.trained import fold, key
 
 log = logging.getLogger(__name__)
@@ -40,11 +41,11 @@ def split_rows(path: Path) -> Iterator[dict[str, Any]]:
             yield {**row, "context": context}
 
 
-def _keys(path: Path, options: Classifier | Preference, where: str) -> set[str]:
+def _keys(path: Path, options: Trainable, where: str) -> set[str]:
     return {key(options, where, row["prompt"], row["response"], row["context"]) for row in split_rows(path)}
 
 
-def gather(clean: Path, options: Classifier | Preference, where: str) -> Examples:
+def gather(clean: Path, options: Trainable, where: str) -> Examples:
     """The examples of a component from data/clean/<task>; raises InputError when none are left."""
     validation, test = (_keys(clean / f"{split}.parquet", options, where) for split in (schema.VALIDATION, schema.TEST))
     held = validation | test
@@ -60,11 +61,15 @@ def gather(clean: Path, options: Classifier | Preference, where: str) -> Example
     return found
 
 
-def _labelled(path: Path, options: Classifier, where: str, held: set[str], train: set[str]) -> Examples:
+def _labelled(path: Path, options: Classifier | Critic, where: str, held: set[str], train: set[str]) -> Examples:
     rows, labels, keys, dropped = [], [], [], 0
+    unknown: Counter[str] = Counter()
     for group in schema.read(path):
         for row in group:
             cells = (row["prompt"] or "", row["response"], row["context"])
+            if isinstance(options, Critic) and row["context"].get("relation") not in options.relations:
+                unknown[str(row["context"].get("relation"))] += 1
+                continue
             name = key(options, where, *cells)
             if name in held:
                 dropped += 1
@@ -74,6 +79,9 @@ def _labelled(path: Path, options: Classifier, where: str, held: set[str], train
             keys.append(name)
     if dropped:
         log.info("%s: %d labelled texts left out, for validation and test have their prompts", where, dropped)
+    if unknown:
+        listed = ", ".join(f"{name} {count}" for name, count in unknown.most_common())
+        log.info("%s: %d labelled texts left out, whose relation has no words (%s)", where, unknown.total(), listed)
     return Examples(rows, [(i,) for i in range(len(rows))], labels, keys, not train.isdisjoint(keys))
 
 

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from alol.errors import InputError
 from alol.params import Launch
 from alol.rewards.components import Origin
-from alol.rewards.options import FULL, Classifier, Preference, local
+from alol.rewards.options import FULL, Toxichat, Trainable, local
 from alol.rewards.trained import fold, fold_folder, key
 
 
@@ -134,7 +134,7 @@ class NetworkReward:
     Subclasses say how to open one and what becomes of its logits. One fold's model is held at a time.
     """
 
-    def __init__(self, where: str, options: Classifier | Preference, folder: Path, launch: Launch) -> None:
+    def __init__(self, where: str, options: Trainable | Toxichat, folder: Path, launch: Launch) -> None:
         self._where, self._options, self._folder, self._launch = where, options, folder, launch
         if options.train is not None and not (folder / FULL).exists():
             raise InputError(f"{where}: {folder / FULL} is missing; run `dvc repro` to train it")

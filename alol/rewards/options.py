@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from alol.errors import known
 from alol.strict import build
@@ -63,6 +63,47 @@ class Classifier:
 
 
 @dataclass(frozen=True)
+class Names:
+    """First names for the placeholders of a triple."""
+
+    placeholders: list[str]
+    draws: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Critic:
+    """A classifier with one logit; its two texts are made of context.head, context.relation and the response."""
+
+    kind: str
+    model: str | None
+    revision: str | None
+    relations: dict[str, str]
+    names: Names
+    max_length: int
+    low: float | None
+    high: float | None
+    train: Training | None
+
+    inputs: ClassVar[tuple[str, ...]] = ("context.head", "response")
+    output: ClassVar[str] = "sigmoid"
+    label: ClassVar[int] = 1
+
+
+@dataclass(frozen=True)
+class Toxichat:
+    kind: str
+    model: str | None
+    revision: str | None
+    label: int
+    max_length: int
+    low: float | None
+    high: float | None
+
+    train: ClassVar[None] = None  # published checkpoints only; train a `classifier` instead
+
+
+@dataclass(frozen=True)
 class Preference:
     kind: str
     model: str | None
@@ -91,18 +132,22 @@ class Stored:
 @dataclass(frozen=True)
 class Tfidf:
     kind: str
+    texts: str | None
     few: int
     divisor: int
     low: float | None
     high: float | None
 
 
-Options = Python | Classifier | Preference | Stored | Tfidf
+Options = Python | Classifier | Critic | Toxichat | Preference | Stored | Tfidf
+Trainable = Classifier | Critic | Preference
 
 # kind -> (its options, module:class that scores)
 KINDS: dict[str, tuple[type, str]] = {
     "python": (Python, "alol.rewards.python:PythonReward"),
     "classifier": (Classifier, "alol.rewards.classifier:ClassifierReward"),
+    "critic": (Critic, "alol.rewards.critic:CriticReward"),
+    "toxichat": (Toxichat, "alol.rewards.toxichat:ToxichatReward"),
     "preference": (Preference, "alol.rewards.preference:PreferenceReward"),
     "stored": (Stored, "alol.rewards.stored:StoredReward"),
     "tfidf": (Tfidf, "alol.rewards.tfidf:TfidfReward"),

@@ -19,8 +19,9 @@ from transformers import (
 )
 
 from alol.rewards.classifier import ClassifierNetwork
+from alol.rewards.critic import CriticNetwork
 from alol.rewards.network import loaded
-from alol.rewards.options import Classifier, Preference, Training
+from alol.rewards.options import Classifier, Critic, Preference, Trainable, Training
 from alol.rewards.preference import PreferenceNetwork, RewardModel, RewardModelConfig
 
 PAD, CLS, SEP, END = "[PAD]", "[CLS]", "[SEP]", "<|endoftext|>"
@@ -68,14 +69,15 @@ def preference_tokenizer(texts: Iterable[str], train: Training, options: Prefere
     )
 
 
-def classifier(options: Classifier, where: str, tokenizer: Any, labels: int) -> ClassifierNetwork:
+def classifier(options: Classifier | Critic, where: str, tokenizer: Any, labels: int) -> ClassifierNetwork:
     """A network to train, with `labels` logits; the caller seeds torch's generator."""
     train = options.train
+    network = CriticNetwork if isinstance(options, Critic) else ClassifierNetwork
     if train.init != "scratch":
         load, place = AutoModelForSequenceClassification.from_pretrained, f"{where}.train.init"
         keywords = {"dtype": torch.float32, "num_labels": labels, "ignore_mismatched_sizes": True}
         model = loaded(load, train.init, train.init_revision, place, **keywords)
-        return ClassifierNetwork(model, tokenizer, options, place)
+        return network(model, tokenizer, options, place)
     config = BertConfig(
         vocab_size=len(tokenizer),
         hidden_size=train.width,
@@ -88,7 +90,7 @@ def classifier(options: Classifier, where: str, tokenizer: Any, labels: int) -> 
         pad_token_id=tokenizer.pad_token_id,
         num_labels=labels,
     )
-    return ClassifierNetwork(BertForSequenceClassification(config), tokenizer, options, where)
+    return network(BertForSequenceClassification(config), tokenizer, options, where)
 
 
 def preference(options: Preference, where: str, tokenizer: Any) -> PreferenceNetwork:
@@ -117,7 +119,7 @@ def preference(options: Preference, where: str, tokenizer: Any) -> PreferenceNet
     return PreferenceNetwork(RewardModel(config), tokenizer, options, where)
 
 
-def checkpoint_tokenizer(options: Classifier | Preference, where: str) -> Any:
+def checkpoint_tokenizer(options: Trainable, where: str) -> Any:
     """The tokenizer of `train.init`; a reward model's gets the role marks it lacks."""
     train = options.train
     tokenizer = loaded(AutoTokenizer.from_pretrained, train.init, train.init_revision, f"{where}.train.init")

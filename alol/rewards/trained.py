@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from alol.errors import InputError
-from alol.rewards.options import Classifier, Preference
+from alol.rewards.options import Preference, Trainable
 
 CONTEXT = "context."
 
@@ -25,9 +25,9 @@ def fold_folder(number: int) -> str:
     return f"fold{number}"
 
 
-def key(options: Classifier | Preference, where: str, prompt: str, response: str, context: dict[str, Any]) -> str:
+def key(options: Trainable, where: str, prompt: str, response: str, context: dict[str, Any]) -> str:
     """What must be unseen: the classifier's first text that is not the response; else the prompt, else the response."""
-    if isinstance(options, Classifier):
+    if not isinstance(options, Preference):
         for name in options.inputs:
             if name.startswith(CONTEXT):
                 return text(name, where, prompt, response, context).strip()

@@ -22,9 +22,10 @@ from alol.errors import InputError
 from alol.files import replacing, write_json
 from alol.params import Launch
 from alol.rewards import scratch, tfidf
+from alol.rewards.critic import sentences
 from alol.rewards.examples import Examples, divide, gather
 from alol.rewards.network import Encoded, Network, all_logits, batch_of, by_length, device, quiet
-from alol.rewards.options import FULL, Classifier, Preference, Tfidf, Training, fitted
+from alol.rewards.options import FULL, Critic, Preference, Tfidf, Trainable, Training, fitted
 from alol.rewards.preference import dialogue
 from alol.rewards.trained import fold_folder, text
 
@@ -40,18 +41,23 @@ def train(specs: dict[str, dict[str, Any]], clean: Path, folder: Path, launch: L
         partial.mkdir()
         for name, options in fitted(specs):
             if isinstance(options, Tfidf):
-                groups = schema.read(clean / "train.parquet", ["response"])
+                groups = schema.read(_texts(clean, options), ["response"])
                 tfidf.save(partial / name, tfidf.fit(row["response"] for group in groups for row in group))
-            elif isinstance(options, Classifier | Preference) and options.train is not None:
+            elif isinstance(options, Trainable) and options.train is not None:
                 metrics[name] = _Trainer(name, options, clean, launch).run(partial / name)
         write_json(partial / MARKER, sorted(path.name for path in partial.iterdir()))
     return metrics
 
 
+def _texts(clean: Path, options: Tfidf) -> Path:
+    """The table that tf-idf is fitted to."""
+    return clean / "train.parquet" if options.texts is None else clean / "texts" / f"{options.texts}.parquet"
+
+
 class _Trainer:
     """Trains the models of one component."""
 
-    def __init__(self, name: str, options: Classifier | Preference, clean: Path, launch: Launch) -> None:
+    def __init__(self, name: str, options: Trainable, clean: Path, launch: Launch) -> None:
         self.name, self.where, self.options, self.launch = name, f"rewards.{name}", options, launch
         self.examples = gather(clean, options, self.where)
         self.tokenizer = self._tokenizer()
@@ -84,7 +90,10 @@ class _Trainer:
         if isinstance(self.options, Preference):
             dialogues = (dialogue(self.options, self.where, scratch.END, *row) for row in rows)
             return scratch.preference_tokenizer(dialogues, train, self.options)
-        texts = (text(name, self.where, *row) for row in rows for name in self.options.inputs)
+        if isinstance(self.options, Critic):
+            texts = (part for row in rows for part in sentences(self.options, self.where, *row[1:]))
+        else:
+            texts = (text(name, self.where, *row) for row in rows for name in self.options.inputs)
         return scratch.classifier_tokenizer(texts, train, self.options.max_length)
 
     def _network(self) -> Network:

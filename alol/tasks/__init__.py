@@ -15,7 +15,10 @@ Metric = Callable[[Sequence[str], Sequence[str], Sequence[dict]], list[float]]  
 
 @dataclass(frozen=True)
 class Format:
-    """`read(raw folder, options)` gives, for each split, its rows, prompt by prompt; `metrics` are the task's own."""
+    """`read(raw folder, options)` gives, for each split, its rows, prompt by prompt; `metrics` are the task's own.
+
+    What it gives beside the splits are further texts, for rewards that are fitted to them.
+    """
 
     options: type
     read: Callable[[Path, Any], dict[str, Iterator[Row]]]
@@ -24,9 +27,15 @@ class Format:
 
 def get(name: str) -> Format:
     """The format of that name; raises InputError listing the known ones."""
-    from alol.tasks import demo, hha, table
+    from alol.tasks import comet, demo, hha, knowledge, table
 
-    formats = {"demo": demo.FORMAT, "hha": hha.FORMAT, "table": table.FORMAT}
+    formats = {
+        "comet": comet.FORMAT,
+        "demo": demo.FORMAT,
+        "hha": hha.FORMAT,
+        "knowledge": knowledge.FORMAT,
+        "table": table.FORMAT,
+    }
     if name not in formats:
         raise known("format", name, formats)
     return formats[name]

@@ -1,15 +1,14 @@
 """The format of a user's own task: tables with a column of prompts and a column of responses.
 
 A row holds one response, or a list of them; rows with the same id (without an id: the same prompt) are responses to one
-prompt, wherever they stand. A first pass counts rows per prompt, so that the second holds back unfinished prompts only.
+prompt, wherever they stand.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -19,7 +18,8 @@ from alol import rawfiles
 from alol.errors import InputError
 from alol.rawfiles import Record
 from alol.schema import SPLITS, TEST, TRAIN, VALIDATION
-from alol.tasks import Format, Row
+from alol.tasks import Format, Row, grouping
+from alol.tasks.grouping import Key
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,6 @@ class Options:
     id: str | None  # column; null: rows with equal prompts belong together
     preference: str | None  # column: a number per response, larger is better; null: best first, as in the file
     context: dict[str, str]  # context key -> column
-
-
-Key = bytes  # a digest of a prompt's id, to group by without holding the texts
 
 
 def read(raw: Path, options: Options) -> dict[str, Iterator[Row]]:
@@ -74,15 +71,14 @@ def _key(record: Record, options: Options) -> Key:
     value = rawfiles.column(record, options.id) if options.id else rawfiles.text(record, options.prompt)
     if type(value) not in (str, int) or value == "":
         raise InputError(f"{record.where}: column '{options.id}' must be a text or an integer, but is {value!r:.60}")
-    return hashlib.blake2b(str(value).encode(), digest_size=16).digest()
+    return grouping.digest(str(value))
 
 
-def _count(path: Path, options: Options) -> Counter[Key]:
-    """Rows per prompt."""
-    return Counter(_key(record, options) for record in rawfiles.records(path))
+def _count(path: Path, options: Options) -> Mapping[Key, int]:
+    return grouping.count(rawfiles.records(path), lambda record: _key(record, options))
 
 
-def _split_off(counts: Counter[Key], shares: dict[str, float], seed: int) -> dict[Key, str]:
+def _split_off(counts: Mapping[Key, int], shares: dict[str, float], seed: int) -> dict[Key, str]:
     """Prompts that leave the training split: those whose seeded hash is smallest, the nearest number to each share.
 
     A prompt's place depends on the set of prompts and the seed, not on the order of the file.
@@ -96,19 +92,11 @@ def _part(share: float, count: int) -> int:
     return max(1, math.floor(share * count + 0.5))
 
 
-def _rows(path: Path, split: str, counts: dict[Key, int], options: Options) -> Iterator[Row]:
-    """A prompt's rows once its last record has been read; records of prompts that are not counted are passed over."""
-    waiting: dict[Key, list[Record]] = {}
-    number = 0
-    for record in rawfiles.records(path):
-        key = _key(record, options)
-        if key not in counts:
-            continue
-        group = waiting.setdefault(key, [])
-        group.append(record)
-        if len(group) == counts[key]:
-            yield from _prompt_rows(waiting.pop(key), split, number, options)
-            number += 1
+def _rows(path: Path, split: str, counts: Mapping[Key, int], options: Options) -> Iterator[Row]:
+    """The rows of the prompts that are counted; records of other prompts are passed over."""
+    groups = grouping.together(rawfiles.records(path), lambda record: _key(record, options), counts)
+    for number, group in enumerate(groups):
+        yield from _prompt_rows(group, split, number, options)
 
 
 def _prompt_rows(group: list[Record], split: str, number: int, options: Options) -> Iterator[Row]:
