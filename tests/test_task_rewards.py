@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -100,7 +101,10 @@ def test_a_critic_scores_its_sentences_and_averages_over_draws(tmp_path):
     parts = []
     for draw in range(2):
         names = critic.persons(component(tmp_path), "PersonX likes PersonY", draw)
-        drawn = [critic.sentences(component(tmp_path), "w", t, {**c, "draw": draw}) for t, c in zip(TEXTS, contexts)]
+        drawn = [
+            critic.sentences(component(tmp_path), "w", t, {**c, "draw": draw})
+            for t, c in zip(TEXTS, contexts, strict=False)
+        ]
         assert all(names["PersonX"] in head for head, _ in drawn)
         plain = {"kind": "classifier", "model": str(folder), "output": "sigmoid", "max_length": 128}
         parts.append(scores(tmp_path, plain, *zip(*drawn, strict=True)))
@@ -232,6 +236,7 @@ def test_tf_idf_is_fitted_to_the_texts_it_names(tmp_path):
 
 
 @pytest.mark.network
+@pytest.mark.skipif(not os.environ.get("ALOL_NETWORK"), reason="set ALOL_NETWORK=1 to fetch published models")
 @pytest.mark.parametrize(
     ("name", "prompt", "response", "published"),
     [
@@ -242,18 +247,6 @@ def test_tf_idf_is_fitted_to_the_texts_it_names(tmp_path):
     ],
 )
 def test_the_published_dialogrpt_gives_its_cards_scores(tmp_path, name, prompt, response, published):
-    if not _hub():
-        pytest.skip("no hub can be reached")
     spec = {"kind": "classifier", "model": f"microsoft/DialogRPT-{name}", "revision": "main", "output": "sigmoid"}
     found = scores(tmp_path, spec, [f"{prompt}{END}"], [response])
     assert found[0] == pytest.approx(published, abs=0.001)  # the cards give three digits
-
-
-def _hub() -> bool:
-    import huggingface_hub
-
-    try:
-        huggingface_hub.model_info("microsoft/DialogRPT-depth", timeout=5)
-    except OSError:
-        return False
-    return True
