@@ -10,7 +10,7 @@ repro: $(VENV)/.ready
 	dvc repro
 
 test: $(VENV)/.ready
-	python -m pytest
+	python -m pytest --numprocesses auto --dist loadfile
 
 lint: $(VENV)/.ready
 	ruff check .

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from alol import download, endpoint, params, rewards, strict, tasks
+from alol import download, endpoint, params, paths, rewards, strict, tasks
 from alol.algorithms import NAMES, hyperparameters
 from alol.errors import InputError
 from alol.models import is_local
@@ -92,6 +92,8 @@ def _policy(chosen: Params) -> Iterator[str]:
         ("tokenizer", policy.tokenizer_revision),
     ):
         name = getattr(policy, key)
+        if name and Path(name).is_relative_to(paths.raw(chosen.task)):
+            continue  # stage download brings it
         if name and is_local(name) and not Path(os.path.expandvars(name)).is_absolute():
             # a queued experiment runs in another folder, where a relative path would mean something else
             yield f"{where}.{key}: '{name}' must be absolute or start with an environment variable"

@@ -13,8 +13,11 @@ import json
 import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, NamedTuple
+
+from tqdm import tqdm
 
 from alol.errors import InputError
 
@@ -31,6 +34,10 @@ class Record(NamedTuple):
     values: dict[str, Any]
 
 
+Tick = Callable[[int], object]  # told how many bytes (of a JSON array: characters) were read
+Reader = Callable[[Path, Tick], Iterator[Record]]
+
+
 def find(raw: Path, name: str) -> Path:
     """The raw file `name`, which must lie below `raw`; raises InputError when it doesn't or is missing."""
     if not name or PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
@@ -40,18 +47,24 @@ def find(raw: Path, name: str) -> Path:
     return raw / name
 
 
-def records(path: Path, header: Sequence[str] | None = None) -> Iterator[Record]:
+def records(path: Path, header: Sequence[str] | None = None, title: str | None = None) -> Iterator[Record]:
     """The rows of a .jsonl, .json (an array or one object a line), .csv, .tsv or .parquet file.
 
     All but .parquet may end in .gz. A .csv or .tsv file starts with the names of its columns, unless they are given as
-    `header`. Raises InputError naming the file and the line that cannot be read.
+    `header`. With a `title` the bytes read are shown in a progress bar. Raises InputError naming the file and the line
+    that cannot be read.
     """
     suffix = Path(path.name.removesuffix(".gz")).suffix.lower()
     if suffix not in READERS:
         raise InputError(f"{path}: unknown kind of file; known: {', '.join(READERS)}")
-    if header is not None:
-        return _separated(path, DIALECTS[suffix], header)
-    return READERS[suffix](path)
+    reader = READERS[suffix] if header is None else partial(_separated, dialect=DIALECTS[suffix], header=header)
+    return reader(path, lambda count: None) if title is None else _shown(reader, path, title)
+
+
+def _shown(reader: Reader, path: Path, title: str) -> Iterator[Record]:
+    size = path.stat().st_size if path.is_file() and not path.name.endswith(".gz") else None
+    with tqdm(desc=title, total=size, unit="B", unit_scale=True, disable=None) as bar:
+        yield from reader(path, bar.update)
 
 
 def column(record: Record, name: str) -> Any:
@@ -92,10 +105,11 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         raise InputError(f"{path} is cut off or not a gzip file ({error}); fetch it again") from None
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
+def _lines(path: Path, tick: Tick) -> Iterator[tuple[int, str]]:
     """Line numbers, from 1, and lines with their ends; a byte order mark is left out."""
     with _opened(path) as file:
         for number, line in enumerate(file, 1):
+            tick(len(line))
             try:
                 yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
@@ -108,8 +122,8 @@ def _object(value: Any, where: str) -> Record:
     return Record(where, value)
 
 
-def _json_lines(path: Path) -> Iterator[Record]:
-    for number, line in _lines(path):
+def _json_lines(path: Path, tick: Tick) -> Iterator[Record]:
+    for number, line in _lines(path, tick):
         if not line.strip():
             continue
         where = f"{path}, line {number}"
@@ -120,14 +134,14 @@ def _json_lines(path: Path) -> Iterator[Record]:
         yield _object(value, where)
 
 
-def _json(path: Path) -> Iterator[Record]:
+def _json(path: Path, tick: Tick) -> Iterator[Record]:
     """An array when the first character says so, else one object a line."""
     with _opened(path) as file:
         start = file.read(1024).removeprefix(b"\xef\xbb\xbf").lstrip()
-    return _json_array(path) if start.startswith(b"[") else _json_lines(path)
+    return _json_array(path, tick) if start.startswith(b"[") else _json_lines(path, tick)
 
 
-def _json_array(path: Path) -> Iterator[Record]:
+def _json_array(path: Path, tick: Tick) -> Iterator[Record]:
     """The objects of an array one by one; only the chunk that holds the current one is in memory."""
     decode = json.JSONDecoder().raw_decode
     with _opened(path) as file:
@@ -148,6 +162,7 @@ def _json_array(path: Path) -> Iterator[Record]:
                 return
             if not more:
                 raise InputError(f"{where}: not valid JSON, perhaps cut off")
+            tick(len(more))
             buffer, position = buffer[position:] + more, 0
 
 
@@ -158,10 +173,12 @@ def _read(stream: io.TextIOWrapper, where: str) -> str:
         raise InputError(f"{where} or soon after: not UTF-8") from None
 
 
-def _separated(path: Path, dialect: type[csv.Dialect], header: Sequence[str] | None = None) -> Iterator[Record]:
+def _separated(
+    path: Path, tick: Tick, dialect: type[csv.Dialect], header: Sequence[str] | None = None
+) -> Iterator[Record]:
     """Rows under a header (the first row unless given); one with more or fewer cells than the header is refused."""
     csv.field_size_limit(LONGEST)
-    reader = csv.reader((line for _, line in _lines(path)), dialect, strict=True)
+    reader = csv.reader((line for _, line in _lines(path, tick)), dialect, strict=True)
     try:
         header = next(reader, []) if header is None else header
         if not header or len(set(header)) < len(header):
@@ -177,7 +194,7 @@ def _separated(path: Path, dialect: type[csv.Dialect], header: Sequence[str] | N
         raise InputError(f"{path}, line {reader.line_num}: {error}") from None
 
 
-def _parquet(path: Path) -> Iterator[Record]:
+def _parquet(path: Path, tick: Tick) -> Iterator[Record]:
     """Row group by row group; what stands in the columns is left to the one who reads them."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -194,10 +211,9 @@ def _parquet(path: Path) -> Iterator[Record]:
 
 
 DIALECTS: dict[str, type[csv.Dialect]] = {".csv": csv.excel, ".tsv": csv.excel_tab}
-READERS: dict[str, Callable[[Path], Iterator[Record]]] = {
+READERS: dict[str, Reader] = {
     ".jsonl": _json_lines,
     ".json": _json,
-    ".csv": lambda path: _separated(path, csv.excel),
-    ".tsv": lambda path: _separated(path, csv.excel_tab),
+    **{suffix: partial(_separated, dialect=dialect) for suffix, dialect in DIALECTS.items()},
     ".parquet": _parquet,
 }

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
+from alol import paths
 from alol.errors import InputError
 from alol.params import Params
 from alol.rewards.options import (
@@ -122,6 +124,8 @@ def _model(where: str, built: Trainable, params: Params) -> list[str]:
 
 
 def _source(where: str, model: str | None) -> list[str]:
+    if model and Path(model).is_relative_to(paths.raw("")):
+        return []  # stage download brings it
     path = local(model) if model else None
     return [f"{where}: {path} does not exist"] if path is not None and not path.exists() else []
 

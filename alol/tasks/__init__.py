@@ -27,13 +27,14 @@ class Format:
 
 def get(name: str) -> Format:
     """The format of that name; raises InputError listing the known ones."""
-    from alol.tasks import comet, demo, hha, knowledge, table
+    from alol.tasks import comet, demo, hha, knowledge, reddit, table
 
     formats = {
         "comet": comet.FORMAT,
         "demo": demo.FORMAT,
         "hha": hha.FORMAT,
         "knowledge": knowledge.FORMAT,
+        "reddit": reddit.FORMAT,
         "table": table.FORMAT,
     }
     if name not in formats:
