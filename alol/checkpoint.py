@@ -81,11 +81,9 @@ def answers(
 def summarise(rows: list[dict[str, Any]], annotated: Path, baselines: Path, params: Params) -> dict[str, Any]:
     """The numbers of metrics/summary.json about the test responses, with the checkpoint as the policy."""
     tables = {
-        "gold": summary.gold_rows(schema.rows(annotated / "test.parquet")),
+        "gold": summary.gold_rows(schema.rows(annotated / "test.parquet"), params),
         "reference": schema.rows(baselines / "test.parquet"),
         "policy": rows,
     }
-    summary.check_aligned(tables)
-    own = tasks.get(params.clean.format).metrics
-    measured = {name: summary.measure(table, tables["gold"], params.reward, own) for name, table in tables.items()}
+    measured = summary.compared(tables, params, tasks.get(params.clean.format))
     return summary.summarise([row["subset"] for row in tables["gold"]], measured, params.aggregate)

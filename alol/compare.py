@@ -22,6 +22,7 @@ SUMMARY, PARAMS = "metrics/summary.json", "params.yaml"
 POLICY = "policy.all."
 FIRST = ("policy.all.reward", "reference.all.reward", "delta.all.reward", "policy.macro.reward")
 LAST = ("discarded", "selected", "value_mse")
+SUMMARIES = ("gold.", "reference.", "policy.", "validation.", "checkpoints.")  # parts of a summary
 # Beside the run's identity: `launch`, `judge` and `aggregate` change neither what is learned nor a mean reward.
 IGNORED = ("task", "seed", "algorithm", "launch", "judge", "aggregate")
 Row = Mapping[str, Any]
@@ -36,6 +37,7 @@ class Run:
     seed: str
     settings: dict[str, str]
     metrics: dict[str, float]
+    summary: dict[str, float]  # every number of metrics/summary.json
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,8 @@ def collect(
         found = _metrics(row)
         reason = _unusable(row, task, found) or stale.get(name(row))
         if reason is None:
-            run = Run(name(row), str(row["algorithm"]), _text(row["seed"]), settings(row, task, sections), found)
+            own = settings(row, task, sections)
+            run = Run(name(row), str(row["algorithm"]), _text(row["seed"]), own, found, _finite(row, SUMMARIES))
             key = (run.algorithm, run.seed, tuple(run.settings.items()))
             first = runs.setdefault(key, run)
             if first is run:
@@ -172,11 +175,17 @@ def _unusable(row: Row, task: str, found: Mapping[str, float]) -> str | None:
 
 def _metrics(row: Row) -> dict[str, float]:
     """The numbers of metrics/summary.json that the comparison shows."""
-    wanted = {key: value for key, value in row.items() if key.startswith(POLICY) or key in (*FIRST, *LAST)}
+    return _finite(row, (POLICY, *FIRST, *LAST))
+
+
+def _finite(row: Row, starts: tuple[str, ...]) -> dict[str, float]:
     return {
         key: float(value)
-        for key, value in wanted.items()
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        for key, value in row.items()
+        if key.startswith(starts)
+        and isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and math.isfinite(value)
     }
 
 
@@ -204,7 +213,7 @@ def checkpoint(name: str, summary: Mapping[str, Any]) -> Group:
     found = _metrics(_numbers(summary))
     if FIRST[0] not in found:
         raise InputError(f"the summary of checkpoint '{name}' has no {FIRST[0]}; evaluate it again")
-    return Group(name, {}, [Run(name, name, "", {}, found)])
+    return Group(name, {}, [Run(name, name, "", {}, found, {})])
 
 
 def _numbers(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -300,11 +309,9 @@ def terminal_table(groups: Sequence[Group]) -> str:
 
 def markdown(groups: Sequence[Group], task: str, left_out: int) -> str:
     """A page with the table and the figure's name."""
-    header, *lines = _cells(groups, "±")
-    ruled = [header, ["---", *["---:"] * (len(header) - 1)], *lines]
-    table = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in ruled)
     return (
-        f"# {task}: runs compared\n\n{table}\n\nMean and standard deviation over seeds, on the test prompts pooled; "
+        f"# {task}: runs compared\n\n{table(_cells(groups, '±'))}\n\n"
+        f"Mean and standard deviation over seeds, on the test prompts pooled; "
         f"a run without a deviation has one seed. `delta` is the policy's reward less the reference's; `selected` the "
         f"share of seeds in which a checkpoint beat the reference on validation. {left_out} rows of DVC's table are "
         f"left out (other tasks, repeated, unfinished).\n\n"
@@ -315,3 +322,99 @@ def markdown(groups: Sequence[Group], task: str, left_out: int) -> str:
 def lines(groups: Sequence[Group]) -> list[Line]:
     """What the figure shows."""
     return [Line(g.label, g.values("policy.all.reward"), spread(g.values("reference.all.reward"))[0]) for g in groups]
+
+
+def across(tasks: Mapping[str, Sequence[Group]]) -> list[dict[str, Any]]:
+    """One row per algorithm (and settings by which a task's runs differ) over several tasks, the best mean first.
+
+    `<task> reward` is the mean over seeds, with `std`, `reference` and `delta`; `first less last` is the difference of
+    the rewards of the first and the last task. None where a task has no such run.
+    """
+    found = {task: {g.label: g for g in groups} for task, groups in tasks.items()}
+    rows = []
+    for label in dict.fromkeys(label for groups in found.values() for label in groups):
+        row: dict[str, Any] = {"run": label}
+        for task, groups in found.items():
+            group = groups.get(label)
+            for column, key in (("reward", FIRST[0]), ("reference", FIRST[1]), ("delta", FIRST[2])):
+                mean, std = spread(group.values(key)) if group else (None, None)
+                row[f"{task} {column}"] = mean
+                if column == "reward":
+                    row[f"{task} std"] = std
+        first, *_, last = (row[f"{task} reward"] for task in tasks)
+        row["first less last"] = None if first is None or last is None else first - last
+        rows.append(row)
+    rewards = {
+        row["run"]: [row[f"{task} reward"] for task in tasks if row[f"{task} reward"] is not None] for row in rows
+    }
+    return sorted(rows, key=lambda row: (-statistics.fmean(rewards[row["run"]]), row["run"]))
+
+
+def across_cells(rows: Sequence[Mapping[str, Any]], plus: str) -> list[list[str]]:
+    """Header and lines of `across` as text, a deviation behind its mean."""
+    names = [name for name in rows[0] if not name.endswith(" std")]
+    lines = [names]
+    for row in rows:
+        cells = [row["run"]]
+        for name in names[1:]:
+            std = row.get(name.replace(" reward", " std")) if name.endswith(" reward") else None
+            cells.append(show(row[name]) + (f" {plus} {show(std)}" if std is not None else ""))
+        lines.append(cells)
+    return lines
+
+
+def table(cells: Sequence[Sequence[str]]) -> str:
+    """Markdown; the first column is flush left."""
+    header, *lines = cells
+    ruled = [header, ["---", *["---:"] * (len(header) - 1)], *lines]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in ruled)
+
+
+def results(runs: Sequence[Run], task: str) -> list[dict[str, str]]:
+    """The columns of the published code's results, one row per run and one for the reference they share.
+
+    best and worst: the evaluations while training with the largest and the smallest success measure, with epoch (e) and
+    update (s). Then the final numbers on validation and test, of generated and gold responses. "NA" where a run has
+    none. `seed` and `run` are added behind.
+    """
+    measures = {run.settings.get("train.success", "reward") for run in runs}
+    title = _measure_title(measures.pop()) if len(measures) == 1 else "success"
+    keys = ordered(sorted({key.split(".")[2] for run in runs for key in run.summary if key.startswith(POLICY)}))
+    keys = [key for key in keys if key not in ("reward_low", "reward_high")]
+    ranked_runs = sorted(runs, key=lambda run: (run.algorithm, len(run.seed), run.seed, run.name))
+    rows = [_result(run, task, run.algorithm, "policy", title, keys) for run in ranked_runs]
+    return [_result(ranked_runs[0], task, "reference", "reference", title, keys), *rows] if rows else []
+
+
+def _measure_title(measure: str) -> str:
+    return "final_reward" if measure == "reward" else measure.removeprefix("reward_")
+
+
+def _result(run: Run, task: str, algorithm: str, model: str, title: str, keys: Sequence[str]) -> dict[str, str]:
+    found, measure = run.summary, run.settings.get("train.success", "reward")
+    trained = model == "policy"
+    row = {"task_name": task, "baseline_model": _baseline(run.settings), "algorithm": algorithm}
+    for which in ("best", "worst"):
+        at = {key: found.get(f"checkpoints.{which}.{key}") if trained else None for key in ("epoch", "update", "value")}
+        row |= {f"{which} e": _three(at["epoch"]), f"{which} s": _three(at["update"])}
+        row[f"{which} V {title}"] = _three(at["value"])
+    row |= {f"val_{title}": _three(found.get(f"validation.{model}.{measure}"))}
+    row |= {f"test_{title}": _three(found.get(f"{model}.all.{measure}"))}
+    sources = {"val_gen": f"validation.{model}", "test_gen": f"{model}.all"}
+    sources |= {"val_gold": "validation.gold", "test_gold": "gold.all"}
+    for segment, source in sources.items():
+        row |= {f"{segment} {key}": _three(found.get(f"{source}.{key}")) for key in keys}
+    return {**row, "seed": run.seed if trained else "", "run": run.name if trained else ""}
+
+
+def _baseline(settings: Mapping[str, str]) -> str:
+    """What the reference was made from."""
+    names = (settings.get("policy.model"), settings.get("policy.adapter"))
+    return " + ".join(name for name in names if name and name != "None") or "NA"
+
+
+def _three(value: float | None) -> str:
+    """Three decimals; counts as they are."""
+    if value is None:
+        return "NA"
+    return f"{value:.3f}".rstrip("0").rstrip(".") if value == int(value) else f"{value:.3f}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -25,14 +25,15 @@ def scored_rows(rows: list[dict[str, Any]], rewards: Rewards) -> list[dict[str, 
 
 def success(rows: list[dict[str, Any]], measure: str, reward: Reward) -> float:
     """The mean of the measure that checkpoints are chosen by: `reward` (the total) or a `reward_<component>` column."""
-    if measure == "reward":
-        return float(np.mean([schema.total_reward(row, reward.weights, reward.shift) for row in rows]))
-    return float(np.mean([row[measure] for row in rows]))
+    return float(np.mean([schema.score(row, measure, reward.weights, reward.shift) for row in rows]))
 
 
 @dataclass(frozen=True)
 class Validation:
-    """Scores a policy in training on the validation prompts: call it to get the mean of the success measure."""
+    """Scores a policy in training on the validation prompts: call it to get the mean of the success measure.
+
+    `scored` are the rows of the last call, in the main process.
+    """
 
     model: nn.Module
     encoder: Encoder
@@ -45,6 +46,7 @@ class Validation:
     launch: Launch
     seed: int
     main: Accelerator
+    scored: list[dict[str, Any]] = field(default_factory=list)
 
     def __call__(self) -> float:
         texts = generate(
@@ -54,5 +56,6 @@ class Validation:
         score = None
         if self.rewards is not None:
             rows = [{**row, "response": text} for row, text in zip(self.rows, texts, strict=True)]
-            score = success(scored_rows(rows, self.rewards), self.measure, self.reward)
+            self.scored[:] = scored_rows(rows, self.rewards)
+            score = success(self.scored, self.measure, self.reward)
         return float(from_main(score, self.main))

@@ -57,16 +57,24 @@ def improve(params: Params, inputs: Inputs, folder: Path | None, main: Accelerat
     )  # fmt: skip
     checkpoints: dict[str, Any] = {
         "evaluate": validation,
-        "keep": lambda: models.save(policy, folder) if folder is not None else None,
+        "keep": lambda: _keep(policy, validation.scored, params, folder) if folder is not None else None,
         "bar": evaluate.success(rows, settings.success, params.reward),
     }
     if algorithm is None:
-        history, plan = _online(params, inputs, policy, scorer, main, checkpoints)
+        history, plan, prompts = _online(params, inputs, policy, scorer, main, checkpoints)
     else:
-        history, plan = _from_data(params, algorithm, inputs, policy, main, checkpoints)
+        history, plan, prompts = _from_data(params, algorithm, inputs, policy, main, checkpoints)
     if folder is not None:
         result = {"selected": history.selected, "discarded": plan.discarded, "updates": len(plan.draws)}
-        write_json(folder / "training.json", {**result, "validation": history.validation, "curve": history.curve})
+        epochs = settings.epochs or len(plan.draws) * settings.batch_size / prompts
+        evaluations = [{**at, "epoch": at["update"] / len(plan.draws) * epochs} for at in history.validation]
+        write_json(folder / "training.json", {**result, "validation": evaluations, "curve": history.curve})
+
+
+def _keep(policy: LoadedPolicy, scored: list[dict[str, Any]], params: Params, folder: Path) -> None:
+    """The checkpoint, and its scored responses to the validation prompts."""
+    models.save(policy, folder)
+    schema.write(folder / "validation.parquet", schema.scored(schema.ROLLOUTS, params.rewards), scored)
 
 
 def _from_data(
@@ -76,7 +84,8 @@ def _from_data(
     policy: LoadedPolicy,
     main: Accelerator,
     checkpoints: dict[str, Any],
-) -> tuple[train.History, train.Plan]:
+) -> tuple[train.History, train.Plan, int]:
+    """What the run did, its plan, and how many examples an epoch has."""
     examples, plan = train.plan(
         schema.table(inputs.advantages), algorithm, params.train, params.seed,
         shift_key=f"tasks.{params.task}.reward.shift",
@@ -85,7 +94,7 @@ def _from_data(
         policy.model, policy.tokenizer.pad_token_id, examples, plan, algorithm, params.hyperparameters,
         params.train.optimizer, params.launch, main, **checkpoints,
     )  # fmt: skip
-    return history, plan
+    return history, plan, len(examples)
 
 
 def _online(
@@ -95,7 +104,7 @@ def _online(
     scorer: Rewards | None,
     main: Accelerator,
     checkpoints: dict[str, Any],
-) -> tuple[train.History, train.Plan]:
+) -> tuple[train.History, train.Plan, int]:
     """As many rollouts as the updates of the other algorithms, divided by `updates_per_rollout`."""
     settings = params.train
     options = strict.build(ppo.Options, params.hyperparameters, f"algorithms.{params.algorithm}")
@@ -112,7 +121,7 @@ def _online(
     )  # fmt: skip
     draws = sampling.draws(len(prompts), steps, settings.batch_size, params.seed)
     plan = train.Plan(draws, sampling.evaluation_points(steps, settings.evaluations), leftover)
-    return trainer.fit(plan, **checkpoints), plan
+    return trainer.fit(plan, **checkpoints), plan, len(prompts)
 
 
 def _scoring(params: Params, scorer: Rewards | None) -> Callable[[list[dict[str, Any]], list[str]], np.ndarray] | None:

@@ -189,6 +189,8 @@ class Train:
 
 @dataclass(frozen=True)
 class Aggregate:
+    gold: Literal["preferred", "best"]
+    label: str | None
     bootstrap: int
     permutations: int
     seed: int

@@ -37,6 +37,7 @@ class Training:
     columns: dict[str, Array]
     groups: dict[str, Array]
     examples: list[tuple[str, Rows]]
+    good: Array | None  # of the responses that training chose from: whether a human judged them good
 
 
 @dataclass(frozen=True)
@@ -57,12 +58,16 @@ def training(annotated: Path, advantages: Path, params: Params) -> Training:
     if schema.count(annotated) != schema.count(advantages):
         raise InputError(f"{annotated} and {advantages} differ in their number of rows; run `dvc repro`")
     found: list[tuple[float, ...]] = []
-    pairs = zip(_flat(annotated, _KEYS), _flat(advantages, [*_KEYS, *_NUMBERS]), strict=True)
+    label = params.aggregate.label
+    pairs = zip(
+        _flat(annotated, [*_KEYS, "context"] if label else _KEYS), _flat(advantages, [*_KEYS, *_NUMBERS]), strict=True
+    )
     for i, (text, row) in enumerate(pairs):
         if (text["prompt_id"], text["rank"]) != (row["prompt_id"], row["rank"]):
             raise InputError(f"{advantages}: row {i} is another response than in {annotated}; run `dvc repro`")
-        found.append((row["rank"], *(row[name] for name in _NUMBERS)))
-    rank, *numbers = np.array(found, dtype=np.float64).reshape(-1, 1 + len(_NUMBERS)).T
+        judged = _judged(text, label) if label else False
+        found.append((judged, row["rank"], *(row[name] for name in _NUMBERS)))
+    good, rank, *numbers = np.array(found, dtype=np.float64).reshape(-1, 2 + len(_NUMBERS)).T
     every = dict(zip(_NUMBERS, numbers, strict=True))
     chosen = (rank == 0) | (params.train.train_on == "all")
     if not chosen.any():
@@ -73,7 +78,16 @@ def training(annotated: Path, advantages: Path, params: Params) -> Training:
         (title, [{**texts[i], **{name: float(every[name][i]) for name in _NUMBERS}} for i in index])
         for title, index in extremes
     ]
-    return Training({name: column[chosen] for name, column in every.items()}, _groups(every, rank), examples)
+    columns = {name: column[chosen] for name, column in every.items()}
+    return Training(columns, _groups(every, rank), examples, good[chosen] > 0 if label else None)
+
+
+def _judged(row: dict[str, Any], label: str) -> bool:
+    value = row["context"].get(label)
+    if not isinstance(value, int | float):
+        found = f"prompt {row['prompt_id']}, rank {row['rank']}, has {value!r:.40} there"
+        raise InputError(f"params.yaml: aggregate.label is '{label}', which must be a number in every context; {found}")
+    return value > 0.5
 
 
 def _groups(every: Mapping[str, Array], rank: Array) -> dict[str, Array]:

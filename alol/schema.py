@@ -150,3 +150,8 @@ def contexts(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def total_reward(row: dict[str, Any], weights: dict[str, float], shift: float) -> float:
     """R = shift + sum of weight x component, over the `reward_<component>` columns of a row."""
     return shift + sum(weight * row[f"reward_{name}"] for name, weight in weights.items())
+
+
+def score(row: dict[str, Any], measure: str, weights: dict[str, float], shift: float) -> float:
+    """A row's success measure: `reward` is the total, any other name is a column."""
+    return total_reward(row, weights, shift) if measure == "reward" else row[measure]

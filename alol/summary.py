@@ -6,6 +6,7 @@ stage, what a number means is in `alol.metrics`.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import numpy as np
 from alol import metrics, params, schema
 from alol.errors import InputError
 from alol.metrics import Array
-from alol.tasks import Metric
+from alol.tasks import Format, Metric
 
 MODELS = ("gold", "reference", "policy")
 ALL, MACRO = "all", "macro"
@@ -29,11 +30,16 @@ class Measured:
 
     texts: list[str]
     columns: dict[str, Array]
+    spread: Sequence[str] = ()  # columns of which the standard deviation is reported too
 
 
-def gold_rows(rows: Rows) -> Rows:
-    """The preferred response of each prompt."""
-    return [row for row in rows if row["rank"] == 0]
+def gold_rows(rows: Rows, p: params.Params) -> Rows:
+    """The gold response of each prompt: the preferred one, or the one that scores best (the first of equals)."""
+    if p.aggregate.gold == "preferred":
+        return [row for row in rows if row["rank"] == 0]
+    measure, reward = p.train.success, p.reward
+    groups = itertools.groupby(rows, lambda row: row["prompt_id"])
+    return [max(group, key=lambda row: schema.score(row, measure, reward.weights, reward.shift)) for _, group in groups]
 
 
 def check_aligned(tables: Mapping[str, Rows]) -> None:
@@ -64,7 +70,9 @@ def splits(subsets: Sequence[str]) -> dict[str, list[Array]]:
     }
 
 
-def measure(rows: Rows, gold: Rows, reward: params.Reward, task_metrics: Mapping[str, Metric]) -> Measured:
+def measure(
+    rows: Rows, gold: Rows, reward: params.Reward, task_metrics: Mapping[str, Metric], spread: Sequence[str] = ()
+) -> Measured:
     """The metrics of each row; `gold` gives METEOR its references. InputError where one is not a finite number."""
     texts = [row["response"] for row in rows]
     columns = {"reward": [schema.total_reward(row, reward.weights, reward.shift) for row in rows]}
@@ -80,15 +88,26 @@ def measure(rows: Rows, gold: Rows, reward: params.Reward, task_metrics: Mapping
         if not np.isfinite(array).all():
             row = rows[int(np.flatnonzero(~np.isfinite(array))[0])]
             raise InputError(f"{name} is not a finite number for prompt '{row['prompt_id']}'; check what computes it")
-    return Measured(texts, arrays)
+    return Measured(texts, arrays, spread)
+
+
+def compared(tables: Mapping[str, Rows], p: params.Params, form: Format) -> dict[str, Measured]:
+    """The metrics of gold, reference and policy, whose `tables` must hold the same prompts in the same order."""
+    check_aligned(tables)
+    return {name: measure(rows, tables["gold"], p.reward, form.metrics, form.spread) for name, rows in tables.items()}
 
 
 def _split(measured: Measured, groups: list[Array], options: params.Aggregate) -> dict[str, float]:
     """The metrics of one model on one split."""
-    result = {name: _mean(column, groups) for name, column in measured.columns.items()}
     rewards = [measured.columns["reward"][index] for index in groups]
     low, high = metrics.bootstrap_interval(rewards, options.bootstrap, options.seed)
-    result["reward_low"], result["reward_high"] = low, high
+    return {**_means(measured, groups), "reward_low": number(low), "reward_high": number(high)}
+
+
+def _means(measured: Measured, groups: list[Array]) -> dict[str, float]:
+    result = {name: _mean(column, groups) for name, column in measured.columns.items()}
+    for name in measured.spread:
+        result[f"{name}_std"] = float(np.mean([measured.columns[name][index].std() for index in groups]))
     for n in (1, 2, 3):
         values = [metrics.distinct([measured.texts[i] for i in index], n) for index in groups]
         result[f"distinct_{n}"] = float(np.mean(values))
@@ -121,6 +140,36 @@ def summarise(
         p_value = metrics.sign_flip_p([difference[i] for i in index], options.permutations, options.seed)
         result["delta"][split] = {"reward": number(_mean(difference, index)), "p_value": number(p_value)}
     return result
+
+
+def validation(models: Mapping[str, Measured]) -> dict[str, dict[str, float]]:
+    """`gold | reference | policy` -> metric, on the validation prompts pooled."""
+    return {name: _means(measured, [np.arange(len(measured.texts))]) for name, measured in models.items()}
+
+
+def checkpoints(history: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """`best | worst` -> update, epoch and value of the success measure, of the evaluations while training.
+
+    The evaluation before the first update is none of them; of equals the first counts.
+    """
+    found = [entry for entry in history if entry["update"] > 0]
+    chosen = {"best": max, "worst": min}
+    entries = {name: pick(found, key=lambda entry: entry["reward"]) for name, pick in chosen.items() if found}
+    return {
+        name: {"update": int(at["update"]), "epoch": number(at["epoch"]), "value": number(at["reward"])}
+        for name, at in entries.items()
+    }
+
+
+def filtered(good: Array, advantage: Array) -> dict[str, float]:
+    """How well A > 0 finds the responses that a human judged good: precision, recall, and the share of good ones."""
+    kept = advantage > 0
+    hits = float((kept & good).sum())
+    return {
+        "precision": number(hits / kept.sum() if kept.any() else 0.0),
+        "recall": number(hits / good.sum() if good.any() else 0.0),
+        "base_rate": number(float(good.mean())),
+    }
 
 
 def run_numbers(

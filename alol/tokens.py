@@ -21,8 +21,9 @@ class Encoder:
     def prompts(self, rows: Sequence[dict]) -> list[list[int]]:
         """Token ids of each row's `prompt`, at most `max_prompt`, special tokens included.
 
-        A longer prompt loses its oldest turns (at the row's `cuts`), then its leftmost tokens; what stands before the
-        first cut is kept. With `long_prompt: refuse` it raises InputError instead.
+        A longer prompt loses its oldest turns (at the row's `cuts`), then its leftmost tokens. What stands before the
+        first cut is kept; when it fills `max_prompt` by itself, its first tokens are, and half is left to the last
+        turn. With `long_prompt: refuse` it raises InputError instead.
         """
         if not rows:
             return []
@@ -59,8 +60,5 @@ class Encoder:
         head = self.tokenizer(kept)["input_ids"]
         tail = self.tokenizer(prompt[cuts[-1] :], add_special_tokens=False)["input_ids"]
         if len(head) >= limit:
-            raise InputError(
-                f"prompt {row['prompt_id']}: the part that is always kept has {len(head)} tokens, which leaves "
-                f"nothing of policy.max_prompt = {limit}; raise it"
-            )
-        return head + tail[-(limit - len(head)) :]
+            head = head[: limit // 2]
+        return head + tail[len(head) - limit :]

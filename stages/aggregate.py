@@ -16,26 +16,34 @@ from stages._cli import command
 @command("aggregate", algorithm=True)
 def main(p: params.Params) -> None:
     """Compare gold, reference and policy on the test prompts: metrics, plots and a report."""
-    test = f"{schema.TEST}.parquet"
-    rows = {
-        "gold": summary.gold_rows(schema.rows(paths.annotated(p.task) / test)),
-        "reference": schema.rows(paths.baselines(p.task) / test),
-        "policy": schema.rows(paths.generations(p.task, p.algorithm) / test),
-    }
-    summary.check_aligned(rows)
-    task_metrics = tasks.get(p.clean.format).metrics
-    measured = {name: summary.measure(rows[name], rows["gold"], p.reward, task_metrics) for name in summary.MODELS}
+    rows, measured = measure(p, schema.TEST, paths.generations(p.task, p.algorithm))
+    _, validated = measure(p, schema.VALIDATION, paths.policy(p.task, p.algorithm))
     history = load(paths.policy(p.task, p.algorithm) / "training.json")
     value, reward_model = load(paths.METRICS / "value.json"), load(paths.METRICS / "reward_model.json")
     subsets = [row["subset"] for row in rows["gold"]]
     result = {
         **summary.summarise(subsets, measured, p.aggregate),
+        "validation": summary.validation(validated),
+        "checkpoints": summary.checkpoints(history["validation"]),
         **summary.run_numbers(history, value, reward_model),
     }
     train = f"{schema.TRAIN}.parquet"
     training = report.training(paths.annotated(p.task) / train, paths.advantages(p.task) / train, p)
+    if training.good is not None:
+        result["filter"] = summary.filtered(training.good, training.columns["advantage"])
     heldout = load(paths.value(p.task) / "heldout.json")
     write(report.Run(p, result, rows, measured, training, history, heldout))
+
+
+def measure(p: params.Params, split: str, policy: Path) -> tuple[dict[str, summary.Rows], dict[str, summary.Measured]]:
+    """The rows of gold, reference and policy on a split, and their metrics; `policy` holds the policy's table."""
+    table = f"{split}.parquet"
+    rows = {
+        "gold": summary.gold_rows(schema.rows(paths.annotated(p.task) / table), p),
+        "reference": schema.rows(paths.baselines(p.task) / table),
+        "policy": schema.rows(policy / table),
+    }
+    return rows, summary.compared(rows, p, tasks.get(p.clean.format))
 
 
 def load(path: Path) -> dict[str, Any]:

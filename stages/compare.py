@@ -5,6 +5,7 @@ Not a stage of the pipeline: it reads what runs left behind and changes nothing 
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import subprocess
 from pathlib import Path
@@ -16,6 +17,7 @@ from alol import compare, figures, params
 from alol.errors import InputError
 from alol.files import read_json, replacing
 from alol.report import write_csv
+from alol.summary import align
 
 REPORTS = Path("reports")
 
@@ -33,8 +35,9 @@ def main(task: str | None) -> None:
                 raise params.known("task", name, raw["tasks"])
         rows = experiments()
         stale = {compare.name(row): reason for row in rows if (reason := staleness(row, set(raw)))}
-        for name in names:
-            report(name, rows, set(raw), stale)
+        groups = {name: report(name, rows, set(raw), stale) for name in dict.fromkeys(names)}
+        if len(groups) > 1:
+            together(groups)
     except InputError as error:
         raise click.ClickException(str(error)) from None
 
@@ -66,8 +69,8 @@ def staleness(row: dict[str, Any], sections: set[str]) -> str | None:
     return compare.stale(compare.plain(row), lock, sections) if lock else None
 
 
-def report(task: str, rows: list[dict[str, Any]], sections: set[str], stale: dict[str, str]) -> None:
-    """Write the three files of one task and say what is in them."""
+def report(task: str, rows: list[dict[str, Any]], sections: set[str], stale: dict[str, str]) -> list[compare.Group]:
+    """Write the files of one task and say what is in them."""
     runs, left_out = compare.collect(rows, task, sections, stale)
     for reason in sorted({reason for _, reason in left_out}):
         click.echo(f"left out, {reason}: {', '.join(name for name, same in left_out if same == reason)}")
@@ -79,6 +82,10 @@ def report(task: str, rows: list[dict[str, Any]], sections: set[str], stale: dic
         raise InputError(f"no finished run of task '{task}' among DVC's {len(rows)}; make one with `dvc exp run`")
     groups = compare.ranked([*compare.group(runs), *others])
     base = REPORTS / f"compare_{task}"
+    results = REPORTS / f"results_{task}.csv"
+    if runs:
+        found = compare.results(runs, task)
+        write_csv(results, found, list(found[0]))
     write_csv(base.with_suffix(".csv"), compare.csv_rows(groups), ())
     with replacing(base.with_suffix(".md")) as partial:
         partial.write_text(compare.markdown(groups, task, len(left_out)), encoding="utf-8")
@@ -86,7 +93,29 @@ def report(task: str, rows: list[dict[str, Any]], sections: set[str], stale: dic
         partial.write_bytes(figures.comparison(compare.lines(groups), f"{task}: reward by run"))
     click.echo(compare.terminal_table(groups))
     checkpoints = f" and {len(others)} evaluated checkpoints" if others else ""
-    click.echo(f"{len(runs)} runs{checkpoints} in {len(groups)} groups: {base}.md, .csv and .png")
+    click.echo(f"{len(runs)} runs{checkpoints} in {len(groups)} groups: {base}.md, .csv and .png; {results}")
+    return groups
+
+
+def together(groups: dict[str, list[compare.Group]]) -> None:
+    """Write one table and one figure over several tasks."""
+    rows = compare.across(groups)
+    base = REPORTS / f"compare_{'_'.join(groups)}"
+    write_csv(base.with_suffix(".csv"), rows, list(rows[0]))
+    cells = compare.across_cells(rows, "±")
+    with replacing(base.with_suffix(".md")) as partial:
+        partial.write_text(
+            f"# {', '.join(groups)}\n\n{compare.table(cells)}\n\n![Mean reward by task]({base.name}.png)\n", "utf-8"
+        )
+    lines = [
+        dataclasses.replace(line, label=f"{task}: {line.label}")
+        for task, found in groups.items()
+        for line in compare.lines(found)
+    ]
+    with replacing(base.with_suffix(".png")) as partial:
+        partial.write_bytes(figures.comparison(lines, "reward by task and run"))
+    click.echo(align(compare.across_cells(rows, "+-"), left=1))
+    click.echo(f"{len(rows)} rows over {len(groups)} tasks: {base}.md, .csv and .png")
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ def main(first: str, second: str, task: str | None) -> None:
 
 
 def compare(task: str, first: str, second: str, settings: endpoint.Judge) -> None:
-    rows = {name: responses(task, name) for name in (first, second)}
+    rows = {name: responses(params.load(task), name) for name in (first, second)}
     if len(rows) < 2:
         raise InputError(f"'{first}' against itself: name two runs")
     summary.check_aligned(rows)
@@ -55,8 +55,9 @@ def compare(task: str, first: str, second: str, settings: endpoint.Judge) -> Non
         click.echo(f"{failed} of {len(found)} rows have no answer ({asked.last_error}); run again to ask for them")
 
 
-def responses(task: str, name: str) -> list[dict[str, Any]]:
+def responses(loaded: params.Params, name: str) -> list[dict[str, Any]]:
     """The test rows of what the user calls `name`."""
+    task = loaded.task
     if name.endswith(".parquet"):
         return schema.rows(Path(name))
     places = {
@@ -69,7 +70,7 @@ def responses(task: str, name: str) -> list[dict[str, Any]]:
     if name not in places:
         raise known(f"run of task '{task}'", name, places or ["none yet; run `dvc repro`"])
     rows = schema.rows(places[name])
-    return summary.gold_rows(rows) if name == "gold" else rows
+    return summary.gold_rows(rows, loaded) if name == "gold" else rows
 
 
 def write(

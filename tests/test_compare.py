@@ -225,7 +225,7 @@ def test_an_unknown_task_is_named_before_anything_is_read(tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(command.main, ["--task", "demo,nope"])
     assert done.exit_code == 1
-    assert "unknown task 'nope'; known: demo" in done.output
+    assert "unknown task 'nope'; known: comet" in done.output
 
 
 SCRIPT = """

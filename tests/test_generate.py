@@ -92,9 +92,12 @@ def test_long_prompts_can_be_refused(tokenizer):
         encoder(tokenizer, 5, "refuse").prompts([ROW])
 
 
-def test_a_head_that_fills_the_limit_is_refused(tokenizer):
-    with pytest.raises(InputError, match="always kept"):
-        encoder(tokenizer, 2).prompts([ROW])
+def test_a_head_that_fills_the_limit_leaves_half_to_the_last_turn(tokenizer):
+    head, tail = tokenizer("a b c d e f g h")["input_ids"], tokenizer(" i j k l m n")["input_ids"]
+    row = {"prompt_id": "p", "prompt": "a b c d e f g h i j k l m n", "cuts": [15]}
+    assert encoder(tokenizer, 6).prompts([row]) == [head[:3] + tail[-3:]]
+    assert encoder(tokenizer, 5).prompts([row]) == [head[:2] + tail[-3:]]
+    assert encoder(tokenizer, len(head) + 1).prompts([row]) == [head + tail[-1:]]
 
 
 def test_responses_end_with_end_of_text_unless_cut(tokenizer):

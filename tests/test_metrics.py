@@ -7,8 +7,11 @@ import pytest
 
 from alol import metrics, params, summary
 from alol.errors import InputError
+from tests.reward_project import load
 
-OPTIONS = params.Aggregate(bootstrap=200, permutations=1000, seed=3, samples=2, examples=2, points=10)
+OPTIONS = params.Aggregate(
+    gold="preferred", label=None, bootstrap=200, permutations=1000, seed=3, samples=2, examples=2, points=10
+)
 REWARD = params.Reward(shift=1.0, weights={"good": 2.0, "short": -1.0}, raw="identity")
 
 
@@ -169,10 +172,44 @@ def test_subsets_called_like_a_split_are_refused():
         summary.splits(["all", "other"])
 
 
-def test_gold_is_the_preferred_response():
-    assert summary.gold_rows([{"rank": 0, "response": "a"}, {"rank": 1, "response": "b"}]) == [
-        {"rank": 0, "response": "a"}
+@pytest.mark.parametrize(("gold", "success", "chosen"), [
+    ("preferred", "reward", ["a", "c"]), ("best", "reward", ["b", "c"]), ("best", "reward_short", ["a", "d"]),
+])  # fmt: skip
+def test_gold_is_the_preferred_response_or_the_best(tmp_path, gold, success, chosen):
+    given = load(
+        tmp_path, {name: {"kind": "python", "function": "custom.example.concise"} for name in ("good", "short")},
+        reward={"weights": {"good": 2.0, "short": -1.0}}, train={"success": success}, aggregate={"gold": gold},
+    )  # fmt: skip
+    scores = {"a": ("1", 0, 0.5, 0.25), "b": ("1", 1, 0.75, 0.0), "c": ("2", 0, 1.0, 0.0), "d": ("2", 1, 1.0, 0.5)}
+    rows = [
+        {"prompt_id": prompt, "rank": rank, "response": text, "reward_good": good, "reward_short": short}
+        for text, (prompt, rank, good, short) in scores.items()
     ]
+    assert [row["response"] for row in summary.gold_rows(rows, given)] == chosen
+
+
+def test_validation_has_the_metrics_without_intervals_and_spreads():
+    measured = summary.Measured(["a b", "a"], {"reward": np.array([1.0, 2.0]), "q": np.array([0.0, 0.5])}, ("q",))
+    found = summary.validation({"gold": measured})["gold"]
+    assert found == {
+        "reward": 1.5, "q": 0.25, "q_std": 0.25, "distinct_1": 0.666667, "distinct_2": 1.0, "distinct_3": 0.0
+    }  # fmt: skip
+
+
+def test_best_and_worst_checkpoint_are_the_first_of_equals_after_the_start():
+    points = [(0, 9.0), (5, 0.5), (10, 0.25), (15, 0.5), (20, 0.25)]
+    history = [{"update": update, "reward": value, "epoch": update / 20} for update, value in points]
+    assert summary.checkpoints(history) == {
+        "best": {"update": 5, "epoch": 0.25, "value": 0.5},
+        "worst": {"update": 10, "epoch": 0.5, "value": 0.25},
+    }
+    assert summary.checkpoints(history[:1]) == {}
+
+
+def test_the_filter_is_measured_against_the_human_label():
+    good, advantage = np.array([1, 1, 1, 0, 0]) > 0, np.array([0.5, 0.25, -1.0, 0.125, 0.0])
+    assert summary.filtered(good, advantage) == {"precision": 0.666667, "recall": 0.666667, "base_rate": 0.6}
+    assert summary.filtered(good, -np.ones(5)) == {"precision": 0.0, "recall": 0.0, "base_rate": 0.6}
 
 
 def test_tables_of_different_prompts_are_refused_by_name():

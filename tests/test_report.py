@@ -65,8 +65,16 @@ def project(folder: Path) -> None:
             for score, prompt in zip(good, PROMPTS, strict=True):
                 row = {**prompt_row(*prompt), "response": response}
                 writer.write([{**row, "reward_good": score, "reward_short": 0.2}])
+    for name in ("annotated/toy", "baselines/toy"):
+        (folder / "data" / name / "validation.parquet").write_bytes(
+            (folder / "data" / name / "test.parquet").read_bytes()
+        )
+    (folder / "models/toy/a_lol").mkdir(parents=True)
+    answers = (folder / "data/generations/toy/a_lol/test.parquet").read_bytes()
+    (folder / "models/toy/a_lol/validation.parquet").write_bytes(answers)
     training_tables(folder)
-    points = [{"update": 0, "reward": 0.3}, {"update": 20, "reward": 0.5}, {"update": 40, "reward": 0.4}]
+    points = [(0, 0.3), (20, 0.5), (40, 0.4)]
+    points = [{"update": at, "reward": value, "epoch": at / 20} for at, value in points]
     curve = [{"update": i, "loss": 1 / i, "weight": 1.0, "lr": 1e-4} for i in range(1, 41)]
     history = {"selected": 1, "discarded": 0.4, "updates": 40, "validation": points, "curve": curve}
     write_json(folder / "models/toy/a_lol/training.json", history)
@@ -159,7 +167,7 @@ def test_plot_tables_have_the_columns_dvc_plots(made):
     assert counts == {"true": 3, "false": 2}  # A = 0 is discarded, and rank 1 does not train
     assert all((float(r["bin"]) > 0) or r["count"] == "0" for r in advantages if r["kept"] == "true")
     assert set(table(plots / "training.csv")[0]) == {"update", "loss", "weight", "lr"}
-    assert table(plots / "validation.csv")[0] == {"update": "0", "reward": "0.3"}
+    assert table(plots / "validation.csv")[0] == {"update": "0", "reward": "0.3", "epoch": "0.0"}
     assert len(table(plots / "value.csv")) == 5
 
 

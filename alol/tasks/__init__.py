@@ -23,6 +23,7 @@ class Format:
     options: type
     read: Callable[[Path, Any], dict[str, Iterator[Row]]]
     metrics: dict[str, Metric]
+    spread: tuple[str, ...] = ()  # those of which the standard deviation over rows is reported too
 
 
 def get(name: str) -> Format:

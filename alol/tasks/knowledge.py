@@ -218,4 +218,5 @@ FORMAT = Format(
         "coverage_legacy": _of_knowledge(coverage, legacy=True),
         "density_legacy": _of_knowledge(density, legacy=True),
     },
+    spread=("coverage", "density"),
 )
