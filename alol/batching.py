@@ -56,6 +56,15 @@ def collate(
     return Batch(*(tensor.to(device) for tensor in tensors))
 
 
+def right_padded(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows padded on either side [B, P] as an encoder wants them: tokens first. Returns ids, mask and the order [B, P].
+
+    `moved.gather(1, order.argsort(1))` undoes it.
+    """
+    order = mask.argsort(dim=1, descending=True, stable=True)
+    return ids.gather(1, order), mask.gather(1, order), order
+
+
 def chunks(lengths: Sequence[int], rows: int, tokens: int) -> list[list[int]]:
     """Indices in batches of at most `rows` and, padded to their longest, at most `tokens` (at least one row each).
 

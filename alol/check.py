@@ -72,7 +72,7 @@ def _policy(chosen: Params) -> Iterator[str]:
     policy, where = chosen.policy, f"params.yaml: tasks.{chosen.task}.policy"
     if policy.model == "scratch":
         longest = policy.max_prompt + max(policy.max_response, chosen.generate.max_new_tokens)
-        if longest > policy.scratch.context:
+        if policy.scratch.architecture != "t5" and longest > policy.scratch.context:
             yield (
                 f"{where}: max_prompt and the response take {longest} tokens, more than the model's context of "
                 f"{policy.scratch.context}; raise scratch.context or lower max_prompt"

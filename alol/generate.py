@@ -12,6 +12,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from alol.batching import pad
 from alol.launch import gather_shards
+from alol.logprob import is_encoder_decoder
 from alol.params import Generate, Launch
 
 
@@ -75,15 +76,17 @@ def _batch(
     settings: Generate,
     device: torch.device,
 ) -> list[list[int]]:
-    ids, mask = pad(prompts, tokenizer.pad_token_id, left=True)
+    encoded = is_encoder_decoder(model)
+    ids, mask = pad(prompts, tokenizer.pad_token_id, left=not encoded)
+    start = 1 if encoded else ids.shape[1]  # an encoder-decoder's output begins with its start token
     output = model.generate(
         input_ids=ids.to(device),
         attention_mask=mask.to(device),
-        generation_config=_config(tokenizer, settings),
+        generation_config=_config(model, tokenizer, settings),
         tokenizer=tokenizer if settings.stop else None,
     )
     ends = {tokenizer.eos_token_id, *settings.stop_ids}
-    return [_trimmed(row, ends, tokenizer.pad_token_id) for row in output[:, ids.shape[1] :].tolist()]
+    return [_trimmed(row, ends, tokenizer.pad_token_id) for row in output[:, start:].tolist()]
 
 
 def _trimmed(ids: list[int], ends: set[int], pad_id: int) -> list[int]:
@@ -97,7 +100,7 @@ def _trimmed(ids: list[int], ends: set[int], pad_id: int) -> list[int]:
     return ids[:length]
 
 
-def _config(tokenizer: PreTrainedTokenizerBase, settings: Generate) -> GenerationConfig:
+def _config(model: nn.Module, tokenizer: PreTrainedTokenizerBase, settings: Generate) -> GenerationConfig:
     sampling = {"temperature": settings.temperature, "top_p": settings.top_p, "top_k": 0} if settings.sample else {}
     return GenerationConfig(
         max_new_tokens=settings.max_new_tokens,
@@ -107,6 +110,7 @@ def _config(tokenizer: PreTrainedTokenizerBase, settings: Generate) -> Generatio
         eos_token_id=[tokenizer.eos_token_id, *settings.stop_ids],
         pad_token_id=tokenizer.pad_token_id,
         stop_strings=settings.stop or None,
+        decoder_start_token_id=model.config.decoder_start_token_id if is_encoder_decoder(model) else None,
         **sampling,
     )
 

@@ -19,19 +19,21 @@ from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
     AutoTokenizer,
     GPT2Config,
     LlamaConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
+    T5Config,
 )
 from transformers.utils import logging as transformers_logging
 
 from alol.batching import Batch
 from alol.errors import InputError
 from alol.files import read_json, write_json
-from alol.logprob import response_logp
+from alol.logprob import is_encoder_decoder, response_logp
 from alol.params import Policy, Scratch
 
 transformers_logging.disable_progress_bar()  # of loading and saving weights: the stages show their own
@@ -46,6 +48,9 @@ DROPOUTS = (
     "attention_dropout",
     "hidden_dropout",
     "dropout",
+    "activation_dropout",
+    "classifier_dropout",
+    "dropout_rate",
     "summary_first_dropout",
 )
 
@@ -77,7 +82,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenize
 
 
 def scratch(settings: Scratch, tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:
-    """A small randomly initialised model for `tokenizer`, of GPT-2's or LLaMA's architecture."""
+    """A small randomly initialised model for `tokenizer`, of GPT-2's, LLaMA's or T5's architecture."""
     ids = dict.fromkeys(("bos_token_id", "eos_token_id"), tokenizer.eos_token_id) | {
         "pad_token_id": tokenizer.pad_token_id
     }
@@ -90,6 +95,12 @@ def scratch(settings: Scratch, tokenizer: PreTrainedTokenizerBase, seed: int) ->
             vocab_size=len(tokenizer), n_layer=settings.layers, n_embd=settings.width, n_head=settings.heads,
             n_positions=settings.context, activation_function="gelu_pytorch_tanh", **ids,
         )  # fmt: skip
+    elif settings.architecture == "t5":
+        config = T5Config(
+            vocab_size=len(tokenizer), num_layers=settings.layers, d_model=settings.width, num_heads=settings.heads,
+            d_kv=settings.width // settings.heads, d_ff=4 * settings.width, feed_forward_proj="gated-gelu",
+            decoder_start_token_id=tokenizer.pad_token_id, **ids,
+        )  # fmt: skip
     else:
         config = LlamaConfig(
             vocab_size=len(tokenizer), num_hidden_layers=settings.layers, hidden_size=settings.width,
@@ -97,8 +108,12 @@ def scratch(settings: Scratch, tokenizer: PreTrainedTokenizerBase, seed: int) ->
             max_position_embeddings=settings.context, tie_word_embeddings=True, **ids,
         )  # fmt: skip
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(_without_dropout(config))
+    model = _language_model(config).from_config(_without_dropout(config))
     return model.eval()
+
+
+def _language_model(config: Any) -> Any:
+    return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
 
 
 def context_length(model: nn.Module) -> int | None:
@@ -108,8 +123,18 @@ def context_length(model: nn.Module) -> int | None:
 
 
 def check_context(model: nn.Module, max_prompt: int, new_tokens: int, key: str) -> None:
-    """Raises InputError when a prompt and `new_tokens` (params.yaml's `key`) could outgrow the model's context."""
+    """Raises InputError when a prompt and `new_tokens` (params.yaml's `key`) could outgrow the model's context.
+
+    An encoder-decoder reads them apart: each must fit.
+    """
     limit = context_length(model)
+    if is_encoder_decoder(model):
+        for name, length in (("policy.max_prompt", max_prompt), (key, new_tokens)):
+            if limit is not None and length > limit:
+                raise InputError(
+                    f"params.yaml: {name} = {length} is more than the model's context of {limit}; lower it"
+                )
+        return
     if limit is not None and max_prompt + new_tokens > limit:
         raise InputError(
             f"params.yaml: policy.max_prompt = {max_prompt} and {key} = {new_tokens} are {max_prompt + new_tokens} "
@@ -162,7 +187,7 @@ def tokenizer_of(name: str, revision: str | None) -> PreTrainedTokenizerBase:
 
 
 def base_model(name: str, revision: str | None, *, quantized: bool, dropout: float = 0.0) -> PreTrainedModel:
-    """A causal language model by hub id or folder: in fp32, or in 4-bit NF4.
+    """A causal language model or an encoder-decoder by hub id or folder: in fp32, or in 4-bit NF4.
 
     Arithmetic on 4-bit weights is in bf16 on an accelerator, and in fp32 where there is none: processors without bf16
     instructions take ten times as long for it.
@@ -177,7 +202,7 @@ def base_model(name: str, revision: str | None, *, quantized: bool, dropout: flo
             compute = torch.bfloat16 if torch.cuda.is_available() else torch.float32
             four_bit = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)
             options = {"dtype": compute, "quantization_config": four_bit}
-        model = AutoModelForCausalLM.from_pretrained(name, revision=revision, config=config, **options)
+        model = _language_model(config).from_pretrained(name, revision=revision, config=config, **options)
     except (OSError, ValueError) as error:
         raise InputError(f"the model {name} could not be loaded: {_first_line(error)}") from None
     for module in model.modules():
@@ -302,7 +327,7 @@ def trainable(loaded: LoadedPolicy, policy: Policy, folder: Path, seed: int) -> 
             lora_alpha=policy.lora.alpha,
             lora_dropout=policy.dropout,
             target_modules=policy.lora.targets,
-            task_type="CAUSAL_LM",
+            task_type="SEQ_2_SEQ_LM" if is_encoder_decoder(model) else "CAUSAL_LM",
         )
         model = get_peft_model(model, config)
         if found["base"] is None:

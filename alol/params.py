@@ -79,7 +79,7 @@ class Reward:
 class Scratch:
     """A small model trained from nothing on the task's own text."""
 
-    architecture: Literal["gpt2", "llama"]
+    architecture: Literal["gpt2", "llama", "t5"]
     layers: int
     width: int
     heads: int

@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from alol import schema
-from alol.batching import Batch, collate
+from alol.batching import Batch, collate, right_padded
 from alol.errors import InputError
 from alol.files import read_json, write_json
+from alol.logprob import is_encoder_decoder
 from alol.models import LoadedPolicy
 from alol.params import Params, Value
 from alol.rewards import bounds
@@ -31,12 +32,20 @@ Bounds = tuple[float | None, float | None]
 
 
 def prompt_states(model: nn.Module, batch: Batch) -> Tensor:
-    """Last hidden states of the prompt positions: [B, P, H], fp32. `batch` may hold responses: they are not seen."""
+    """Last hidden states of the prompt positions: [B, P, H], fp32. `batch` may hold responses: they are not seen.
+
+    Of an encoder-decoder they are the encoder's, brought back to the positions of `batch`.
+    """
     width = batch.prompt_length
-    backbone = getattr(model, "get_base_model", lambda: model)().base_model
-    states = backbone(
-        input_ids=batch.input_ids[:, :width],
-        attention_mask=batch.attention_mask[:, :width],
+    ids, mask = batch.input_ids[:, :width], batch.attention_mask[:, :width]
+    base = getattr(model, "get_base_model", lambda: model)()
+    if is_encoder_decoder(model):
+        moved, moved_mask, order = right_padded(ids, mask)
+        states = base.get_encoder()(input_ids=moved, attention_mask=moved_mask).last_hidden_state
+        return states.gather(1, order.argsort(1)[..., None].expand_as(states)).float()
+    states = base.base_model(
+        input_ids=ids,
+        attention_mask=mask,
         position_ids=batch.position_ids[:, :width],
         use_cache=False,
     ).last_hidden_state
