@@ -14,6 +14,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from alol.errors import InputError, known
+from alol.rewards import critic_model  # noqa: F401  (registers its architecture with the auto classes)
 from alol.rewards.network import Encoded, Network, NetworkReward, complete, last_attended, loaded
 from alol.rewards.options import Classifier
 from alol.rewards.trained import texts
