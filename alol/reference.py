@@ -46,7 +46,8 @@ def make(params: Params, clean: Path, folder: Path | None, main: Accelerator) ->
     if policy.model != "scratch" or policy.tuning != "full":
         base = start.pointer["base"]
         start = models.trainable(start, policy, Path(), settings.seed)
-        start.pointer["base"] = base
+        if policy.tuning != "full":
+            start.pointer["base"] = base  # as seen from the folder that is being made
     encoder = Encoder(start.tokenizer, policy)
     splits = [
         _examples(clean / f"{split}.parquet", encoder, settings.train_on) for split in (schema.TRAIN, schema.VALIDATION)
