@@ -43,7 +43,9 @@ def find(raw: Path, name: str) -> Path:
     if not name or PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
         raise InputError(f"'{name}' is not a path below {raw}; name raw files relative to that folder in params.yaml")
     if not (raw / name).is_file():
-        raise InputError(f"{raw / name} is missing; check the task's `source` and `clean` in params.yaml")
+        same = sorted(path.relative_to(raw).as_posix() for path in raw.rglob(f"{PurePosixPath(name).name}*"))
+        there = f"; there is: {', '.join(same[:3])}" if same else ""
+        raise InputError(f"{raw / name} is missing; check the task's `source` and `clean` in params.yaml{there}")
     return raw / name
 
 

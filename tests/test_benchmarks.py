@@ -6,7 +6,7 @@ import json
 
 from click.testing import CliRunner
 
-from benchmarks import llama_7b
+from benchmarks import llama_7b, reddit_clean
 
 
 def test_the_llama_7b_script_trains_and_generates(tmp_path):
@@ -23,3 +23,13 @@ def test_the_llama_7b_script_trains_and_generates(tmp_path):
     assert found["abs_log_ratio_of_the_first_update"] < 1e-4
     assert len(found["losses"]) == found["training"]["updates"] == 2
     assert found["training"]["tokens_per_second"] > 0 < found["generation"]["tokens_per_second"]
+
+
+def test_the_reddit_script_cleans_files_of_the_size_asked_for(tmp_path):
+    out = tmp_path / "result.json"
+    done = CliRunner().invoke(reddit_clean.main, ["--gigabytes", "0.001", "--sample", "600", "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    found = json.loads(out.read_text())
+    assert found["bytes_per_file"] == 1073741
+    assert found["rows"] >= 2000
+    assert found["seconds"] > 0 < found["peak_memory_mb"]
