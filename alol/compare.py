@@ -21,7 +21,7 @@ from alol.summary import align, ordered, show
 SUMMARY, PARAMS = "metrics/summary.json", "params.yaml"
 POLICY = "policy.all."
 FIRST = ("policy.all.reward", "reference.all.reward", "delta.all.reward", "policy.macro.reward")
-LAST = ("discarded", "selected", "value_mse")
+LAST = ("discarded", "selected", "value_mse", "filter.precision", "filter.recall", "filter.base_rate")
 SUMMARIES = ("gold.", "reference.", "policy.", "validation.", "checkpoints.")  # parts of a summary
 # Beside the run's identity: `launch`, `judge` and `aggregate` change neither what is learned nor a mean reward.
 IGNORED = ("task", "seed", "algorithm", "launch", "judge", "aggregate")

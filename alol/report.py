@@ -198,7 +198,8 @@ def _figures(run: Run) -> list[dict[str, str]]:
         (
             figures.advantage(*advantages),
             f"{summary['discarded']:.1%} of the training responses have A <= 0 and are leftovers: the reference is "
-            "expected to do as well or better on their prompts, so advantage algorithms do not train on them.",
+            "expected to do as well or better on their prompts, so advantage algorithms do not train on them."
+            + _filter(run),
         ),
         (
             figures.violins(run.training.groups),
@@ -222,6 +223,17 @@ def _figures(run: Run) -> list[dict[str, str]]:
         {"source": "data:image/svg+xml;base64," + base64.b64encode(svg).decode(), "caption": caption}
         for svg, caption in drawn
     ]
+
+
+def _filter(run: Run) -> str:
+    """How the filter stands to human judgements, where the task has them."""
+    if "filter" not in run.summary:
+        return ""
+    found = run.summary["filter"]
+    return (
+        f" By the human judgements ({run.params.aggregate.label}), {found['precision']:.1%} of the kept responses are good "
+        f"and {found['base_rate']:.1%} of all; {found['recall']:.1%} of the good ones are kept."
+    )
 
 
 def _kept(selected: bool) -> str:

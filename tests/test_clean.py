@@ -103,6 +103,13 @@ def test_wrong_parameters_are_named(folder, clean, message):
     assert not CLEAN.exists()
 
 
+def test_a_file_that_lies_elsewhere_is_found_for_the_user(folder):
+    write_raw([dialogue("q", ["a", "b"])])
+    project(folder, {}, {"format": "hha", "options": {**HHA, "train": "other/train.json"}})
+    assert f"{RAW}/other/train.json is missing" in (line := error_line(main))
+    assert line.endswith("; there is: archive/train.json")
+
+
 def test_missing_raw_files_name_the_stage_that_fetches_them(folder):
     project(folder, {}, {"format": "hha", "options": HHA})
     assert "data/raw/mine is missing; run `dvc repro download`" in error_line(main)
