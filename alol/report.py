@@ -231,8 +231,8 @@ def _filter(run: Run) -> str:
         return ""
     found = run.summary["filter"]
     return (
-        f" By the human judgements ({run.params.aggregate.label}), {found['precision']:.1%} of the kept responses are good "
-        f"and {found['base_rate']:.1%} of all; {found['recall']:.1%} of the good ones are kept."
+        f" By the human judgements ({run.params.aggregate.label}), {found['precision']:.1%} of the kept responses are "
+        f"good and {found['base_rate']:.1%} of all; {found['recall']:.1%} of the good ones are kept."
     )
 
 

@@ -192,6 +192,74 @@ def test_metrics_of_another_task_are_noticed():
     assert compare.stale(row(""), lock.replace("hha", "demo"), SECTIONS) is None
 
 
+RESULTS = {
+    "tasks__demo__train__success": "reward_good",
+    "defaults__policy__model": "some/model",
+    "validation__policy__reward_good": 0.625,
+    "validation__reference__reward_good": 0.5,
+    "validation__gold__length": 3.0,
+    "reference__all__reward_good": 0.375,
+    "gold__all__reward": 1.0,
+    "checkpoints__best__epoch": 0.5,
+    "checkpoints__best__update": 20.0,
+    "checkpoints__best__value": 0.625,
+    "checkpoints__worst__value": 0.25,
+}
+
+
+def test_results_have_the_published_columns():
+    runs, _ = collect(
+        row("b", 0.5, seed=2.0, **RESULTS), row("a", 0.4375, **RESULTS), row("old", 0.25, algorithm="nll")
+    )
+    found = compare.results([run for run in runs if run.algorithm == "a_lol"], "demo")
+    assert list(found[0])[:14] == [
+        "task_name", "baseline_model", "algorithm", "best e", "best s", "best V good", "worst e", "worst s",
+        "worst V good", "val_good", "test_good", "val_gen reward", "val_gen reward_good", "val_gen length",
+    ]  # fmt: skip
+    assert [(one["algorithm"], one["seed"], one["run"]) for one in found] == [
+        ("reference", "", ""), ("a_lol", "1", "a"), ("a_lol", "2", "b"),
+    ]  # fmt: skip
+    reference, first, second = found
+    assert [first[name] for name in list(first)[:11]] == [
+        "demo", "some/model", "a_lol", "0.500", "20", "0.625", "NA", "NA", "0.250", "0.625", "0.438",
+    ]  # fmt: skip
+    assert second["test_good"] == "0.500"
+    assert [reference[name] for name in ("best e", "val_good", "test_good", "val_gen reward")] == [
+        "NA", "0.500", "0.375", "NA",
+    ]  # fmt: skip
+    assert (first["val_gold length"], first["test_gold reward"], first["val_gen length"]) == ("3", "1", "NA")
+    mixed = compare.results(runs, "demo")
+    assert "val_success" in mixed[0]
+    assert mixed[-1]["val_success"] == "NA"
+
+
+def test_several_tasks_stand_in_one_table():
+    def groups(task: str, **rewards: float) -> list[compare.Group]:
+        rows = [
+            row(f"{task}{name}{i}", reward + i / 10, task=task, algorithm=name, seed=i, delta__all__reward=reward)
+            for name, reward in rewards.items()
+            for i in (0, 1)
+        ]
+        return compare.group(compare.collect(rows, task, SECTIONS, {})[0])
+
+    rows = compare.across({"pos": groups("pos", a_lol=0.5, nll=0.75), "neg": groups("neg", a_lol=0.25, wbc=0.125)})
+    assert [one["run"] for one in rows] == ["nll", "a_lol", "wbc"]
+    assert rows[1] == {
+        "run": "a_lol",
+        "pos reward": pytest.approx(0.55), "pos std": pytest.approx(0.0707107), "pos reference": 0.25,
+        "pos delta": 0.5, "neg reward": pytest.approx(0.3), "neg std": pytest.approx(0.0707107),
+        "neg reference": 0.25, "neg delta": 0.25, "first less last": pytest.approx(0.25),
+    }  # fmt: skip
+    assert (rows[0]["neg reward"], rows[0]["first less last"]) == (None, None)
+    cells = compare.across_cells(rows, "±")
+    assert cells[0] == [
+        "run", "pos reward", "pos reference", "pos delta", "neg reward", "neg reference", "neg delta",
+        "first less last",
+    ]  # fmt: skip
+    assert cells[1] == ["nll", "0.800 ± 0.071", "0.250", "0.750", "", "", "", ""]
+    assert compare.table(cells).splitlines()[1] == "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
+
+
 def test_a_checkpoint_stands_among_the_runs():
     summary = {"policy": {"all": {"reward": 0.75, "length": 9.0}}, "reference": {"all": {"reward": 0.25}}}
     groups = compare.ranked([*compare.group(collect(row("one"))[0]), compare.checkpoint("published", summary)])

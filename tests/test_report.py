@@ -147,6 +147,33 @@ def test_summary_holds_splits_and_the_numbers_of_earlier_stages(made):
         "value_mse_constant": 0.05,
     }
     assert result["reward_accuracy"] == {"good": 0.75}
+    assert result["checkpoints"] == {
+        "best": {"update": 20, "epoch": 1.0, "value": 0.5},
+        "worst": {"update": 40, "epoch": 2.0, "value": 0.4},
+    }
+    pooled = {key: value for key, value in policy.items() if key not in ("reward_low", "reward_high")}
+    assert result["validation"]["policy"] == pooled  # the fixture's validation rows are its test rows
+    assert set(result["validation"]) == {"gold", "reference", "policy"}
+    assert "filter" not in result
+
+
+def test_the_filter_is_measured_where_a_label_is_named(fresh):
+    yaml = YAML(typ="safe")
+    raw = yaml.load(Path("params.yaml"))
+    raw["tasks"]["toy"]["aggregate"]["label"] = "human"
+    yaml.dump(raw, Path("params.yaml"))
+    assert "aggregate.label is 'human', which must be a number in every context; prompt t0, rank 0, has None" in run()
+    path = Path("data/annotated/toy/train.parquet")
+    rows = schema.rows(path)
+    for row in rows:
+        row["context"]["human"] = float(row["prompt_id"] in ("t2", "t0") and row["rank"] == 0)
+    schema.write(path, schema.scored(schema.RESPONSES, NAMES), rows)
+    run()
+    # of the preferred responses t0 to t4, t2, t3 and t4 have A > 0, and a human found t0 and t2 good
+    found = json.loads(Path("metrics/summary.json").read_text())["filter"]
+    assert found == {"precision": 0.333333, "recall": 0.5, "base_rate": 0.4}
+    report = Path("metrics/report.html").read_text()
+    assert "(human), 33.3% of the kept responses are good and 40.0% of all; 50.0% of the good ones are kept" in report
 
 
 def test_results_are_the_summary_as_a_table(made):
