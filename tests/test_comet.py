@@ -108,7 +108,7 @@ def test_other_relations_are_listed_and_counted(tmp_path, caplog):
     write(tmp_path)
     read(tmp_path)
     assert "1 train triples of other relations are left out (oReact 1)" in caplog.text
-    assert "1 test triples of other relations are left out (xReact 1)" in caplog.text
+    assert "test.tsv: 1 triples of other relations are left out (xReact 1)" in caplog.text
 
 
 def test_validation_rows_are_those_that_the_seed_draws(tmp_path):

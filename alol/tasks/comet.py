@@ -49,11 +49,7 @@ def read(raw: Path, options: Options) -> dict[str, Iterator[Row]]:
         raise InputError("clean.options.test is empty; name atomic2020, atomic10x or both")
     if ATOMIC2020 in options.test and options.atomic2020 is None:
         raise InputError("clean.options.test names atomic2020, so clean.options.atomic2020 must name its file")
-    return {
-        TRAIN: _rows(_atomic10x(path, "train", options), TRAIN, TRAIN),
-        VALIDATION: _validation(path, options),
-        TEST: _test(raw, path, options),
-    }
+    return {TRAIN: _train(path, options), VALIDATION: _validation(path, options), TEST: _test(raw, path, options)}
 
 
 def prompt(head: str, relation: str) -> str:
@@ -61,15 +57,29 @@ def prompt(head: str, relation: str) -> str:
     return f"<head> {head.strip()} </head> <relation> {relation} </relation> [GEN] "
 
 
-class _Stream:
-    """Rows that can be read again and again: `grouping` goes over them twice."""
+@dataclass
+class _Triples:
+    """The rows of a file (of one split of ATOMIC10X), as often as they are asked for, without other relations."""
 
-    def __init__(self, path: Path, split: str | None, options: Options) -> None:
-        self.path, self.split, self.options = path, split, options
+    path: Path
+    split: str | None  # None: a file of ATOMIC-2020
+    options: Options
 
     def __iter__(self) -> Iterator[Record]:
+        return self._read(Counter(), None)
+
+    def count(self) -> Counter[Key]:
+        """Rows per prompt; says which relations are left out."""
         other: Counter[str] = Counter()
-        for record in rawfiles.records(self.path, COLUMNS if self.split is None else None):
+        counts = grouping.count(self._read(other, f"count {self.split or self.path.name}"), _key)
+        if other:
+            listed = ", ".join(f"{name} {count}" for name, count in other.most_common(12))
+            what = f"{self.split} triples" if self.split else "triples"
+            logger.info("%s: %d %s of other relations are left out (%s)", self.path, other.total(), what, listed)
+        return counts
+
+    def _read(self, other: Counter[str], title: str | None) -> Iterator[Record]:
+        for record in rawfiles.records(self.path, COLUMNS if self.split is None else None, title):
             if self.split is not None and _split(record) != self.split:
                 continue
             for name in COLUMNS:
@@ -78,17 +88,6 @@ class _Stream:
                 yield record
             else:
                 other[record.values["relation"]] += 1
-        self.left_out = other
-
-    def tell(self, what: str) -> None:
-        if self.left_out:
-            listed = ", ".join(f"{name} {count}" for name, count in self.left_out.most_common(12))
-            logger.info("%s: %d %s triples of other relations are left out (%s)",
-                        self.path, self.left_out.total(), what, listed)  # fmt: skip
-
-
-def _atomic10x(path: Path, split: str, options: Options) -> _Stream:
-    return _Stream(path, split, options)
 
 
 def _split(record: Record) -> str:
@@ -102,11 +101,12 @@ def _key(record: Record) -> Key:
     return grouping.digest(f"{record.values['head'].strip()}\t{record.values['relation']}")
 
 
-def _rows(records: Iterable[Record], split: str, subset: str, counts: Mapping[Key, int] | None = None) -> Iterator[Row]:
-    if counts is None:
-        counts = grouping.count(records, _key)
-        if isinstance(records, _Stream):
-            records.tell(split)
+def _train(path: Path, options: Options) -> Iterator[Row]:
+    triples = _Triples(path, "train", options)
+    yield from _rows(triples, triples.count(), TRAIN)
+
+
+def _rows(records: Iterable[Record], counts: Mapping[Key, int], subset: str) -> Iterator[Row]:
     for number, group in enumerate(grouping.together(records, _key, counts)):
         yield from _prompt_rows(group, f"{subset}-{number}", subset)
 
@@ -141,28 +141,24 @@ def _score(record: Record) -> float | None:
 
 def _validation(path: Path, options: Options) -> Iterator[Row]:
     """A random sample of rows, as published; rows with the same prompt are then one prompt with several responses."""
-    records = _atomic10x(path, "val", options)
-    chosen: Iterable[Record] = records
-    if options.validation_rows is not None:
-        everything = list(records)
-        count = min(options.validation_rows, len(everything))
-        chosen = random.Random(options.seed).sample(everything, count)
-        records.tell(VALIDATION)
-    yield from _rows(chosen, VALIDATION, VALIDATION)
+    triples = _Triples(path, "val", options)
+    counts = triples.count()
+    chosen: Iterable[Record] = triples
+    if options.validation_rows is not None and options.validation_rows < counts.total():
+        chosen = random.Random(options.seed).sample(list(triples), options.validation_rows)
+        counts = grouping.count(chosen, _key)
+    yield from _rows(chosen, counts, VALIDATION)
 
 
 def _test(raw: Path, path: Path, options: Options) -> Iterator[Row]:
     for subset in options.test:
-        if subset == ATOMIC10X:
-            records = _atomic10x(path, "test", options)
-        else:
-            records = _Stream(rawfiles.find(raw, str(options.atomic2020)), None, options)
-        counts: Mapping[Key, int] = grouping.count(records, _key)
-        records.tell(TEST)
+        place = path if subset == ATOMIC10X else rawfiles.find(raw, str(options.atomic2020))
+        triples = _Triples(place, "test" if subset == ATOMIC10X else None, options)
+        counts: Mapping[Key, int] = triples.count()
         if options.test_prompts is not None and options.test_prompts < len(counts):
             kept = random.Random(options.seed).sample(sorted(counts), options.test_prompts)
             counts = {key: counts[key] for key in kept}
-        yield from _rows(records, TEST, subset, counts)
+        yield from _rows(triples, counts, subset)
 
 
 FORMAT = Format(Options, read, {})
