@@ -41,7 +41,7 @@ def clean(task: str, options: Clean, raw: Path, target: Path) -> None:
         for split in SPLITS:
             limit = options.limit if split == TRAIN else None
             _write_split(folder / f"{split}.parquet", checked(splits[split], split, limit), split, task)
-        for name in splits.keys() - set(SPLITS):
+        for name in sorted(set(splits) - set(SPLITS)):
             _write_split(folder / "texts" / f"{name}.parquet", checked(splits[name], name, None), name, task)
         for name, labels in options.labels.items():
             _write_labels(folder / "labels" / f"{name}.parquet", raw, labels, f"tasks.{task}.clean.labels.{name}")

@@ -18,7 +18,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy,
 from tqdm import tqdm
 
 from alol import schema
-from alol.errors import InputError
+from alol.errors import InputError, known
 from alol.files import replacing, write_json
 from alol.params import Launch
 from alol.rewards import scratch, tfidf
@@ -41,7 +41,7 @@ def train(specs: dict[str, dict[str, Any]], clean: Path, folder: Path, launch: L
         partial.mkdir()
         for name, options in fitted(specs):
             if isinstance(options, Tfidf):
-                groups = schema.read(_texts(clean, options), ["response"])
+                groups = schema.read(_texts(clean, options, f"rewards.{name}"), ["response"])
                 tfidf.save(partial / name, tfidf.fit(row["response"] for group in groups for row in group))
             elif isinstance(options, Trainable) and options.train is not None:
                 metrics[name] = _Trainer(name, options, clean, launch).run(partial / name)
@@ -49,9 +49,15 @@ def train(specs: dict[str, dict[str, Any]], clean: Path, folder: Path, launch: L
     return metrics
 
 
-def _texts(clean: Path, options: Tfidf) -> Path:
+def _texts(clean: Path, options: Tfidf, where: str) -> Path:
     """The table that tf-idf is fitted to."""
-    return clean / "train.parquet" if options.texts is None else clean / "texts" / f"{options.texts}.parquet"
+    if options.texts is None:
+        return clean / "train.parquet"
+    path = clean / "texts" / f"{options.texts}.parquet"
+    if not path.exists():
+        given = {path.stem for path in path.parent.glob("*.parquet")} or ["none; write null for the training responses"]
+        raise known(f"text table at {where}.texts:", options.texts, given)
+    return path
 
 
 class _Trainer:
