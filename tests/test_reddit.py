@@ -149,6 +149,41 @@ def test_tokens_are_counted_as_the_model_counts_them(tmp_path, layout):
         assert count(texts) == [len(ids) for ids in published(texts, add_special_tokens=False)["input_ids"]]
 
 
+def test_parent_and_comment_cost_what_the_joined_text_does(tmp_path):
+    from transformers import GPT2TokenizerFast
+
+    folder = saved_tokenizer(tmp_path, "parts")
+    parent, text, end = "some words, and", "(more) <URL> words é", OPTIONS["separator"]
+    joined = GPT2TokenizerFast.from_pretrained(folder)(parent + end + text + end)["input_ids"]
+    assert sum(counting.tokenizer(str(folder), None)([parent, text])) + 2 == len(joined)
+
+
+def cached_on_a_hub(cache: Path, layout: str) -> None:
+    """What a download of `org/small` at `main` leaves behind."""
+    commit = "0123456789" * 4
+    place = cache / "models--org--small"
+    saved_tokenizer(place / "snapshots" / commit, layout)
+    (place / "refs").mkdir()
+    (place / "refs" / "main").write_text(commit)
+
+
+@pytest.mark.parametrize("layout", ["tokenizer.json", "parts"])
+def test_a_cached_tokenizer_is_found_without_a_connection(tmp_path, monkeypatch, layout):
+    cached_on_a_hub(tmp_path, layout)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    counting.tokenizer.cache_clear()  # of the other layout's
+    assert counting.tokenizer("org/small", "main")([""]) == [0]
+    with pytest.raises(InputError, match=r"cannot fetch the tokenizer of org/other: .") as error:
+        counting.tokenizer("org/other", "main")
+    assert "\n" not in str(error.value)
+
+
+def test_a_hub_tokenizer_without_a_revision_is_one_line():
+    with pytest.raises(InputError, match="'org/small' is no folder, and a hub id needs a revision beside it"):
+        counting.tokenizer("org/small", None)
+
+
 def test_rows_of_too_many_tokens_are_left_out(tmp_path):
     folder = saved_tokenizer(tmp_path / "tokenizer", "parts")
     count = counting.tokenizer(str(folder), None)
@@ -168,6 +203,12 @@ def test_a_missing_tokenizer_is_one_line(tmp_path):
     write(tmp_path, plain(3, 66), plain(3, -9))
     with pytest.raises(InputError, match="max_tokens needs"):
         read(tmp_path, max_tokens=300)
+
+
+@pytest.mark.parametrize("name", ["sample", "test", "validation"])
+def test_a_number_of_rows_below_one_is_one_line(tmp_path, name):
+    with pytest.raises(InputError, match=f"clean.options.{name} is -1; give a number of comments above 0"):
+        read(tmp_path, **{name: -1})
 
 
 @pytest.mark.parametrize(

@@ -20,9 +20,11 @@ def tokenizer(name: str, revision: str | None) -> Counter:
     """A function from texts to their numbers of tokens, special tokens not added.
 
     `name` is a folder (it may start with an environment variable) or a hub id with a revision. Raises InputError when
-    it holds neither tokenizer.json nor vocab.json and merges.txt.
+    it holds neither tokenizer.json nor vocab.json and merges.txt, and for a hub id without a revision.
     """
     folder = Path(os.path.expandvars(name)).expanduser()
+    if not folder.is_dir() and revision is None:
+        raise InputError(f"the tokenizer '{name}' is no folder, and a hub id needs a revision beside it")
     find = (lambda file: folder / file) if folder.is_dir() else (lambda file: _fetched(name, revision, file))
     try:
         loaded = _loaded(find)
@@ -32,7 +34,7 @@ def tokenizer(name: str, revision: str | None) -> Counter:
         raise InputError(f"the tokenizer of {name} cannot be read: {str(error).splitlines()[0]}") from None
     if loaded is None:
         raise InputError(f"{name} has no tokenizer: neither {ALONE} nor {' and '.join(PARTS)}; name another one")
-    return lambda texts: [len(encoded.ids) for encoded in loaded.encode_batch(list(texts), add_special_tokens=False)]
+    return lambda texts: [len(encoded) for encoded in loaded.encode_batch_fast(list(texts), add_special_tokens=False)]
 
 
 def _loaded(find: Callable[[str], Path | None]) -> Any:
@@ -55,15 +57,19 @@ def _loaded(find: Callable[[str], Path | None]) -> Any:
 
 
 def _fetched(name: str, revision: str | None, file: str) -> Path | None:
-    """A file of a hub repository; None when it has no such file."""
+    """A file of a hub repository; None when it has no such file.
+
+    Without a connection, a repository of the older layout lies in the cache without a tokenizer.json: that one may be
+    absent there too.
+    """
     import huggingface_hub
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         return Path(huggingface_hub.hf_hub_download(name, file, revision=revision))
-    except LocalEntryNotFoundError as error:  # an EntryNotFoundError too, but of a hub that cannot be reached
-        raise InputError(f"cannot fetch the tokenizer of {name}: {str(error).splitlines()[0]}") from None
-    except EntryNotFoundError:
+    except EntryNotFoundError as error:
+        if isinstance(error, LocalEntryNotFoundError) and file != ALONE:  # the hub cannot be reached
+            raise InputError(f"cannot fetch the tokenizer of {name}: {str(error).splitlines()[0]}") from None
         return None
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise InputError(f"cannot fetch the tokenizer of {name}: {str(error).strip().splitlines()[0]}") from None

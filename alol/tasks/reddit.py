@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
+from tqdm import tqdm
 
 from alol import rawfiles
 from alol.errors import InputError
@@ -76,6 +77,9 @@ def read(raw: Path, options: Options) -> dict[str, Iterator[Row]]:
     """
     if options.max_tokens is not None and options.tokenizer is None:
         raise InputError("clean.options.max_tokens needs clean.options.tokenizer; or set it to null")
+    for name in ("sample", "test", "validation"):
+        if getattr(options, name) < 1:
+            raise InputError(f"clean.options.{name} is {getattr(options, name)}; give a number of comments above 0")
     found = {
         polarity: _comments(rawfiles.find(raw, name), polarity, options)
         for polarity, name in ((POSITIVE, options.positive), (NEGATIVE, options.negative))
@@ -106,7 +110,7 @@ def _comments(path: Path, polarity: str, options: Options) -> list[Comment]:
         logger.info("%s: %d rows with a comment and its parent, fewer than the %d to draw: all are taken",
                     path, count, options.sample)  # fmt: skip
     kept = _kept(path, polarity, {int(index): place for place, index in enumerate(places)}, options)
-    kept = _told_apart(list(_short_enough(kept, options)))
+    kept = _told_apart(list(_short_enough(kept, polarity, options)))
     needed = options.test + options.validation + 1
     if len(kept) < needed:
         raise InputError(
@@ -168,18 +172,20 @@ def _kept(path: Path, polarity: str, places: dict[int, int], options: Options) -
     return [kept[place] for place in sorted(kept)]
 
 
-def _short_enough(found: list[Comment], options: Options) -> Iterator[Comment]:
+def _short_enough(found: list[Comment], polarity: str, options: Options) -> Iterator[Comment]:
     """Without those of which parent and comment, each with its separator, have more than `max_tokens` tokens."""
     if options.max_tokens is None:
         yield from found
         return
     count = tokenizer(str(options.tokenizer), options.tokenizer_revision)
-    for start in range(0, len(found), CHUNK):
-        part = found[start : start + CHUNK]
-        parents, texts = count([item.parent for item in part]), count([item.text for item in part])
-        for item, a, b in zip(part, parents, texts, strict=True):
-            if a + b + 2 <= options.max_tokens:
-                yield item
+    with tqdm(desc=f"measure {polarity}", total=len(found), unit=" comments", disable=None) as bar:
+        for start in range(0, len(found), CHUNK):
+            part = found[start : start + CHUNK]
+            parents, texts = count([item.parent for item in part]), count([item.text for item in part])
+            yield from (
+                item for item, a, b in zip(part, parents, texts, strict=True) if a + b + 2 <= options.max_tokens
+            )
+            bar.update(len(part))
 
 
 def _told_apart(found: list[Comment]) -> list[Comment]:
