@@ -34,7 +34,7 @@ class Record(NamedTuple):
     values: dict[str, Any]
 
 
-Tick = Callable[[int], object]  # told how many bytes (of a JSON array: characters) were read
+Tick = Callable[[int], object]  # told how many more bytes of the file, as it is on disk, were read
 Reader = Callable[[Path, Tick], Iterator[Record]]
 
 
@@ -64,7 +64,7 @@ def records(path: Path, header: Sequence[str] | None = None, title: str | None =
 
 
 def _shown(reader: Reader, path: Path, title: str) -> Iterator[Record]:
-    size = path.stat().st_size if path.is_file() and not path.name.endswith(".gz") else None
+    size = path.stat().st_size if path.is_file() else None
     with tqdm(desc=title, total=size, unit="B", unit_scale=True, disable=None) as bar:
         yield from reader(path, bar.update)
 
@@ -95,23 +95,39 @@ def plain(record: Record, name: str) -> Any:
     return value
 
 
+class _Told(io.FileIO):
+    """A file that tells of the bytes that are read from it."""
+
+    def __init__(self, path: Path, tick: Tick) -> None:
+        super().__init__(path)
+        self._tick = tick
+
+    def readinto(self, buffer: memoryview) -> int | None:
+        count = super().readinto(buffer)
+        self._tick(count or 0)
+        return count
+
+
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
+def _opened(path: Path, tick: Tick) -> Iterator[BinaryIO]:
     """The file's bytes, unpacked; damage found while reading raises InputError."""
     if not path.is_file():
         raise InputError(f"{path} is missing")
     try:
-        with gzip.open(path) if path.name.endswith(".gz") else path.open("rb") as file:
-            yield file  # type: ignore[misc]
+        with io.BufferedReader(_Told(path, tick)) as file:
+            if path.name.endswith(".gz"):
+                with gzip.open(file) as unpacked:
+                    yield unpacked  # type: ignore[misc]
+            else:
+                yield file
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise InputError(f"{path} is cut off or not a gzip file ({error}); fetch it again") from None
 
 
 def _lines(path: Path, tick: Tick) -> Iterator[tuple[int, str]]:
     """Line numbers, from 1, and lines with their ends; a byte order mark is left out."""
-    with _opened(path) as file:
+    with _opened(path, tick) as file:
         for number, line in enumerate(file, 1):
-            tick(len(line))
             try:
                 yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
@@ -138,7 +154,7 @@ def _json_lines(path: Path, tick: Tick) -> Iterator[Record]:
 
 def _json(path: Path, tick: Tick) -> Iterator[Record]:
     """An array when the first character says so, else one object a line."""
-    with _opened(path) as file:
+    with _opened(path, lambda count: None) as file:
         start = file.read(1024).removeprefix(b"\xef\xbb\xbf").lstrip()
     return _json_array(path, tick) if start.startswith(b"[") else _json_lines(path, tick)
 
@@ -146,7 +162,7 @@ def _json(path: Path, tick: Tick) -> Iterator[Record]:
 def _json_array(path: Path, tick: Tick) -> Iterator[Record]:
     """The objects of an array one by one; only the chunk that holds the current one is in memory."""
     decode = json.JSONDecoder().raw_decode
-    with _opened(path) as file:
+    with _opened(path, tick) as file:
         stream = io.TextIOWrapper(file, encoding="utf-8-sig")
         buffer, position, number = "", 0, 0
         while True:
@@ -164,7 +180,6 @@ def _json_array(path: Path, tick: Tick) -> Iterator[Record]:
                 return
             if not more:
                 raise InputError(f"{where}: not valid JSON, perhaps cut off")
-            tick(len(more))
             buffer, position = buffer[position:] + more, 0
 
 
@@ -203,8 +218,9 @@ def _parquet(path: Path, tick: Tick) -> Iterator[Record]:
 
     try:
         with pq.ParquetFile(path) as file:
-            number = 0
+            number, share = 0, path.stat().st_size / max(1, file.metadata.num_rows)
             for batch in file.iter_batches():
+                tick(round(batch.num_rows * share))
                 for values in batch.to_pylist():
                     number += 1
                     yield Record(f"{path}, row {number}", values)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 from pathlib import Path
 
@@ -103,6 +104,28 @@ def test_every_kind_of_file_gives_the_same_rows(tmp_path, name, packed):
     assert [record.values for record in rawfiles.records(path)] == rows
     found = read(tmp_path, train=path.name)["train"]
     assert [(row["prompt"], row["response"]) for row in found] == [(row["q"], row["a"]) for row in rows]
+
+
+@pytest.mark.parametrize("name", ["t.jsonl", "t.json", "t.csv", "t.csv.gz", "t.parquet"])
+def test_a_progress_bar_ends_at_the_size_of_the_file(tmp_path, monkeypatch, name):
+    path, bars = tmp_path / name, []
+    rows = [{"q": f"question {i}", "a": "é"} for i in range(9)]
+    if name == "t.parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        csv_text = "q,a\n" + "".join(f"{row['q']},{row['a']}\n" for row in rows)
+        text = {"t.jsonl": "".join(json.dumps(row) + "\n" for row in rows), "t.json": json.dumps(rows)}
+        data = text.get(name, csv_text).encode()
+        path.write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+
+    class Bar(rawfiles.tqdm):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **{**options, "disable": False, "file": io.StringIO()})
+            bars.append(self)
+
+    monkeypatch.setattr(rawfiles, "tqdm", Bar)
+    assert [record.values for record in rawfiles.records(path, title="reading")] == rows
+    assert [(bar.desc, bar.n, bar.total) for bar in bars] == [("reading", *[path.stat().st_size] * 2)]
 
 
 def test_an_array_is_read_the_same_in_small_pieces(tmp_path, monkeypatch):
