@@ -1,6 +1,7 @@
 """Time and peak memory of stage clean on the two csv files of the Reddit tasks, at their published size of 1 GB each.
 
-The files are made here: a few rows repeated with other words, until each is as large as asked for.
+The files are made here: a few rows repeated with other words, until each is as large as asked for. Nothing here may
+load torch: on Linux a process's peak starts at that of the process that started it.
 
 python -m benchmarks.reddit_clean --gigabytes 1 --out reddit_clean.json
 """
@@ -20,11 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import click
+from tokenizers import ByteLevelBPETokenizer
 from tqdm import tqdm
 
 from alol import paths
 from alol.files import write_json
-from alol.models import train_tokenizer
 from alol.summary import align
 
 ROOT = Path(__file__).parents[1]
@@ -64,7 +65,10 @@ def write_params(folder: Path, sample: int) -> None:
     yaml = YAML()
     raw = yaml.load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     options = raw["tasks"][TASK]["clean"]["options"]
-    train_tokenizer(WORDS, 400).save_pretrained(folder / "tokenizer")
+    tokenizer = ByteLevelBPETokenizer()
+    tokenizer.train_from_iterator(WORDS, vocab_size=400, min_frequency=1, show_progress=False)
+    (folder / "tokenizer").mkdir()
+    tokenizer.save_model(str(folder / "tokenizer"))
     options |= {"tokenizer": str(folder / "tokenizer"), "tokenizer_revision": None, "sample": sample}
     part = min(options["test"], sample // 10)
     options |= {"test": part, "validation": part}

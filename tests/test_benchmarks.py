@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 from click.testing import CliRunner
 
@@ -33,3 +35,8 @@ def test_the_reddit_script_cleans_files_of_the_size_asked_for(tmp_path):
     assert found["bytes_per_file"] == 1073741
     assert found["rows"] >= 2000
     assert found["seconds"] > 0 < found["peak_memory_mb"]
+
+
+def test_the_reddit_script_measures_its_child_and_not_itself():
+    code = "import sys, benchmarks.reddit_clean; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=reddit_clean.ROOT, check=False).returncode == 0
