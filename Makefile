@@ -10,7 +10,7 @@ repro: $(VENV)/.ready
 	dvc repro
 
 test: $(VENV)/.ready
-	python -m pytest --numprocesses auto --dist loadfile
+	python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.ready
 	ruff check .

@@ -38,7 +38,7 @@ PYTHON = {"mine": {"kind": "python", "function": "custom.example.concise"}}
         ({"algorithms__mine": {}}, "unknown algorithm 'mine' in algorithms"),
         (
             {"tasks__demo__rewards__x": {"kind": "magic"}},
-            "'magic'; known: classifier, preference, python, stored, tfidf",
+            "'magic'; known: classifier, critic, preference, python, stored, tfidf, toxichat",
         ),
         ({"judge__requests": 0}, "judge.requests is 0, but must be above 0"),
         ({"judge__nope": 1}, "unknown key 'nope' in judge"),
@@ -53,7 +53,7 @@ PYTHON = {"mine": {"kind": "python", "function": "custom.example.concise"}}
         ),
         ({"tasks__demo__source": {"log": {"kind": "path", "location": "$NO_SUCH_VAR/x"}}}, "NO_SUCH_VAR is not set"),
         ({"tasks__demo__source": {"log": {"kind": "hub", "location": "a/b"}}}, "needs the revision"),
-        ({"tasks__demo__clean__format": "nope"}, "unknown format 'nope'; known: demo, hha, table"),
+        ({"tasks__demo__clean__format": "nope"}, "unknown format 'nope'; known: comet, demo, hha, knowledge, reddit, table"),
         ({"tasks__demo__policy__model": "some/model"}, "a hub id needs a revision"),
         ({"tasks__demo__policy__model": ".."}, "'..' must be absolute or start with an environment variable"),
         ({"tasks__demo__policy__max_prompt": 120}, "more than the model's context of 128"),

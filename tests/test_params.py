@@ -48,7 +48,7 @@ def test_the_files_own_task_and_algorithm_are_the_default(edited):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"task": "nope"}, "unknown task 'nope'; known: comet_small"),
+        ({"task": "nope"}, "unknown task 'nope'; known: comet"),
         ({"algorithm": "nope"}, "unknown algorithm 'nope'; known: a_lol, a_lol_kl"),
         ({"tasks__demo__train": {"batchsize": 3}}, "unknown key 'batchsize' in tasks.demo.train"),
         ({"defaults__train__sampling": ...}, "missing key 'sampling' in tasks.demo.train"),

@@ -232,7 +232,9 @@ def test_tf_idf_is_fitted_to_the_texts_it_names(tmp_path):
     given = load(tmp_path, {"it": {"kind": "tfidf", "texts": "wow"}})
     training.train(given.rewards, clean, tmp_path / "models", given.launch)
     other = load(tmp_path, {"it": {"kind": "tfidf", "texts": "wov"}})
-    with pytest.raises(InputError, match=r"unknown text table at rewards\.it\.texts: 'wov'; known: test, validation, wow"):
+    with pytest.raises(
+        InputError, match=r"unknown text table at rewards\.it\.texts: 'wov'; known: test, validation, wow"
+    ):
         training.train(other.rewards, clean, tmp_path / "models", given.launch)
     idf = json.loads((tmp_path / "models/it/tfidf.json").read_text())
     assert idf == {"three": 1.0, "four": pytest.approx(np.log(3 / 2) + 1)}
