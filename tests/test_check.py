@@ -53,7 +53,10 @@ PYTHON = {"mine": {"kind": "python", "function": "custom.example.concise"}}
         ),
         ({"tasks__demo__source": {"log": {"kind": "path", "location": "$NO_SUCH_VAR/x"}}}, "NO_SUCH_VAR is not set"),
         ({"tasks__demo__source": {"log": {"kind": "hub", "location": "a/b"}}}, "needs the revision"),
-        ({"tasks__demo__clean__format": "nope"}, "unknown format 'nope'; known: comet, demo, hha, knowledge, reddit, table"),
+        (
+            {"tasks__demo__clean__format": "nope"},
+            "unknown format 'nope'; known: comet, demo, hha,",
+        ),
         ({"tasks__demo__policy__model": "some/model"}, "a hub id needs a revision"),
         ({"tasks__demo__policy__model": ".."}, "'..' must be absolute or start with an environment variable"),
         ({"tasks__demo__policy__max_prompt": 120}, "more than the model's context of 128"),

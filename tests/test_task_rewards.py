@@ -14,14 +14,16 @@ from transformers import GPT2Config, RobertaConfig, RobertaForSequenceClassifica
 from alol import rewards
 from alol.errors import InputError
 from alol.rewards import critic, scratch, training
+from alol.rewards.classifier import ClassifierReward
 from alol.rewards.options import parse
 from alol.rewards.toxichat import OffensiveModel
 from alol.rewards.trained import fold
 from tests.reward_project import load, row, write_clean
-from tests.test_rewards_networks import SIZES, TEXTS, options, scores, strong
+from tests.test_rewards_networks import SIZES, TEXTS, gpt2, options, scores, strong
 from tests.test_rewards_networks import training as small_training
 
 END = "<|endoftext|>"
+DIALOGRPT = {"kind": "classifier", "model": "microsoft/DialogRPT-depth", "output": "sigmoid"}
 
 
 def component(tmp_path: Path, **keys) -> critic.Critic:
@@ -218,6 +220,30 @@ def test_faithfulness_reads_the_knowledge_and_the_response(tmp_path):
     pairs = scores(tmp_path, {**spec, "inputs": ["prompt", "response"]}, TEXTS[:3], TEXTS[1:4])
     assert found == pytest.approx(pairs, abs=1e-7)
     assert len({round(value, 4) for value in found.tolist()}) == 3
+
+
+def test_dialogrpt_is_pooled_at_the_last_attended_token_under_both_paddings(tmp_path):
+    """Padding, separator and end of text are one token, which also stands inside and at the end of the texts."""
+    folder = gpt2(tmp_path / "dialogrpt")
+    built = parse(load(tmp_path, {"it": {**DIALOGRPT, "model": str(folder)}}).rewards["it"], "rewards.it")
+    network = ClassifierReward("rewards.it", built, tmp_path, load(tmp_path, {"it": DIALOGRPT}).launch)._network
+    rows = network.encode(
+        [f"why?{END}", f"what do you think?{END}"], ["cats and dogs", f"I do not know{END}"], [{}, {}]
+    )
+    ids = [torch.tensor(row.ids, dtype=torch.long) for row in rows]
+    width, end = max(map(len, ids)) + 3, network.tokenizer.eos_token_id
+    alone = [network.logits({"input_ids": row[None], "attention_mask": torch.ones_like(row[None])}) for row in ids]
+    for left in (False, True):
+        batch = {
+            name: torch.full((2, width), end if name == "input_ids" else 0) for name in ("input_ids", "attention_mask")
+        }
+        for i, row in enumerate(ids):
+            place = slice(width - len(row), width) if left else slice(0, len(row))
+            batch["input_ids"][i, place], batch["attention_mask"][i, place] = row, 1
+        batch["position_ids"] = (batch["attention_mask"].cumsum(-1) - 1).clamp(min=0)
+        found = network.logits(batch)[:, 0].tolist()
+        assert found == pytest.approx([float(one) for one in alone], rel=1e-4, abs=1e-5)
+    assert abs(float(alone[0]) - float(alone[1])) > 1e-3
 
 
 def test_no_roberta_meets_a_text_that_is_too_long(tmp_path):
