@@ -227,22 +227,18 @@ def test_dialogrpt_is_pooled_at_the_last_attended_token_under_both_paddings(tmp_
     folder = gpt2(tmp_path / "dialogrpt")
     built = parse(load(tmp_path, {"it": {**DIALOGRPT, "model": str(folder)}}).rewards["it"], "rewards.it")
     network = ClassifierReward("rewards.it", built, tmp_path, load(tmp_path, {"it": DIALOGRPT}).launch)._network
-    rows = network.encode(
-        [f"why?{END}", f"what do you think?{END}"], ["cats and dogs", f"I do not know{END}"], [{}, {}]
-    )
-    ids = [torch.tensor(row.ids, dtype=torch.long) for row in rows]
+    prompts, responses = [f"why?{END}", f"what do you think?{END}"], ["cats and dogs", f"I do not know{END}"]
+    ids = [torch.tensor(one.ids, dtype=torch.long) for one in network.encode(prompts, responses, [{}, {}])]
     width, end = max(map(len, ids)) + 3, network.tokenizer.eos_token_id
-    alone = [network.logits({"input_ids": row[None], "attention_mask": torch.ones_like(row[None])}) for row in ids]
+    alone = [network.logits({"input_ids": one[None], "attention_mask": torch.ones_like(one[None])}) for one in ids]
     for left in (False, True):
-        batch = {
-            name: torch.full((2, width), end if name == "input_ids" else 0) for name in ("input_ids", "attention_mask")
-        }
-        for i, row in enumerate(ids):
-            place = slice(width - len(row), width) if left else slice(0, len(row))
-            batch["input_ids"][i, place], batch["attention_mask"][i, place] = row, 1
-        batch["position_ids"] = (batch["attention_mask"].cumsum(-1) - 1).clamp(min=0)
-        found = network.logits(batch)[:, 0].tolist()
-        assert found == pytest.approx([float(one) for one in alone], rel=1e-4, abs=1e-5)
+        tokens, mask = torch.full((2, width), end), torch.zeros(2, width, dtype=torch.long)
+        for i, one in enumerate(ids):
+            place = slice(width - len(one), width) if left else slice(0, len(one))
+            tokens[i, place], mask[i, place] = one, 1
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)
+        found = network.logits({"input_ids": tokens, "attention_mask": mask, "position_ids": positions})[:, 0]
+        assert found.tolist() == pytest.approx([float(one) for one in alone], rel=1e-4, abs=1e-5)
     assert abs(float(alone[0]) - float(alone[1])) > 1e-3
 
 
