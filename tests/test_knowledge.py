@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import os
 import random
 from pathlib import Path
 
@@ -244,3 +246,22 @@ def test_coverage_and_density_by_hand():
     metrics = knowledge.FORMAT.metrics
     rows = (["p"], ["the cat sat on a mat"], [{"knowledge": "the cat sat on the mat"}])
     assert [metrics[name](*rows)[0] for name in metrics] == pytest.approx([5 / 6, 17 / 6, 4 / 6, 16 / 6])
+
+
+@pytest.mark.skipif("ALOL_DATA" not in os.environ, reason="ALOL_DATA does not name a folder of real data")
+def test_dialogues_in_the_complete_original_form_are_read(tmp_path):
+    source = Path(os.environ["ALOL_DATA"]) / "wow/dialogstudio_wow/original_examples.json.gz"
+    (tmp_path / "wow").mkdir()
+    (tmp_path / "wow/all.json.gz").write_bytes(source.read_bytes())
+    files = {**NONE, "wow": "wow/all.json.gz"}
+    rows = read(tmp_path, train=files, validation=files, test=files)["train"]
+    dialogues = json.loads(gzip.decompress(source.read_bytes()))
+    wizards = [turn for one in dialogues for turn in one["dialog"][1:] if "Wizard" in turn["speaker"]]
+    grounded = [
+        next(iter(turn["checked_sentence"].values()))
+        for turn in wizards
+        if turn["checked_sentence"] and "no_passages_used" not in turn["checked_sentence"]
+    ]
+    assert [row["context"]["knowledge"] for row in rows] == [sentence.strip() for sentence in grounded]
+    assert len(rows) > 10
+    assert all(row["prompt"].startswith(f"Knowledge: {row['context']['knowledge']}<|endoftext|>") for row in rows)
