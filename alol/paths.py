@@ -4,6 +4,7 @@ from pathlib import Path
 
 METRICS = Path("metrics")
 PLOTS = METRICS / "plots"
+REPORTS = Path("reports")  # of commands that are no stages
 
 
 def raw(task: str) -> Path:
@@ -48,6 +49,11 @@ def value(task: str) -> Path:
 
 def policy(task: str, algorithm: str) -> Path:
     return Path("models", task, algorithm)
+
+
+def checkpoints(task: str) -> Path:
+    """Models that others trained, evaluated on the task."""
+    return REPORTS / "checkpoints" / task
 
 
 def cost(stage: str) -> Path:

@@ -13,13 +13,11 @@ from typing import Any
 
 import click
 
-from alol import compare, figures, params
+from alol import compare, figures, params, paths
 from alol.errors import InputError
 from alol.files import read_json, replacing
 from alol.report import write_csv
 from alol.summary import align
-
-REPORTS = Path("reports")
 
 
 @click.command(name="compare")
@@ -76,13 +74,13 @@ def report(task: str, rows: list[dict[str, Any]], sections: set[str], stale: dic
         click.echo(f"left out, {reason}: {', '.join(name for name, same in left_out if same == reason)}")
     others = [
         compare.checkpoint(path.parent.name, read_json(path))
-        for path in sorted(Path(REPORTS, "checkpoints", task).glob("*/summary.json"))
+        for path in sorted(paths.checkpoints(task).glob("*/summary.json"))
     ]
     if not runs and not others:
         raise InputError(f"no finished run of task '{task}' among DVC's {len(rows)}; make one with `dvc exp run`")
     groups = compare.ranked([*compare.group(runs), *others])
-    base = REPORTS / f"compare_{task}"
-    results = REPORTS / f"results_{task}.csv"
+    base = paths.REPORTS / f"compare_{task}"
+    results = paths.REPORTS / f"results_{task}.csv"
     if runs:
         found = compare.results(runs, task)
         write_csv(results, found, list(found[0]))
@@ -100,7 +98,7 @@ def report(task: str, rows: list[dict[str, Any]], sections: set[str], stale: dic
 def together(groups: dict[str, list[compare.Group]]) -> None:
     """Write one table and one figure over several tasks."""
     rows = compare.across(groups)
-    base = REPORTS / f"compare_{'_'.join(groups)}"
+    base = paths.REPORTS / f"compare_{'_'.join(groups)}"
     write_csv(base.with_suffix(".csv"), rows, list(rows[0]))
     cells = compare.across_cells(rows, "±")
     with replacing(base.with_suffix(".md")) as partial:

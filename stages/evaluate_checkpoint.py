@@ -7,15 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from pathlib import Path
 
 import click
 
 from alol import checkpoint, launch, params, paths, schema, summary
 from alol.errors import InputError
 from alol.files import replacing, write_json
-
-REPORTS = Path("reports", "checkpoints")
 
 
 @click.command(name="evaluate_checkpoint")
@@ -83,7 +80,7 @@ def _evaluate(
         launch.accelerator(loaded.launch),
     )  # fmt: skip
     numbers = checkpoint.summarise(rows, paths.annotated(task), paths.baselines(task), loaded)
-    target = REPORTS / task / name
+    target = paths.checkpoints(task) / name
     with replacing(target) as folder:
         folder.mkdir(parents=True)
         schema.write(folder / "generations.parquet", schema.scored(schema.ROLLOUTS, loaded.test_rewards), rows)

@@ -16,8 +16,6 @@ from alol import endpoint, figures, judge, params, paths, schema, summary
 from alol.errors import InputError, known
 from alol.files import replacing, write_json
 
-REPORTS = Path("reports")
-
 
 @click.command(name="judge")
 @click.argument("first")
@@ -64,7 +62,7 @@ def responses(loaded: params.Params, name: str) -> list[dict[str, Any]]:
         "gold": paths.annotated(task) / "test.parquet",
         "reference": paths.baselines(task) / "test.parquet",
         **{path.parent.name: path for path in paths.generations(task, "").glob("*/test.parquet")},
-        **{path.parent.name: path for path in Path(REPORTS, "checkpoints", task).glob("*/generations.parquet")},
+        **{path.parent.name: path for path in paths.checkpoints(task).glob("*/generations.parquet")},
     }
     places = {key: path for key, path in places.items() if path.exists()}
     if name not in places:
@@ -78,7 +76,7 @@ def write(
 ) -> None:
     """The four files in reports/, and the table."""
     short = [name.removesuffix(".parquet").strip("/.").replace("/", "-") for name in names]
-    base = REPORTS / f"judge_{task}_{short[0]}_vs_{short[1]}"
+    base = paths.REPORTS / f"judge_{task}_{short[0]}_vs_{short[1]}"
     results = judge.by_subset(found, settings.bootstrap, settings.seed)
     about = f"Judge: {settings.model}; {len(found)} prompts of {task}, {left_out} contaminated ones left out."
     identity = {"first": names[0], "second": names[1], "task": task, "model": settings.model}

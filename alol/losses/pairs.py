@@ -35,6 +35,9 @@ def pro(*, logp: Tensor, mask: Tensor, raw_reward: Tensor, sft_weight: float) ->
 
     With s_k the mean token log-probability of the k-th best response, T_kj = r_k - r_j and T_kk = max_j T_kj over
     j > k: sum_k [ln sum_{j >= k} exp(T_kj s_j) - T_kk s_k] - sft_weight (K - 1)^2 ln pi(best).
+
+    The published code adds 1e-10 inside of the logarithm, against an overflow to minus infinity that logsumexp does not
+    have; the two differ by ln(1 + 1e-10 / sum), less than 1e-5 unless every exponent is below -11.
     """
     there = mask.any(-1)
     order = raw_reward.masked_fill(~there, -torch.inf).argsort(dim=-1, descending=True, stable=True)
