@@ -42,7 +42,7 @@ class Counts:
 def convert(source: Path, target: Path, base: str, revision: str | None) -> Counts:
     """Writes the critic and its tokenizer to the folder `target`; `base` is the RoBERTa that it was made from.
 
-    Raises InputError for a weight that is missing, stands twice or has another shape than `base` says.
+    Raises InputError for a weight that is missing, unknown, or has another shape than `base` says.
     """
     bundle = Bundle(source)
     found = _encoder(bundle.names)
@@ -90,16 +90,14 @@ def _encoder(variables: list[str]) -> dict[str, str]:
 
 def _head(bundle: Bundle, source: Path) -> dict[str, str]:
     """The two dense layers outside of the encoder, told apart by their shapes."""
-    outside = [
-        name for name in bundle.names if ENCODER not in name and re.fullmatch(r"dense(_\d+)?/(kernel|bias)", name)
-    ]
+    outside = {name for name in bundle.names if DENSE.fullmatch(name)}
     layers = sorted({name.split("/")[0] for name in outside})
-    last = [layer for layer in layers if bundle.shape(f"{layer}/kernel")[-1:] == (1,)]
+    whole = len(outside) == 4 and all(len(bundle.shape(name)) == 2 for name in outside if name.endswith(TURNED))
+    last = [layer for layer in layers if whole and bundle.shape(f"{layer}/{TURNED}")[1] == 1]
     if len(layers) != 2 or len(last) != 1:
-        listed = ", ".join(layers) or "none"
+        listed = ", ".join(sorted(outside)) or "none"
         raise InputError(f"{source}: a head is two dense layers, the last with one output; there are: {listed}")
-    first = next(layer for layer in layers if layer not in last)
-    pairs = {"dense": first, "out_proj": last[0]}
+    pairs = {"dense": next(layer for layer in layers if layer not in last), "out_proj": last[0]}
     return {
         f"{name}.{ours}": f"{layer}/{theirs}"
         for name, layer in pairs.items()

@@ -202,6 +202,8 @@ def test_bytes_that_are_no_table_are_one_line(tmp_path, source, base):
         ({f"{PREFIX}pooler/dense/bias": np.zeros(3, np.float32)}, "pooler/dense/bias has the shape [3], but --base"),
         ({f"{PREFIX}encoder/layer_._2/output/dense/bias": np.zeros(16, np.float32)}, "is no part of the model"),
         ({"dense_3/kernel": None, "dense_3/bias": None}, "a head is two dense layers"),
+        ({"dense_3/bias": None}, "there are: dense_2/bias, dense_2/kernel, dense_3/kernel"),
+        ({"dense_2/kernel": None}, "there are: dense_2/bias, dense_3/bias, dense_3/kernel"),
     ],
 )
 def test_weights_that_do_not_fit_are_named(tmp_path, base, change, message):
