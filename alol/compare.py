@@ -37,7 +37,7 @@ class Run:
     seed: str
     settings: dict[str, str]
     metrics: dict[str, float]
-    summary: dict[str, float]  # every number of metrics/summary.json
+    summary: dict[str, float]  # the numbers of metrics/summary.json, by dotted key
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,8 @@ def collect(
         reason = _unusable(row, task, found) or stale.get(name(row))
         if reason is None:
             own = settings(row, task, sections)
-            run = Run(name(row), str(row["algorithm"]), _text(row["seed"]), own, found, _finite(row, SUMMARIES))
+            summary = _finite({key: value for key, value in row.items() if key.startswith(SUMMARIES)})
+            run = Run(name(row), str(row["algorithm"]), _text(row["seed"]), own, found, summary)
             key = (run.algorithm, run.seed, tuple(run.settings.items()))
             first = runs.setdefault(key, run)
             if first is run:
@@ -175,17 +176,14 @@ def _unusable(row: Row, task: str, found: Mapping[str, float]) -> str | None:
 
 def _metrics(row: Row) -> dict[str, float]:
     """The numbers of metrics/summary.json that the comparison shows."""
-    return _finite(row, (POLICY, *FIRST, *LAST))
+    return _finite({key: value for key, value in row.items() if key.startswith(POLICY) or key in (*FIRST, *LAST)})
 
 
-def _finite(row: Row, starts: tuple[str, ...]) -> dict[str, float]:
+def _finite(row: Row) -> dict[str, float]:
     return {
         key: float(value)
         for key, value in row.items()
-        if key.startswith(starts)
-        and isinstance(value, int | float)
-        and not isinstance(value, bool)
-        and math.isfinite(value)
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     }
 
 
@@ -368,53 +366,3 @@ def table(cells: Sequence[Sequence[str]]) -> str:
     header, *lines = cells
     ruled = [header, ["---", *["---:"] * (len(header) - 1)], *lines]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in ruled)
-
-
-def results(runs: Sequence[Run], task: str) -> list[dict[str, str]]:
-    """The columns of the published code's results, one row per run and one for the reference they share.
-
-    best and worst: the evaluations while training with the largest and the smallest success measure, with epoch (e) and
-    update (s). Then the final numbers on validation and test, of generated and gold responses. "NA" where a run has
-    none. `seed` and `run` are added behind.
-    """
-    measures = {run.settings.get("train.success", "reward") for run in runs}
-    title = _measure_title(measures.pop()) if len(measures) == 1 else "success"
-    keys = ordered(sorted({key.split(".")[2] for run in runs for key in run.summary if key.startswith(POLICY)}))
-    keys = [key for key in keys if key not in ("reward_low", "reward_high")]
-    ranked_runs = sorted(runs, key=lambda run: (run.algorithm, len(run.seed), run.seed, run.name))
-    rows = [_result(run, task, run.algorithm, "policy", title, keys) for run in ranked_runs]
-    return [_result(ranked_runs[0], task, "reference", "reference", title, keys), *rows] if rows else []
-
-
-def _measure_title(measure: str) -> str:
-    return "final_reward" if measure == "reward" else measure.removeprefix("reward_")
-
-
-def _result(run: Run, task: str, algorithm: str, model: str, title: str, keys: Sequence[str]) -> dict[str, str]:
-    found, measure = run.summary, run.settings.get("train.success", "reward")
-    trained = model == "policy"
-    row = {"task_name": task, "baseline_model": _baseline(run.settings), "algorithm": algorithm}
-    for which in ("best", "worst"):
-        at = {key: found.get(f"checkpoints.{which}.{key}") if trained else None for key in ("epoch", "update", "value")}
-        row |= {f"{which} e": _three(at["epoch"]), f"{which} s": _three(at["update"])}
-        row[f"{which} V {title}"] = _three(at["value"])
-    row |= {f"val_{title}": _three(found.get(f"validation.{model}.{measure}"))}
-    row |= {f"test_{title}": _three(found.get(f"{model}.all.{measure}"))}
-    sources = {"val_gen": f"validation.{model}", "test_gen": f"{model}.all"}
-    sources |= {"val_gold": "validation.gold", "test_gold": "gold.all"}
-    for segment, source in sources.items():
-        row |= {f"{segment} {key}": _three(found.get(f"{source}.{key}")) for key in keys}
-    return {**row, "seed": run.seed if trained else "", "run": run.name if trained else ""}
-
-
-def _baseline(settings: Mapping[str, str]) -> str:
-    """What the reference was made from."""
-    names = (settings.get("policy.model"), settings.get("policy.adapter"))
-    return " + ".join(name for name in names if name and name != "None") or "NA"
-
-
-def _three(value: float | None) -> str:
-    """Three decimals; counts as they are."""
-    if value is None:
-        return "NA"
-    return f"{value:.3f}".rstrip("0").rstrip(".") if value == int(value) else f"{value:.3f}"

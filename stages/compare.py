@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from alol import compare, figures, params, paths
+from alol import compare, figures, params, paths, results
 from alol.errors import InputError
 from alol.files import read_json, replacing
 from alol.report import write_csv
@@ -80,10 +80,10 @@ def report(task: str, rows: list[dict[str, Any]], sections: set[str], stale: dic
         raise InputError(f"no finished run of task '{task}' among DVC's {len(rows)}; make one with `dvc exp run`")
     groups = compare.ranked([*compare.group(runs), *others])
     base = paths.REPORTS / f"compare_{task}"
-    results = paths.REPORTS / f"results_{task}.csv"
+    published = paths.REPORTS / f"results_{task}.csv"
     if runs:
-        found = compare.results(runs, task)
-        write_csv(results, found, list(found[0]))
+        found = results.table(runs, task)
+        write_csv(published, found, list(found[0]))
     write_csv(base.with_suffix(".csv"), compare.csv_rows(groups), ())
     with replacing(base.with_suffix(".md")) as partial:
         partial.write_text(compare.markdown(groups, task, len(left_out)), encoding="utf-8")
@@ -91,7 +91,7 @@ def report(task: str, rows: list[dict[str, Any]], sections: set[str], stale: dic
         partial.write_bytes(figures.comparison(compare.lines(groups), f"{task}: reward by run"))
     click.echo(compare.terminal_table(groups))
     checkpoints = f" and {len(others)} evaluated checkpoints" if others else ""
-    click.echo(f"{len(runs)} runs{checkpoints} in {len(groups)} groups: {base}.md, .csv and .png; {results}")
+    click.echo(f"{len(runs)} runs{checkpoints} in {len(groups)} groups: {base}.md, .csv and .png; {published}")
     return groups
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from alol import compare, figures
+from alol import compare, figures, results
 from alol.errors import InputError
 from stages import compare as command
 
@@ -211,7 +211,7 @@ def test_results_have_the_published_columns():
     runs, _ = collect(
         row("b", 0.5, seed=2.0, **RESULTS), row("a", 0.4375, **RESULTS), row("old", 0.25, algorithm="nll")
     )
-    found = compare.results([run for run in runs if run.algorithm == "a_lol"], "demo")
+    found = results.table([run for run in runs if run.algorithm == "a_lol"], "demo")
     assert list(found[0])[:14] == [
         "task_name", "baseline_model", "algorithm", "best e", "best s", "best V good", "worst e", "worst s",
         "worst V good", "val_good", "test_good", "val_gen reward", "val_gen reward_good", "val_gen length",
@@ -228,7 +228,7 @@ def test_results_have_the_published_columns():
         "NA", "0.500", "0.375", "NA",
     ]  # fmt: skip
     assert (first["val_gold length"], first["test_gold reward"], first["val_gen length"]) == ("3", "1", "NA")
-    mixed = compare.results(runs, "demo")
+    mixed = results.table(runs, "demo")
     assert "val_success" in mixed[0]
     assert mixed[-1]["val_success"] == "NA"
 
