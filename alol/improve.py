@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from accelerate import Accelerator
 
-from alol import algorithms, evaluate, models, ppo, rewards, rollout, sampling, schema, strict, train
+from alol import algorithms, evaluate, models, ppo, rewards, rollout, sampling, schema, strict, train, tuning
 from alol.errors import InputError
 from alol.files import write_json
 from alol.losses.offline import Algorithm
@@ -43,11 +43,11 @@ def improve(params: Params, inputs: Inputs, folder: Path | None, main: Accelerat
             f"params.yaml: train.success is '{settings.success}'; known: reward, "
             + ", ".join(f"reward_{name}" for name in params.rewards)
         )
-    policy = models.trainable(
+    policy = tuning.trainable(
         models.load(inputs.reference, dropout=params.policy.dropout), params.policy, inputs.reference, params.seed
     )
     if params.launch.recompute:
-        models.recompute(policy.model)
+        tuning.recompute(policy.model)
     rows = schema.rows(inputs.baseline)
     encoder = Encoder(policy.tokenizer, params.policy)
     scorer = rewards.load(params.rewards, inputs.reward_model, params.launch) if main.is_main_process else None
@@ -115,7 +115,7 @@ def _online(
         raise InputError(f"params.yaml: {updates} updates give no rollout; lower algorithms.ppo.updates_per_rollout")
     prompts = rollout.prompt_rows(inputs.prompts)
     trainer = ppo.Trainer(
-        policy, models.frozen_logp(policy, inputs.reference), prompts,
+        policy, tuning.frozen_logp(policy, inputs.reference), prompts,
         Encoder(policy.tokenizer, params.policy).prompts(prompts), _scoring(params, scorer), options,
         settings.optimizer, params.generate, params.launch, main, params.seed,
     )  # fmt: skip

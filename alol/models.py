@@ -6,16 +6,15 @@ full model, an adapter, or nothing more when it stands for a published model as 
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -30,10 +29,9 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from alol.batching import Batch
 from alol.errors import InputError
 from alol.files import read_json, write_json
-from alol.logprob import is_encoder_decoder, response_logp
+from alol.logprob import is_encoder_decoder
 from alol.params import Policy, Scratch
 
 transformers_logging.disable_progress_bar()  # of loading and saving weights: the stages show their own
@@ -266,77 +264,6 @@ def load_checkpoint(
     return LoadedPolicy(loaded.eval(), tokenizer, pointer)
 
 
-def recompute(model: nn.Module) -> None:
-    """Stores fewer activations while training and computes them again in the backward pass: less memory, more time."""
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-
-
-def frozen_logp(policy: LoadedPolicy, reference: Path) -> Callable[[Batch], Tensor]:
-    """The response log-probabilities [B, T] of the reference, live beside `policy` (from `trainable`, not yet trained).
-
-    One base serves both where the policy is an adapter: the reference's own adapter is loaded as a second one, or the
-    policy's is switched off when the reference has none. A full model is copied.
-    """
-    from peft import PeftModel
-
-    model = policy.model
-    if not isinstance(model, PeftModel):
-        copied = copy.deepcopy(model).eval().requires_grad_(False)
-        return torch.no_grad()(lambda batch: response_logp(copied.to(batch.input_ids.device), batch))
-    adapter, revision = own_adapter(reference, read_json(reference / POINTER))
-    if adapter:
-        model.load_adapter(os.path.expandvars(adapter), REFERENCE, is_trainable=False, revision=revision)
-        _set_dropout(model, 0.0, REFERENCE)
-        model.set_adapter(ADAPTER)
-
-    @torch.no_grad()
-    def logp(batch: Batch) -> Tensor:
-        if not adapter:
-            with model.disable_adapter():
-                return response_logp(model, batch)
-        model.set_adapter(REFERENCE, inference_mode=True)
-        try:
-            return response_logp(model, batch)
-        finally:
-            model.set_adapter(ADAPTER)
-
-    return logp
-
-
-def trainable(loaded: LoadedPolicy, policy: Policy, folder: Path, seed: int) -> LoadedPolicy:
-    """The reference of `folder`, made ready to be trained as `policy.tuning` says.
-
-    full: every parameter. lora, qlora: the reference's own adapter goes on when it has one, else a new one that leaves
-    the model as it is (its B matrices are 0); the pointer then names the reference as the base.
-    """
-    model, found = loaded.model, dict(loaded.pointer)
-    if policy.tuning == "full":
-        if found["base"] is not None and found["adapter"]:
-            raise InputError("params.yaml: policy.tuning is full, but the reference has an adapter; use lora or qlora")
-        model.requires_grad_(True)
-        return LoadedPolicy(model, loaded.tokenizer, {**found, "base": None, "revision": None, "fingerprint": None})
-    from peft import LoraConfig, PeftModel, get_peft_model
-
-    torch.manual_seed(seed)
-    if isinstance(model, PeftModel):
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad = "lora_" in name
-    else:
-        config = LoraConfig(
-            r=policy.lora.r,
-            lora_alpha=policy.lora.alpha,
-            lora_dropout=policy.dropout,
-            target_modules=policy.lora.targets,
-            task_type="SEQ_2_SEQ_LM" if is_encoder_decoder(model) else "CAUSAL_LM",
-        )
-        model = get_peft_model(model, config)
-        if found["base"] is None:
-            found["base"] = f"../{folder.name}"
-    if found["base"].startswith("./"):
-        found["base"] = f"../{folder.name}/{found['base'][2:]}"
-    return LoadedPolicy(model, loaded.tokenizer, {**found, "adapter": None, "adapter_revision": None})
-
-
 def save(loaded: LoadedPolicy, folder: Path) -> None:
     """Writes the policy into an existing or new folder: the adapter alone, or the full model."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -377,11 +304,12 @@ def with_adapter(model: nn.Module, adapter: str, revision: str | None, dropout: 
             f"{wrong}: it has {len(given)} weights and the base takes {len(expected)} (one that does not match: "
             f"{example}); use the base that it was trained on"
         )
-    _set_dropout(wrapped, dropout, ADAPTER)
+    set_dropout(wrapped, dropout, ADAPTER)
     return wrapped
 
 
-def _set_dropout(model: nn.Module, dropout: float, adapter: str) -> None:
+def set_dropout(model: nn.Module, dropout: float, adapter: str) -> None:
+    """Of the LoRA layers of one adapter."""
     for module in model.modules():
         layers = getattr(module, "lora_dropout", {})
         if adapter in layers and isinstance(layers[adapter], nn.Dropout):

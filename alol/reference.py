@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from alol import models, sampling, schema, train
+from alol import models, sampling, schema, train, tuning
 from alol.batching import chunks
 from alol.errors import InputError
 from alol.files import write_json
@@ -45,7 +45,7 @@ def make(params: Params, clean: Path, folder: Path | None, main: Accelerator) ->
         return
     if policy.model != "scratch" or policy.tuning != "full":
         base = start.pointer["base"]
-        start = models.trainable(start, policy, Path(), settings.seed)
+        start = tuning.trainable(start, policy, Path(), settings.seed)
         if policy.tuning != "full":
             start.pointer["base"] = base  # as seen from the folder that is being made
     encoder = Encoder(start.tokenizer, policy)
@@ -66,7 +66,7 @@ def _fit(
 ) -> None:
     """Minimises the NLL of `splits[0]`, keeps the checkpoint with the lowest on `splits[1]` in `folder`."""
     if launch.recompute:
-        models.recompute(start.model)
+        tuning.recompute(start.model)
     examples, validation = splits
     length = sampling.run_length(settings.updates, settings.epochs, len(examples), settings.batch_size, 1.0)
     order = sampling.draws(len(examples), length, settings.batch_size, seed)

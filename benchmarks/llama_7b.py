@@ -26,7 +26,7 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerBase
 
-from alol import algorithms, generate, launch, models, params, train
+from alol import algorithms, generate, launch, models, params, train, tuning
 from alol.batching import collate
 from alol.logprob import response_logp
 
@@ -83,7 +83,7 @@ def measure(
     adapter = LoraConfig(task_type="CAUSAL_LM", r=lora.r, lora_alpha=lora.alpha, target_modules=lora.targets)
     model = get_peft_model(model, adapter).to(main.device).eval()
     if p.launch.recompute:
-        models.recompute(model)
+        tuning.recompute(model)
     size = p.train.batch_size
     with main.autocast():
         table = examples(model, size, prompt, response, pad_id, main.device)

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import torch
 
-from alol import models, params
+from alol import models, params, tuning
 from alol.batching import collate
 from alol.errors import InputError
 from alol.logprob import response_logp
@@ -77,13 +77,13 @@ def test_a_changed_base_is_noticed(saved, tmp_path):
         models.load(tmp_path / "reference")
 
 
-@pytest.mark.parametrize("tuning", ["lora", "qlora"])
-def test_an_adapter_starts_as_the_reference_and_is_saved_alone(saved, tmp_path, tuning):
+@pytest.mark.parametrize("kind", ["lora", "qlora"])
+def test_an_adapter_starts_as_the_reference_and_is_saved_alone(saved, tmp_path, kind):
     reference, out = tmp_path / "reference", tmp_path / "policy"
-    settings = pointing(saved, reference, tuning=tuning)
+    settings = pointing(saved, reference, tuning=kind)
     before = models.load(reference)
     start = logp(before.model)
-    trained = models.trainable(before, settings, reference, seed=1)
+    trained = tuning.trainable(before, settings, reference, seed=1)
     torch.testing.assert_close(logp(trained.model), start, atol=1e-6, rtol=0)
     base = {n: p.clone() for n, p in trained.model.named_parameters() if not p.requires_grad}
     assert all("lora" in n for n, p in trained.model.named_parameters() if p.requires_grad)
@@ -100,13 +100,13 @@ def test_an_adapter_starts_as_the_reference_and_is_saved_alone(saved, tmp_path, 
 def test_a_published_adapter_goes_on_being_trained(saved, tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
     settings = pointing(saved, first, tuning="lora")
-    adapter = models.trainable(models.load(first), settings, first, seed=1)
+    adapter = tuning.trainable(models.load(first), settings, first, seed=1)
     train_a_little(adapter.model)
     models.save(adapter, tmp_path / "adapter")
     settings = pointing(saved, second, tuning="lora", adapter=str(tmp_path / "adapter"))
     loaded = models.load(second)
     torch.testing.assert_close(logp(loaded.model), logp(adapter.model), atol=1e-6, rtol=0)
-    trained = models.trainable(loaded, settings, second, seed=1)
+    trained = tuning.trainable(loaded, settings, second, seed=1)
     assert any(p.requires_grad for p in trained.model.parameters())
     models.save(trained, tmp_path / "out")
     torch.testing.assert_close(logp(models.load(tmp_path / "out").model), logp(adapter.model), atol=1e-6, rtol=0)
@@ -117,7 +117,7 @@ def test_an_adapter_on_a_scratch_reference_names_it_as_its_base(architecture, to
     settings = policy("scratch", tuning="lora")
     full = models.LoadedPolicy(tiny_model(architecture, tokenizer), tokenizer, models.pointer(settings, None, None))
     models.save(full, reference)
-    trained = models.trainable(models.load(reference), settings, reference, seed=1)
+    trained = tuning.trainable(models.load(reference), settings, reference, seed=1)
     models.save(trained, tmp_path / "models" / "a_lol")
     assert trained.pointer["base"] == "../reference"
     torch.testing.assert_close(
@@ -136,7 +136,7 @@ def test_an_adapter_of_another_base_is_refused(saved, tokenizer, tmp_path):
     settings = policy("scratch", tuning="lora")
     full = models.LoadedPolicy(tiny_model(other, tokenizer), tokenizer, models.pointer(settings, None, None))
     models.save(full, reference)
-    models.save(models.trainable(models.load(reference), settings, reference, 1), tmp_path / "adapter")
+    models.save(tuning.trainable(models.load(reference), settings, reference, 1), tmp_path / "adapter")
     pointing(saved, tmp_path / "reference", tuning="lora", adapter=str(tmp_path / "adapter"))
     with pytest.raises(InputError, match="does not fit the base model"):
         models.load(tmp_path / "reference")
@@ -147,7 +147,7 @@ def test_recomputed_activations_give_the_same_gradients(architecture, tokenizer)
     for again in (False, True):
         model = tiny_model(architecture, tokenizer).train()
         if again:
-            models.recompute(model)
+            tuning.recompute(model)
             assert model.is_gradient_checkpointing
         response_logp(model, BATCH).sum().backward()
         gradients.append([parameter.grad for parameter in model.parameters()])
@@ -162,7 +162,7 @@ def test_an_adapter_of_a_deeper_or_shallower_base_is_refused(architecture, token
     settings = dataclasses.replace(settings, lora=dataclasses.replace(settings.lora, targets=targets))
     other, base = tmp_path / "other", tiny_model(architecture, tokenizer, layers=layers)
     models.save(models.LoadedPolicy(base, tokenizer, models.pointer(settings, None, None)), other)
-    models.save(models.trainable(models.load(other), settings, other, 1), tmp_path / "adapter")
+    models.save(tuning.trainable(models.load(other), settings, other, 1), tmp_path / "adapter")
     with pytest.raises(InputError, match=r"does not fit the base model: it has \d+ weights and the base takes \d+"):
         models.with_adapter(models.base_model(str(saved), None, quantized=False), str(tmp_path / "adapter"), None, 0.0)
 

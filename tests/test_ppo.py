@@ -9,7 +9,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from alol import models, params, strict, train
+from alol import models, params, strict, train, tuning
 from alol.losses import ppo as losses
 from alol.ppo import Options, Trainer
 from tests.conftest import tiny_model
@@ -83,7 +83,7 @@ def trainer(architecture, tokenizer, micro_batch=16, **changes):
     policy = models.LoadedPolicy(tiny_model(architecture, tokenizer), tokenizer, {"base": None})
     ids = [[5 + i, 6, 7][: 1 + i % 3] for i in range(16)]
     return Trainer(
-        policy, models.frozen_logp(policy, None), [{} for _ in ids], ids, even, options,
+        policy, tuning.frozen_logp(policy, None), [{} for _ in ids], ids, even, options,
         dataclasses.replace(loaded.train.optimizer, lr=3e-3, schedule="constant"),
         dataclasses.replace(loaded.generate, max_new_tokens=8),
         dataclasses.replace(loaded.launch, micro_batch=micro_batch), Accelerator(cpu=True), 1,

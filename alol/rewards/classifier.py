@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification
 
 from alol.errors import InputError, known
 from alol.rewards import critic_model  # noqa: F401  (registers its architecture with the auto classes)
-from alol.rewards.network import Encoded, Network, NetworkReward, complete, last_attended, loaded
+from alol.rewards.network import Encoded, Network, NetworkReward, last_attended
 from alol.rewards.options import Classifier
 from alol.rewards.trained import texts
 
@@ -79,14 +79,12 @@ def positions(model: Any) -> int:
 class ClassifierReward(NetworkReward):
     """The component of kind `classifier`."""
 
-    network = ClassifierNetwork
+    model, network = AutoModelForSequenceClassification, ClassifierNetwork
 
     def open(self, name: str, revision: str | None) -> Network:
-        where = f"{self._where}.model"
-        tokenizer = loaded(AutoTokenizer.from_pretrained, name, revision, where)
-        model = complete(AutoModelForSequenceClassification.from_pretrained, name, revision, where)
-        self._column = column(model.config, self._options, self._where)
-        return self.network(model, tokenizer, self._options, where)
+        network = super().open(name, revision)
+        self._column = column(network.model.config, self._options, self._where)
+        return network
 
     def output(self, logits: np.ndarray) -> np.ndarray:
         chosen = logits[:, self._column]

@@ -6,6 +6,7 @@ The pieces that differ (how rows become tokens, how hidden states become a score
 from __future__ import annotations
 
 import contextlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 import transformers
 from tqdm import tqdm
+from transformers import AutoTokenizer
 
 from alol.errors import InputError
 from alol.params import Launch
@@ -128,11 +130,15 @@ def all_logits(network: Network, rows: Sequence[Encoded], size: int, title: str)
     return np.asarray(found, np.float64)
 
 
-class NetworkReward:
+class NetworkReward(ABC):
     """A component that scores with a published network, or with those that stage reward_model trained.
 
-    Subclasses say how to open one and what becomes of its logits. One fold's model is held at a time.
+    Subclasses say what loads the weights, what makes inputs of rows, and what becomes of the logits. One fold's model
+    is held at a time.
     """
+
+    model: Any  # with from_pretrained
+    network: Callable[..., Network]  # of model, tokenizer, options, where
 
     def __init__(self, where: str, options: Trainable | Toxichat, folder: Path, launch: Launch) -> None:
         self._where, self._options, self._folder, self._launch = where, options, folder, launch
@@ -143,11 +149,14 @@ class NetworkReward:
         self._of_fold: tuple[int, Network] | None = None
 
     def open(self, name: str, revision: str | None) -> Network:
-        raise NotImplementedError
+        where = f"{self._where}.model"
+        tokenizer = loaded(AutoTokenizer.from_pretrained, name, revision, where)
+        model = complete(self.model.from_pretrained, name, revision, where)
+        return self.network(model, tokenizer, self._options, where)
 
+    @abstractmethod
     def output(self, logits: np.ndarray) -> np.ndarray:
         """[N] from [N, C]"""
-        raise NotImplementedError
 
     def score(
         self, prompts: Sequence[str], responses: Sequence[str], contexts: Sequence[dict], origin: Origin

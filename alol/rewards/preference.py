@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoTokenizer, GPTNeoXConfig, GPTNeoXModel
+from transformers import AutoConfig, GPTNeoXConfig, GPTNeoXModel
 from transformers.models.gpt_neox.modeling_gpt_neox import GPTNeoXPreTrainedModel
 
 from alol.errors import InputError
 from alol.rewards.classifier import sigmoid
-from alol.rewards.network import Encoded, Network, NetworkReward, complete, last_attended, loaded
+from alol.rewards.network import Encoded, NetworkReward, last_attended
 from alol.rewards.options import Preference
 
 ROLES = ("human", "assistant")
@@ -91,11 +91,7 @@ class PreferenceNetwork:
 class PreferenceReward(NetworkReward):
     """The component of kind `preference`."""
 
-    def open(self, name: str, revision: str | None) -> Network:
-        where = f"{self._where}.model"
-        tokenizer = loaded(AutoTokenizer.from_pretrained, name, revision, where)
-        model = complete(RewardModel.from_pretrained, name, revision, where)
-        return PreferenceNetwork(model, tokenizer, self._options, where)
+    model, network = RewardModel, PreferenceNetwork
 
     def output(self, logits: np.ndarray) -> np.ndarray:
         return sigmoid(logits[:, 0]) if self._options.output == "sigmoid" else logits[:, 0]

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from transformers import AutoTokenizer, GPT2Config, GPT2Model, GPT2PreTrainedModel
+from transformers import GPT2Config, GPT2Model, GPT2PreTrainedModel
 
 from alol.errors import InputError
 from alol.rewards.classifier import softmax
-from alol.rewards.network import Encoded, Network, NetworkReward, complete, last_attended, loaded
+from alol.rewards.network import Encoded, NetworkReward, last_attended
 from alol.rewards.options import Toxichat
 
 LABELS = 2  # safe, offensive
@@ -76,11 +76,7 @@ class OffensiveNetwork:
 class ToxichatReward(NetworkReward):
     """The component of kind `toxichat`: the probability of `label`."""
 
-    def open(self, name: str, revision: str | None) -> Network:
-        where = f"{self._where}.model"
-        tokenizer = loaded(AutoTokenizer.from_pretrained, name, revision, where)
-        model = complete(OffensiveModel.from_pretrained, name, revision, where)
-        return OffensiveNetwork(model, tokenizer, self._options, where)
+    model, network = OffensiveModel, OffensiveNetwork
 
     def output(self, logits: np.ndarray) -> np.ndarray:
         return softmax(logits)[:, self._options.label]
