@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,17 +11,17 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 from alol import schema
-from alol.batching import chunks, collate
+from alol.batching import Batch, chunks
 from alol.errors import InputError
-from alol.logprob import response_logp
+from alol.logprob import response_logp_and_prompt_states
 from alol.models import LoadedPolicy
 from alol.params import Launch, Params, Reward
 from alol.tokens import Encoder
-from alol.value import ValueHead, prompt_states
+from alol.value import ValueHead, stack
 
 
 def of_table(
@@ -48,14 +49,11 @@ def advantages(
 ) -> list[dict[str, Any]]:
     """The rows of alol.schema.ADVANTAGES for annotated `rows`, in order.
 
-    `model` is the reference policy and `head` its value head, both in evaluation mode. V(x) is computed once a prompt.
+    `model` is the reference policy and `head` its value head, both in evaluation mode. One forward pass gives V(x) and
+    the log-probabilities.
     """
     prompts, responses = encoder.prompts(rows), encoder.responses([row["response"] for row in rows])
-    pad_id = encoder.tokenizer.pad_token_id
-    first = {row["prompt_id"]: i for i, row in reversed(list(enumerate(rows)))}
-    distinct = [prompts[i] for i in first.values()]
-    values = dict(zip(first, _values(model, head, distinct, pad_id, launch, device), strict=True))
-    logp = _logp(model, prompts, responses, pad_id, launch, device)
+    logp, values = _measure(model, head, prompts, responses, encoder.tokenizer.pad_token_id, launch, device)
     rewards = [schema.total_reward(row, reward.weights, reward.shift) for row in rows]
     return [
         {
@@ -66,8 +64,8 @@ def advantages(
             "ref_logp": logp[i],
             "reward": rewards[i],
             "raw_reward": raw(rewards[i], reward.raw, row),
-            "value": values[row["prompt_id"]],
-            "advantage": rewards[i] - values[row["prompt_id"]],
+            "value": values[i],
+            "advantage": rewards[i] - values[i],
         }
         for i, row in enumerate(rows)
     ]
@@ -85,28 +83,35 @@ def raw(value: float, scale: str, row: dict[str, Any]) -> float:
     return math.log(value / (1 - value))
 
 
-def _values(
-    model: nn.Module, head: ValueHead, prompts: list[list[int]], pad_id: int, launch: Launch, device: torch.device | str
-) -> list[float]:
-    values = np.empty(len(prompts))
-    for chosen in chunks([len(prompt) for prompt in prompts], launch.micro_batch, launch.tokens):
-        batch = collate([prompts[i] for i in chosen], [[] for _ in chosen], pad_id, device)
-        values[chosen] = head(prompt_states(model, batch), batch.attention_mask).cpu().numpy()
-    return values.tolist()
-
-
-def _logp(
+def _measure(
     model: nn.Module,
+    head: ValueHead,
     prompts: list[list[int]],
     responses: list[list[int]],
     pad_id: int,
     launch: Launch,
     device: torch.device | str,
-) -> list[Tensor]:
-    result: list[Any] = [None] * len(prompts)
-    lengths = [len(x) + len(y) for x, y in zip(prompts, responses, strict=True)]
-    for chosen in chunks(lengths, launch.micro_batch, launch.tokens):
-        batch = collate([prompts[i] for i in chosen], [responses[i] for i in chosen], pad_id, device)
-        for i, row in zip(chosen, response_logp(model, batch).cpu().numpy(), strict=True):
-            result[i] = row[: len(responses[i])]
-    return result
+) -> tuple[list[np.ndarray], list[float]]:
+    """The reference's log-probabilities of each response and V of its prompt: one forward pass for both.
+
+    Responses to one prompt go together, so that models that run without padding read it once.
+    """
+    members: dict[tuple[int, ...], list[int]] = {}
+    for i, prompt in enumerate(prompts):
+        members.setdefault(tuple(prompt), []).append(i)
+    groups = list(members.values())
+    lengths = [sum(len(prompts[i]) + len(responses[i]) for i in group) for group in groups]
+    logp: list[Any] = [None] * len(prompts)
+    values = [0.0] * len(prompts)
+    for part in chunks(lengths, launch.micro_batch, launch.tokens):
+        chosen = [i for k in part for i in groups[k]]
+        batch = Batch([prompts[i] for i in chosen], [responses[i] for i in chosen], pad_id, device)
+        found, states = response_logp_and_prompt_states(model, batch)
+        firsts = itertools.accumulate((len(groups[k]) for k in part[:-1]), initial=0)
+        of_groups = head(*(x.to(device) for x in stack([states[n] for n in firsts]))).tolist()
+        for k, value in zip(part, of_groups, strict=True):
+            for i in groups[k]:
+                values[i] = value
+        for i, row in zip(chosen, found.cpu().numpy(), strict=True):
+            logp[i] = row[: len(responses[i])]
+    return logp, values

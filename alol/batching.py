@@ -4,27 +4,73 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from alol.packing import Layout, layout
+
 
 @dataclass(frozen=True)
 class Batch:
-    """Prompts padded on the left, responses on the right, so that responses start at one column.
+    """Prompts and responses as token ids, and as the tensors that are asked for.
 
-    input_ids, attention_mask, position_ids: [B, P + T]; response_ids, response_mask: [B, T] (T = 0 without responses).
+    `response_ids`, `response_mask`: [B, T], padded on the right (T = 0 without responses). For models that run padded,
+    `input_ids`, `attention_mask`, `position_ids`: [B, P + T], prompts padded on the left, so that responses start at
+    one column. For the others, `layout`: all without padding.
+    Masks come from the lengths, so a pad id equal to the end of text does no harm.
     """
 
-    input_ids: Tensor
-    attention_mask: Tensor
-    position_ids: Tensor
-    response_ids: Tensor
-    response_mask: Tensor
+    prompts: Sequence[Sequence[int]]
+    responses: Sequence[Sequence[int]]
+    pad_id: int
+    device: torch.device | str
+
+    @property
+    def input_ids(self) -> Tensor:
+        return self._joined[0]
+
+    @property
+    def attention_mask(self) -> Tensor:
+        return self._joined[1]
+
+    @cached_property
+    def position_ids(self) -> Tensor:
+        return positions(self.attention_mask)
+
+    @property
+    def response_ids(self) -> Tensor:
+        return self._response[0]
+
+    @property
+    def response_mask(self) -> Tensor:
+        return self._response[1]
 
     @property
     def prompt_length(self) -> int:
-        return self.input_ids.shape[1] - self.response_ids.shape[1]
+        return max(map(len, self.prompts), default=0)
+
+    @cached_property
+    def layout(self) -> Layout:
+        return layout(self.prompts, self.responses, self.device)
+
+    @cached_property
+    def prompt_ids(self) -> tuple[Tensor, Tensor]:
+        """The prompts alone and their mask, padded on the right as an encoder wants them: [B, P] each."""
+        ids, mask = pad(self.prompts, self.pad_id, left=False)
+        return ids.to(self.device), mask.to(self.device)
+
+    @cached_property
+    def _response(self) -> tuple[Tensor, Tensor]:
+        ids, mask = pad(self.responses, self.pad_id, left=False)
+        return ids.to(self.device), mask.to(self.device)
+
+    @cached_property
+    def _joined(self) -> tuple[Tensor, Tensor]:
+        prompts = (x.to(self.device) for x in pad(self.prompts, self.pad_id, left=True))
+        ids, mask = (torch.cat(pair, dim=1) for pair in zip(prompts, self._response, strict=True))
+        return ids, mask
 
 
 def pad(ids: Sequence[Sequence[int]], pad_id: int, *, left: bool) -> tuple[Tensor, Tensor]:
@@ -42,27 +88,6 @@ def pad(ids: Sequence[Sequence[int]], pad_id: int, *, left: bool) -> tuple[Tenso
 def positions(mask: Tensor) -> Tensor:
     """Position of each token among the tokens that are not padding: absolute embeddings must not count pads."""
     return (mask.cumsum(-1) - 1).clamp(min=0)
-
-
-def collate(
-    prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], pad_id: int, device: torch.device | str
-) -> Batch:
-    """A Batch of prompt and response ids; masks come from the lengths, so a pad id equal to EOS does no harm."""
-    prompt_ids, prompt_mask = pad(prompts, pad_id, left=True)
-    response_ids, response_mask = pad(responses, pad_id, left=False)
-    mask = torch.cat([prompt_mask, response_mask], dim=1)
-    ids = torch.cat([prompt_ids, response_ids], dim=1)
-    tensors = (ids, mask, positions(mask), response_ids, response_mask)
-    return Batch(*(tensor.to(device) for tensor in tensors))
-
-
-def right_padded(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows padded on either side [B, P] as an encoder wants them: tokens first. Returns ids, mask and the order [B, P].
-
-    `moved.gather(1, order.argsort(1))` undoes it.
-    """
-    order = mask.argsort(dim=1, descending=True, stable=True)
-    return ids.gather(1, order), mask.gather(1, order), order
 
 
 def chunks(lengths: Sequence[int], rows: int, tokens: int) -> list[list[int]]:

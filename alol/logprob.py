@@ -1,7 +1,8 @@
-"""Log-probabilities of responses.
+"""Log-probabilities of responses, and the hidden states of prompts.
 
-With value.prompt_states and the generation of token ids the only place that knows a causal model, which reads prompt
-and response as one text, from an encoder-decoder, which reads the prompt with its encoder.
+With the generation of token ids the only place that knows a causal model, which reads prompt and response as one text,
+from an encoder-decoder, which reads the prompt with its encoder. Causal models run without padding (alol.packing) where
+they can.
 """
 
 from __future__ import annotations
@@ -12,20 +13,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from alol.batching import Batch, right_padded
+from alol import packing
+from alol.batching import Batch
+from alol.projection import token_logp
 
 
 def response_logp(model: nn.Module, batch: Batch) -> Tensor:
     """ln pi(y_t | x, y_<t) of each response token: [B, T], fp32, 0 on padding.
 
-    Only the columns that predict a response token go through the vocabulary projection. Logits are cast to fp32 before
-    the log-softmax, whatever the model's precision.
+    Only the positions that predict a response token go through the vocabulary projection. Logits are cast to fp32
+    before the log-softmax, whatever the model's precision.
     """
+    if packing.packable(model):
+        return _packed(model, batch)[0]
     return _token_logp(_forward(model, batch)[0], batch)
 
 
 def response_logp_and_states(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
     """`response_logp` [B, T], and the last hidden state that predicts each response token: [B, T, H], fp32."""
+    if packing.packable(model):
+        logp, states = _packed(model, batch)
+        return logp, _rows(states[batch.layout.predictors].float(), batch.response_mask)
     logits, output = _forward(model, batch, output_hidden_states=True)
     if is_encoder_decoder(model):
         return _token_logp(logits, batch), output.decoder_hidden_states[-1].float()
@@ -33,15 +41,70 @@ def response_logp_and_states(model: nn.Module, batch: Batch) -> tuple[Tensor, Te
     return _token_logp(logits, batch), states.float()
 
 
+def response_logp_and_prompt_states(model: nn.Module, batch: Batch) -> tuple[Tensor, list[Tensor]]:
+    """`response_logp` [B, T] and the states of `prompt_states` from one forward pass."""
+    if packing.packable(model):
+        logp, states = _packed(model, batch)
+        return logp, _pieces(states, batch)
+    if is_encoder_decoder(model):
+        logits, output = _forward(model, batch)
+        return _token_logp(logits, batch), _tokens(output.encoder_last_hidden_state, batch, left=False)
+    logits, output = _forward(model, batch, output_hidden_states=True)
+    states = output.hidden_states[-1][:, : batch.prompt_length]
+    return _token_logp(logits, batch), _tokens(states, batch, left=True)
+
+
+def prompt_states(model: nn.Module, batch: Batch) -> list[Tensor]:
+    """Last hidden states of each prompt: B of [length, H], fp32. `batch` may hold responses: they are not seen.
+
+    Of an encoder-decoder they are the encoder's.
+    """
+    base = getattr(model, "get_base_model", lambda: model)()
+    if packing.packable(model):
+        alone = Batch(batch.prompts, [[]] * len(batch.prompts), batch.pad_id, batch.device)
+        return _pieces(packing.states(model, alone.layout.packed), alone)
+    if is_encoder_decoder(model):
+        ids, mask = batch.prompt_ids
+        return _tokens(base.get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state, batch, left=False)
+    width = batch.prompt_length
+    ids, mask, places = (x[:, :width] for x in (batch.input_ids, batch.attention_mask, batch.position_ids))
+    output = base.base_model(input_ids=ids, attention_mask=mask, position_ids=places, use_cache=False)
+    return _tokens(output.last_hidden_state, batch, left=True)
+
+
 def is_encoder_decoder(model: nn.Module) -> bool:
     return bool(getattr(model.config, "is_encoder_decoder", False))
+
+
+def _packed(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Log-probabilities [B, T] and all states [L, H]."""
+    states, targets = packing.states(model, batch.layout.packed), batch.response_ids[batch.response_mask.bool()]
+    logp = token_logp(states[batch.layout.predictors], model.get_output_embeddings(), targets)
+    return _rows(logp, batch.response_mask), states
+
+
+def _rows(values: Tensor, mask: Tensor) -> Tensor:
+    """Values of the response tokens [N, ...], row by row, to [B, T, ...]; 0 on padding."""
+    padded = values.new_zeros(*mask.shape, *values.shape[1:])
+    return padded.index_put((mask.nonzero(as_tuple=True)), values)
+
+
+def _pieces(states: Tensor, batch: Batch) -> list[Tensor]:
+    """The prompts' states out of packed ones [L, H]."""
+    places = zip(batch.layout.starts, batch.layout.lengths, strict=True)
+    return [states[start : start + length].float() for start, length in places]
+
+
+def _tokens(states: Tensor, batch: Batch, *, left: bool) -> list[Tensor]:
+    """The prompts' states out of padded ones [B, P, H]."""
+    rows = zip(states, map(len, batch.prompts), strict=True)
+    return [(row[len(row) - length :] if left else row[:length]).float() for row, length in rows]
 
 
 def _forward(model: nn.Module, batch: Batch, **options: bool) -> tuple[Tensor, Any]:
     """The logits that predict each response token [B, T, V], and all that the model gives."""
     if is_encoder_decoder(model):
-        width = batch.prompt_length
-        ids, mask, _ = right_padded(batch.input_ids[:, :width], batch.attention_mask[:, :width])
+        ids, mask = batch.prompt_ids
         start = torch.full_like(batch.response_ids[:, :1], model.config.decoder_start_token_id)
         output = model(
             input_ids=ids,

@@ -31,6 +31,7 @@ from transformers.utils import logging as transformers_logging
 
 from alol.errors import InputError
 from alol.files import read_json, write_json
+from alol.kernels import fused
 from alol.logprob import is_encoder_decoder
 from alol.params import Policy, Scratch
 
@@ -107,7 +108,7 @@ def scratch(settings: Scratch, tokenizer: PreTrainedTokenizerBase, seed: int) ->
         )  # fmt: skip
     torch.manual_seed(seed)
     model = _language_model(config).from_config(_without_dropout(config))
-    return model.eval()
+    return fused(model).eval()
 
 
 def _language_model(config: Any) -> Any:
@@ -208,7 +209,7 @@ def base_model(name: str, revision: str | None, *, quantized: bool, dropout: flo
         # the stored reference log-probabilities would not be those of the policy at its first step
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
-    return model.eval()
+    return fused(model).eval()
 
 
 def load(folder: Path, *, dropout: float = 0.0) -> LoadedPolicy:

@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from alol.batching import Batch, chunks, collate
+from alol.batching import Batch, chunks
 from alol.errors import InputError
 from alol.generate import decode, sample_ids
 from alol.launch import from_main
@@ -209,7 +209,7 @@ class Trainer:
 
     def _batch(self, prompts: list[list[int]], responses: list[list[int]], rows: list[int]) -> Batch:
         pad_id = self.policy.tokenizer.pad_token_id
-        return collate([prompts[i] for i in rows], [responses[i] for i in rows], pad_id, self.main.device)
+        return Batch([prompts[i] for i in rows], [responses[i] for i in rows], pad_id, self.main.device)
 
     def _minibatch(self, experience: Experience, chosen: list[int]) -> dict[str, float]:
         """Leaves the gradient of the mean loss over the tokens of `chosen`; returns its parts and the mean ratio."""

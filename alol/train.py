@@ -21,7 +21,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
 from alol import sampling
-from alol.batching import Batch, chunks, collate
+from alol.batching import Batch, chunks
 from alol.errors import InputError
 from alol.logprob import ResponseLogp
 from alol.losses.offline import Algorithm
@@ -69,7 +69,7 @@ class Examples:
     def batch(self, rows: list[int], columns: tuple[str, ...], pad_id: int, device: torch.device) -> tuple[Batch, dict]:
         """A Batch of the rows and their `columns`: ref_logp [B, T], the others [B]."""
         chosen = self.table.take(pa.array(rows))
-        batch = collate(chosen["prompt_ids"].to_pylist(), chosen["response_ids"].to_pylist(), pad_id, device)
+        batch = Batch(chosen["prompt_ids"].to_pylist(), chosen["response_ids"].to_pylist(), pad_id, device)
         extra = {name: torch.tensor(chosen[name].to_numpy(), device=device) for name in columns if name != "ref_logp"}
         if "ref_logp" in columns:
             values = [torch.tensor(row) for row in chosen["ref_logp"].to_pylist()]
@@ -108,7 +108,7 @@ class Groups(Examples):
         chosen = self.table.take(pa.array(taken)).select(["prompt_ids", "response_ids", *columns]).to_pydict()
         prompts, responses = chosen.pop("prompt_ids"), chosen.pop("response_ids")
         responses = [ids if here else [] for ids, here in zip(responses, present, strict=True)]
-        batch = collate(prompts, responses, pad_id, device)
+        batch = Batch(prompts, responses, pad_id, device)
         shape = (len(rows), self.responses)
         extra = {
             name: torch.tensor(values, device=device).view(shape) * torch.tensor(present, device=device).view(shape)

@@ -34,7 +34,7 @@ def frozen_logp(policy: LoadedPolicy, reference: Path) -> Callable[[Batch], Tens
     model = policy.model
     if not isinstance(model, PeftModel):
         copied = copy.deepcopy(model).eval().requires_grad_(False)
-        return torch.no_grad()(lambda batch: response_logp(copied.to(batch.input_ids.device), batch))
+        return torch.no_grad()(lambda batch: response_logp(copied.to(batch.device), batch))
     adapter, revision = own_adapter(reference, read_json(reference / POINTER))
     if adapter:
         model.load_adapter(os.path.expandvars(adapter), REFERENCE, is_trainable=False, revision=revision)

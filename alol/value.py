@@ -19,37 +19,16 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from alol import schema
-from alol.batching import Batch, collate, right_padded
+from alol.batching import Batch, chunks
 from alol.errors import InputError
 from alol.files import read_json, write_json
-from alol.logprob import is_encoder_decoder
+from alol.logprob import prompt_states
 from alol.models import LoadedPolicy
-from alol.params import Params, Value
+from alol.params import Launch, Params, Value
 from alol.rewards import bounds
 from alol.tokens import Encoder
 
 Bounds = tuple[float | None, float | None]
-
-
-def prompt_states(model: nn.Module, batch: Batch) -> Tensor:
-    """Last hidden states of the prompt positions: [B, P, H], fp32. `batch` may hold responses: they are not seen.
-
-    Of an encoder-decoder they are the encoder's, brought back to the positions of `batch`.
-    """
-    width = batch.prompt_length
-    ids, mask = batch.input_ids[:, :width], batch.attention_mask[:, :width]
-    base = getattr(model, "get_base_model", lambda: model)()
-    if is_encoder_decoder(model):
-        moved, moved_mask, order = right_padded(ids, mask)
-        states = base.get_encoder()(input_ids=moved, attention_mask=moved_mask).last_hidden_state
-        return states.gather(1, order.argsort(1)[..., None].expand_as(states)).float()
-    states = base.base_model(
-        input_ids=ids,
-        attention_mask=mask,
-        position_ids=batch.position_ids[:, :width],
-        use_cache=False,
-    ).last_hidden_state
-    return states.float()
 
 
 class ValueHead(nn.Module):
@@ -108,23 +87,22 @@ def from_rollouts(policy: LoadedPolicy, path: Path, params: Params, device: torc
     rewards = np.array([schema.total_reward(row, params.reward.weights, params.reward.shift) for row in rows])
     prompts = Encoder(policy.tokenizer, params.policy).prompts(rows)
     model = policy.model.to(device)
-    states = collect_states(model, prompts, policy.tokenizer.pad_token_id, params.launch.micro_batch, device)
+    states = collect_states(model, prompts, policy.tokenizer.pad_token_id, params.launch, device)
     limits = bounds(params.rewards, params.reward.weights, params.reward.shift)
     return fit(states, rewards, params.value, limits, [row["prompt_id"] for row in rows])
 
 
 @torch.no_grad()
 def collect_states(
-    model: nn.Module, prompts: Sequence[Sequence[int]], pad_id: int, batch_size: int, device: torch.device | str
+    model: nn.Module, prompts: Sequence[Sequence[int]], pad_id: int, launch: Launch, device: torch.device | str
 ) -> list[Tensor]:
     """Prompt states of each prompt (token ids): a list of [length, H] on the CPU. Each prompt is run once."""
-    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
     states: list[Tensor] = [torch.empty(0)] * len(prompts)
-    for start in tqdm(range(0, len(order), batch_size), desc="prompt states", unit="batch", leave=False):
-        chosen = order[start : start + batch_size]
-        batch = collate([prompts[i] for i in chosen], [[] for _ in chosen], pad_id, device)
-        for i, row in zip(chosen, prompt_states(model, batch).cpu(), strict=True):
-            states[i] = row[-len(prompts[i]) :].clone()
+    parts = chunks([len(prompt) for prompt in prompts], launch.micro_batch, launch.tokens)
+    for chosen in tqdm(parts, desc="prompt states", unit="batch", leave=False):
+        batch = Batch([prompts[i] for i in chosen], [[] for _ in chosen], pad_id, device)
+        for i, row in zip(chosen, prompt_states(model, batch), strict=True):
+            states[i] = row.cpu().clone()
     return states
 
 
@@ -169,7 +147,7 @@ def fit(states: Sequence[Tensor], rewards: np.ndarray, settings: Value, bounds: 
 def predict(head: ValueHead, states: Sequence[Tensor], batch_size: int) -> np.ndarray:
     """V(x) [N] in evaluation mode."""
     head.eval()
-    parts = [head(*_stack(states[i : i + batch_size])) for i in range(0, len(states), batch_size)]
+    parts = [head(*stack(states[i : i + batch_size])) for i in range(0, len(states), batch_size)]
     return torch.cat(parts).double().numpy()
 
 
@@ -216,15 +194,15 @@ def _epochs(head: ValueHead, states: list[Tensor], rewards: np.ndarray, settings
         head.train()
         order = torch.randperm(len(states), generator=generator)
         for chosen in order.split(settings.batch_size):
-            loss = ((head(*_stack([states[i] for i in chosen])) - target[chosen]) ** 2).mean()
+            loss = ((head(*stack([states[i] for i in chosen])) - target[chosen]) ** 2).mean()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
         yield epoch
 
 
-def _stack(states: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """States [B, P, H] padded on the right and their mask [B, P]."""
+def stack(states: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """States of B prompts, [length, H] each, padded on the right to [B, P, H], and their mask [B, P]."""
     stacked = nn.utils.rnn.pad_sequence(list(states), batch_first=True)
     lengths = torch.tensor([len(row) for row in states])
     return stacked, (torch.arange(stacked.shape[1]) < lengths[:, None]).long()

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerBase
 
 from alol import algorithms, generate, launch, models, params, train, tuning
-from alol.batching import collate
+from alol.batching import Batch
 from alol.logprob import response_logp
 
 
@@ -50,7 +50,7 @@ def examples(model: nn.Module, count: int, prompt: int, response: int, pad_id: i
     logp = []
     for one, answer in zip(prompts, responses, strict=True):
         with torch.no_grad():
-            logp += response_logp(model, collate([one], [answer], pad_id, device)).float().tolist()
+            logp += response_logp(model, Batch([one], [answer], pad_id, device)).float().tolist()
     ones = [1.0] * count
     columns = {"prompt_ids": prompts, "response_ids": responses, "ref_logp": logp, "reward": ones, "advantage": ones}
     return pa.table({**columns, "rank": [0] * count})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from alol.batching import collate
+from alol.batching import Batch
 from alol.logprob import response_logp
 from alol.losses.pairs import dpo
 from tests.conftest import tiny_model
@@ -22,7 +22,7 @@ def ours(policy, reference, beta: float) -> torch.Tensor:
     """The mean loss, as alol.train computes it: chosen and rejected side by side."""
     prompts = [prompt for prompt in PROMPTS for _ in range(2)]
     responses = [response for pair in zip(CHOSEN, REJECTED, strict=True) for response in pair]
-    batch = collate(prompts, responses, 0, "cpu")
+    batch = Batch(prompts, responses, 0, "cpu")
     logp, ref_logp, mask = (
         x.view(3, 2, -1) for x in (response_logp(policy, batch), response_logp(reference, batch), batch.response_mask)
     )
@@ -51,7 +51,7 @@ def test_the_loss_is_that_of_an_installed_trl(models, tokenizer, tmp_path, beta)
     )
     texts = Dataset.from_list([{"prompt": "name the", "chosen": "opposite", "rejected": "hot"}])
     trainer = trl.DPOTrainer(policy, reference, args=config, train_dataset=texts, processing_class=tokenizer)
-    batch = collate(PROMPTS * 2, CHOSEN + REJECTED, 0, "cpu")
+    batch = Batch(PROMPTS * 2, CHOSEN + REJECTED, 0, "cpu")
     ids = [x + y for x, y in zip(PROMPTS * 2, CHOSEN + REJECTED, strict=True)]
     width = max(map(len, ids))
     inputs = {

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from alol.batching import Batch, chunks, collate, pad, positions
-from alol.logprob import response_logp
-from alol.value import ValueHead, prompt_states
+from alol.batching import Batch, chunks, pad, positions
+from alol.logprob import prompt_states, response_logp
+from alol.value import ValueHead, stack
 
 PROMPTS = [[5, 6, 7, 8, 9, 10, 11], [12, 13], [14, 15, 16], [17]] * 8
 RESPONSES = [[20, 21, 1], [22, 23, 24, 25, 26, 1], [27, 1], [28, 29, 30, 31, 1]] * 8
@@ -25,7 +25,7 @@ def plain(model, prompt, response):
 def test_log_probability_is_the_same_alone_and_in_any_batch(model, size):
     for start in range(0, 32, size):
         chosen = slice(start, start + size)
-        logp = response_logp(model, collate(PROMPTS[chosen], RESPONSES[chosen], 0, "cpu"))
+        logp = response_logp(model, Batch(PROMPTS[chosen], RESPONSES[chosen], 0, "cpu"))
         for row, prompt, response in zip(logp, PROMPTS[chosen], RESPONSES[chosen], strict=True):
             torch.testing.assert_close(row[: len(response)], plain(model, prompt, response), atol=1e-4, rtol=0)
             assert row[len(response) :].abs().sum() == 0
@@ -36,7 +36,7 @@ def test_log_probability_is_the_same_under_right_padding(model):
     """The same sequences with all padding on the right, through the same model."""
     ids, mask = pad([p + r for p, r in zip(PROMPTS, RESPONSES, strict=True)], 0, left=False)
     logits = model(input_ids=ids, attention_mask=mask, position_ids=positions(mask)).logits.float().log_softmax(-1)
-    left = response_logp(model, collate(PROMPTS, RESPONSES, 0, "cpu"))
+    left = response_logp(model, Batch(PROMPTS, RESPONSES, 0, "cpu"))
     for i, (prompt, response) in enumerate(zip(PROMPTS, RESPONSES, strict=True)):
         right = torch.stack([logits[i, len(prompt) - 1 + t, token] for t, token in enumerate(response)])
         torch.testing.assert_close(left[i, : len(response)], right, atol=1e-4, rtol=0)
@@ -44,13 +44,13 @@ def test_log_probability_is_the_same_under_right_padding(model):
 
 @torch.no_grad()
 def test_end_of_text_as_padding_does_no_harm(model):
-    expected = response_logp(model, collate(PROMPTS[:4], RESPONSES[:4], 0, "cpu"))
-    torch.testing.assert_close(response_logp(model, collate(PROMPTS[:4], RESPONSES[:4], 1, "cpu")), expected)
+    expected = response_logp(model, Batch(PROMPTS[:4], RESPONSES[:4], 0, "cpu"))
+    torch.testing.assert_close(response_logp(model, Batch(PROMPTS[:4], RESPONSES[:4], 1, "cpu")), expected)
 
 
 def value_of(model, head, prompts):
-    batch = collate(prompts, [[] for _ in prompts], 0, "cpu")
-    return head(prompt_states(model, batch), batch.attention_mask)
+    batch = Batch(prompts, [[] for _ in prompts], 0, "cpu")
+    return head(*stack(prompt_states(model, batch)))
 
 
 @torch.no_grad()
@@ -62,10 +62,8 @@ def test_value_depends_on_neither_padding_nor_order(model):
     torch.testing.assert_close(value_of(model, head, PROMPTS[:8]), alone, atol=1e-4, rtol=0)
     backwards = value_of(model, head, PROMPTS[:8][::-1]).flip(0)
     torch.testing.assert_close(backwards, alone, atol=1e-4, rtol=0)
-    wide = collate([*PROMPTS[:8], list(range(5, 45))], [[1]] * 9, 0, "cpu")
-    torch.testing.assert_close(
-        head(prompt_states(model, wide), wide.attention_mask[:, :40])[:8], alone, atol=1e-4, rtol=0
-    )
+    wide = Batch([*PROMPTS[:8], list(range(5, 45))], [[1]] * 9, 0, "cpu")
+    torch.testing.assert_close(head(*stack(prompt_states(model, wide)))[:8], alone, atol=1e-4, rtol=0)
 
 
 def test_positions_do_not_count_padding():
@@ -73,7 +71,7 @@ def test_positions_do_not_count_padding():
 
 
 def test_collate_puts_every_response_at_one_column():
-    batch = collate([[7, 8], [9]], [[3], [4, 5]], 0, "cpu")
+    batch = Batch([[7, 8], [9]], [[3], [4, 5]], 0, "cpu")
     assert isinstance(batch, Batch)
     assert batch.input_ids.tolist() == [[7, 8, 3, 0], [0, 9, 4, 5]]
     assert batch.attention_mask.tolist() == [[1, 1, 1, 0], [0, 1, 1, 1]]

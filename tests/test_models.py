@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from alol import models, params, tuning
-from alol.batching import collate
+from alol.batching import Batch
 from alol.errors import InputError
 from alol.logprob import response_logp
 from tests.conftest import tiny_model
 
-BATCH = collate([[5, 6, 7], [8]], [[9, 10, 1], [11, 1]], 0, "cpu")
+BATCH = Batch([[5, 6, 7], [8]], [[9, 10, 1], [11, 1]], 0, "cpu")
 
 
 @pytest.fixture

@@ -11,12 +11,11 @@ from accelerate import Accelerator
 from transformers import BartConfig, BartForConditionalGeneration, GenerationConfig
 
 from alol import models, params
-from alol.batching import collate
+from alol.batching import Batch
 from alol.errors import InputError
 from alol.generate import sample_ids
-from alol.logprob import response_logp, response_logp_and_states
+from alol.logprob import prompt_states, response_logp, response_logp_and_states
 from alol.params import Scratch
-from alol.value import prompt_states
 from tests import small
 from tests.closure import ROOT
 
@@ -54,31 +53,31 @@ def plain(model, prompt: list[int], response: list[int]) -> torch.Tensor:
 
 @torch.no_grad()
 def test_log_probabilities_are_those_of_the_models_own_labels(model):
-    found = response_logp(model, collate(PROMPTS, RESPONSES, 0, "cpu"))
+    found = response_logp(model, Batch(PROMPTS, RESPONSES, 0, "cpu"))
     for row, prompt, response in zip(found, PROMPTS, RESPONSES, strict=True):
         expected = plain(model, prompt, response)
         assert row[: len(response)].tolist() == pytest.approx(expected.tolist(), rel=1e-4, abs=1e-5)
         assert row[len(response) :].abs().sum() == 0
-    with_states, states = response_logp_and_states(model, collate(PROMPTS, RESPONSES, 0, "cpu"))
+    with_states, states = response_logp_and_states(model, Batch(PROMPTS, RESPONSES, 0, "cpu"))
     assert with_states.tolist() == found.tolist()
     assert states.shape == (3, 5, 32)
 
 
 @torch.no_grad()
 def test_padding_and_order_do_not_matter(model):
-    together = response_logp(model, collate(PROMPTS, RESPONSES, 0, "cpu"))
-    wider = collate([*PROMPTS[::-1], list(range(2, 30))], [*RESPONSES[::-1], [9] * 12], 0, "cpu")
+    together = response_logp(model, Batch(PROMPTS, RESPONSES, 0, "cpu"))
+    wider = Batch([*PROMPTS[::-1], list(range(2, 30))], [*RESPONSES[::-1], [9] * 12], 0, "cpu")
     again = response_logp(model, wider)
     assert torch.allclose(again[:3, :5].flip(0), together, rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
-def test_prompt_states_are_the_encoders_at_the_batchs_positions(model):
-    states = prompt_states(model, collate(PROMPTS, RESPONSES, 0, "cpu"))
-    assert states.shape == (3, 8, 32)
+def test_prompt_states_are_the_encoders(model):
+    states = prompt_states(model, Batch(PROMPTS, RESPONSES, 0, "cpu"))
+    assert [row.shape for row in states] == [(len(prompt), 32) for prompt in PROMPTS]
     for row, prompt in zip(states, PROMPTS, strict=True):
         expected = model.get_encoder()(input_ids=torch.tensor([prompt])).last_hidden_state[0]
-        assert row[-len(prompt) :].flatten().tolist() == pytest.approx(expected.flatten().tolist(), rel=1e-3, abs=1e-4)
+        assert row.flatten().tolist() == pytest.approx(expected.flatten().tolist(), rel=1e-3, abs=1e-4)
 
 
 @torch.no_grad()
@@ -102,7 +101,7 @@ def test_a_saved_model_is_found_to_be_one(model, tokenizer, tmp_path):
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     loaded = models.base_model(str(tmp_path), None, quantized=False)
-    batch = collate(PROMPTS, RESPONSES, 0, "cpu")
+    batch = Batch(PROMPTS, RESPONSES, 0, "cpu")
     with torch.no_grad():
         assert torch.allclose(response_logp(loaded, batch), response_logp(model, batch), rtol=0, atol=1e-6)
 

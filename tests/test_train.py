@@ -12,7 +12,7 @@ from accelerate import Accelerator
 
 from alol import params, schema, train
 from alol.algorithms import FROM_DATA
-from alol.batching import collate
+from alol.batching import Batch
 from alol.errors import InputError
 from alol.logprob import response_logp
 from alol.losses.offline import OFFLINE
@@ -36,7 +36,7 @@ def table(model, rewards, values, ranks=None) -> pa.Table:
             torch.randint(3, 300, (int(n),), generator=generator).tolist()
             for n in torch.randint(2, 9, (2,), generator=generator)
         )
-        logp = response_logp(model, collate([prompt], [response], 0, "cpu"))[0]
+        logp = response_logp(model, Batch([prompt], [response], 0, "cpu"))[0]
         rows.append(
             {
                 "prompt_id": str(i),

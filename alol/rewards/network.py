@@ -18,6 +18,7 @@ from tqdm import tqdm
 from transformers import AutoTokenizer
 
 from alol.errors import InputError
+from alol.kernels import fused
 from alol.params import Launch
 from alol.rewards.components import Origin
 from alol.rewards.options import FULL, Toxichat, Trainable, local
@@ -65,7 +66,7 @@ def complete(load: Callable[..., Any], name: str, revision: str | None, where: s
     model, info = loaded(load, name, revision, where, dtype=torch.float32, output_loading_info=True)
     if missing := sorted([*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])]):
         raise InputError(f"{where}: '{name}' is not such a model: it lacks the weights {', '.join(missing[:3])}")
-    return model
+    return fused(model)
 
 
 @contextlib.contextmanager

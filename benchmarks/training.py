@@ -1,0 +1,312 @@
+"""One update of the policy: ours against the method written plainly, and against TRL's trainers.
+
+Every measurement starts by comparing the loss and the gradient of one batch on both sides.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import nn
+
+from alol import algorithms, launch, params, train
+from alol.batching import Batch
+from alol.kernels import fused
+from alol.logprob import ResponseLogp, response_logp
+from benchmarks import dialogues, measure, plain
+from benchmarks.size import Size
+
+TOLERANCE = 1e-5
+CLIP, BETA, LR = 0.9, 0.1, 1e-4
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Examples in the order of the file, with the reference's log-probabilities of one vocabulary."""
+
+    table: pa.Table
+    tokens: int  # of one pass over the examples, without padding
+
+
+class Ours:
+    """The pipeline's own step and optimizer over the batches 0, 1, 2, ... of the shuffled examples."""
+
+    def __init__(self, size: Size, model: nn.Module, data: Data, algorithm: str, options: dict[str, float]) -> None:
+        settings = params.load(size.task, "a_lol", dialogues.ROOT / "params.yaml")
+        chosen = algorithms.FROM_DATA[algorithm]
+        examples = (train.Groups if chosen.group else train.Examples)(data.table)
+        # TRL and the plain method run a batch at once, so ours does too
+        limits = dataclasses.replace(settings.launch, micro_batch=size.batch * examples.responses, tokens=10**9)
+        self.model, self.count = fused(model).train(), len(examples)
+        optimizer = dataclasses.replace(settings.train.optimizer, name="adamw", lr=LR)
+        self.optimizer = train.make_optimizer(model, optimizer)
+        main = launch.accelerator(dataclasses.replace(limits, device="cpu", precision="fp32"))
+        self.gradients = train.Step(ResponseLogp(model), 0, examples, chosen, options, limits, main)
+        self.order = torch.tensor(dialogues.shuffled(self.count))
+        self.batch = size.batch
+
+    def rows(self, update: int) -> torch.Tensor:
+        start = update * self.batch % (self.count - self.batch + 1)
+        return self.order[start : start + self.batch]
+
+    def update(self, update: int) -> float:
+        loss = self.gradients(self.rows(update))["loss"]
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return loss
+
+
+def examples(size: Size, vocabulary: int, *, pairs: bool) -> Data:
+    """Preferred responses, or pairs of two, with a random advantage each."""
+    found = dialogues.load(size)
+    ranks = (0, 1) if pairs else (0,)
+    members: dict[str, list[dict[str, Any]]] = {}
+    for row in found.train:
+        if row["rank"] in ranks:
+            members.setdefault(row["prompt_id"], []).append(row)
+    rows = [row for group in members.values() if len(group) == len(ranks) for row in group]
+    prompts, responses = dialogues.encoded(rows, found.tokenizer, size)
+    reference = dialogues.policy(size, vocabulary).eval()
+    logp = []
+    with torch.no_grad():
+        for start in range(0, len(rows), 16):
+            part = slice(start, start + 16)
+            batch = Batch(prompts[part], responses[part], 0, "cpu")
+            for line, ids in zip(response_logp(reference, batch).tolist(), responses[part], strict=True):
+                logp.append(line[: len(ids)])
+    advantages = np.random.default_rng(0).uniform(0.1, 1.0, len(rows)).astype(np.float32)
+    columns = {
+        "prompt_id": [row["prompt_id"] for row in rows], "rank": [row["rank"] for row in rows], "prompt_ids": prompts,
+        "response_ids": responses, "ref_logp": pa.array(logp, pa.list_(pa.float32())),
+        "reward": advantages, "raw_reward": advantages, "advantage": advantages,
+    }  # fmt: skip
+    return Data(pa.table(columns), sum(map(len, prompts)) + sum(map(len, responses)))
+
+
+def moved(model: nn.Module) -> nn.Module:
+    """The policy a little away from the reference, so that no importance weight is 1."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 1e-3)
+    return model
+
+
+class Plain:
+    """The plain method over the same batches."""
+
+    def __init__(self, size: Size, vocabulary: int, data: Data) -> None:
+        self.reference = dialogues.policy(size, vocabulary).eval()
+        self.model = moved(dialogues.policy(size, vocabulary)).train()
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=LR)
+        self.table = data.table
+
+    def gradients(self, rows: torch.Tensor) -> float:
+        chosen = self.table.take(pa.array(rows.numpy()))
+        loss = plain.a_lol(
+            self.model, self.reference, chosen["prompt_ids"].to_pylist(), chosen["response_ids"].to_pylist(),
+            torch.tensor(chosen["advantage"].to_numpy()), CLIP, 0,
+        )  # fmt: skip
+        loss.backward()
+        return loss.item()
+
+    def update(self, rows: torch.Tensor) -> None:
+        self.gradients(rows)
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+
+def against_plain(size: Size) -> Iterator[dict[str, Any]]:
+    """A-LoL with a live reference, full logits and padded batches, as most would write it first."""
+    for vocabulary in size.vocabularies:
+        data = examples(size, vocabulary, pairs=False)
+        ours = Ours(size, moved(dialogues.policy(size, vocabulary)), data, "a_lol", {"clip": CLIP})
+        theirs = Plain(size, vocabulary, data)
+        first = ours.rows(0)
+        loss = measure.equal("the loss", ours.gradients(first)["loss"], theirs.gradients(first), TOLERANCE)
+        gradient = measure.gradient_difference(ours.model, theirs.model)
+        measure.below("the gradient", gradient, TOLERANCE)
+        for side in (ours, theirs):
+            side.optimizer.zero_grad()
+        times: tuple[list[float], list[float]] = [], []
+        for update in range(size.updates):
+            times[0].append(measure.timed(ours.update, update))
+            times[1].append(measure.timed(theirs.update, ours.rows(update)))
+        yield measure.row(
+            f"a_lol, {vocabulary} words", "the method written plainly", measure.ratio(*times),
+            **speed(ours, data, times),
+            memory_mb=round(measure.over_idle(our_updates, size, vocabulary, "a_lol"), 1),
+            yardstick_memory_mb=round(measure.over_idle(plain_updates, size, vocabulary), 1),
+            parity={"loss": loss, "gradient": gradient},
+        )  # fmt: skip
+
+
+def speed(ours: Ours, data: Data, times: tuple[list[float], list[float]]) -> dict[str, float]:
+    """Useful tokens a second: those of prompts and responses, padding not counted."""
+    lengths = [x + y for x, y in zip(*(data.table[c].combine_chunks().value_lengths().to_pylist()
+                                       for c in ("prompt_ids", "response_ids")), strict=True)]  # fmt: skip
+    responses = ours.gradients.examples.responses
+    done = sum(
+        lengths[responses * row + k]
+        for update in range(len(times[0]))
+        for row in ours.rows(update).tolist()
+        for k in range(responses)
+    )
+    names = ("tokens_per_second", "yardstick_tokens_per_second")
+    return {name: round(done / sum(side)) for name, side in zip(names, times, strict=True)}
+
+
+MEASURED = 4  # updates in the measurement of memory
+
+
+def our_updates(size: Size, vocabulary: int, algorithm: str) -> Callable[[], None]:
+    data = examples(size, vocabulary, pairs=algorithms.FROM_DATA[algorithm].group)
+    options = {"a_lol": {"clip": CLIP}, "dpo": {"beta": BETA}}.get(algorithm, {})
+
+    def work() -> None:
+        ours = Ours(size, moved(dialogues.policy(size, vocabulary)), data, algorithm, options)
+        for update in range(MEASURED):
+            ours.update(update)
+
+    return work
+
+
+def plain_updates(size: Size, vocabulary: int) -> Callable[[], None]:
+    data = examples(size, vocabulary, pairs=False)
+    order = torch.tensor(dialogues.shuffled(len(data.table)))
+
+    def work() -> None:
+        theirs = Plain(size, vocabulary, data)
+        for update in range(MEASURED):
+            theirs.update(order[update * size.batch :][: size.batch])
+
+    return work
+
+
+def has_trl() -> bool:
+    return importlib.util.find_spec("trl") is not None
+
+
+def against_trl(size: Size) -> Iterator[dict[str, Any]]:
+    """TRL's SFT and DPO trainers at their best settings for this machine."""
+    for vocabulary in size.vocabularies:
+        yield _against_trl(size, vocabulary, "nll", "TRL's SFT trainer", False)
+    smallest = min(size.vocabularies)
+    yield _against_trl(size, smallest, "dpo", "TRL's DPO trainer, live reference", False)
+    yield _against_trl(size, smallest, "dpo", "TRL's DPO trainer, its reference computed before", True)
+
+
+def _against_trl(size: Size, vocabulary: int, algorithm: str, name: str, stored: bool) -> dict[str, Any]:
+    from transformers import TrainerCallback
+
+    data = examples(size, vocabulary, pairs=algorithm == "dpo")
+    options = {"beta": BETA} if algorithm == "dpo" else {}
+    ours = Ours(size, moved(dialogues.policy(size, vocabulary)), data, algorithm, options)
+    times: tuple[list[float], list[float]] = [], []
+
+    class InTurn(TrainerCallback):
+        """Times TRL's update, then runs one of ours."""
+
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            self.start = time.perf_counter()
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **__: Any) -> None:
+            times[1].append(time.perf_counter() - self.start)
+            times[0].append(measure.timed(ours.update, state.global_step - 1))
+
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = trl_trainer(size, vocabulary, data, algorithm, folder, stored=stored, updates=size.updates)
+        parity = _parity(ours, trainer, algorithm)
+        trainer.add_callback(InTurn())
+        trainer.train()
+    return measure.row(
+        f"{algorithm}, {vocabulary} words", name, measure.ratio(*times), **speed(ours, data, times),
+        memory_mb=round(measure.over_idle(our_updates, size, vocabulary, algorithm), 1),
+        yardstick_memory_mb=round(measure.over_idle(trl_updates, size, vocabulary, algorithm, stored), 1),
+        parity=parity,
+    )  # fmt: skip
+
+
+def trl_trainer(
+    size: Size, vocabulary: int, data: Data, algorithm: str, folder: str, *, stored: bool, updates: int
+) -> Any:
+    """fp32, activations kept, batches grouped by length; the examples are ours, as token ids."""
+    import trl
+    from datasets import Dataset
+
+    common: dict[str, Any] = {
+        "output_dir": folder, "bf16": False, "gradient_checkpointing": False, "use_cpu": True, "report_to": [],
+        "per_device_train_batch_size": size.batch, "max_steps": updates, "learning_rate": LR, "max_length": None,
+        "train_sampling_strategy": "group_by_length", "remove_unused_columns": False, "disable_tqdm": True,
+        "logging_strategy": "no", "save_strategy": "no", "max_grad_norm": 1.0,
+    }  # fmt: skip
+    tokenizer = dialogues.load(size).tokenizer
+    columns = data.table.to_pydict()
+    model = moved(dialogues.policy(size, vocabulary))
+    if algorithm == "nll":
+        pairs = list(zip(columns["prompt_ids"], columns["response_ids"], strict=True))
+        texts = Dataset.from_dict({
+            "input_ids": [x + y for x, y in pairs],
+            "completion_mask": [[0] * len(x) + [1] * len(y) for x, y in pairs],
+            "length": [len(x) + len(y) for x, y in pairs],
+        })  # fmt: skip
+        config = trl.SFTConfig(completion_only_loss=True, **common)
+        return trl.SFTTrainer(model, args=config, train_dataset=texts, processing_class=tokenizer)
+    chosen, rejected = columns["response_ids"][::2], columns["response_ids"][1::2]
+    prompts, sums = columns["prompt_ids"][::2], [sum(line) for line in columns["ref_logp"]]
+    made = {"prompt_ids": prompts, "chosen_ids": chosen, "rejected_ids": rejected}
+    made["length"] = [len(x) + max(len(y), len(z)) for x, y, z in zip(prompts, chosen, rejected, strict=True)]
+    config = trl.DPOConfig(beta=BETA, precompute_ref_log_probs=stored, **common)
+    one = Dataset.from_list([{"prompt": "a", "chosen": " b", "rejected": " c"}])
+    reference = dialogues.policy(size, vocabulary)
+    trainer = trl.DPOTrainer(model, reference, args=config, train_dataset=one, processing_class=tokenizer)
+    if stored:
+        made |= {"ref_chosen_logps": sums[::2], "ref_rejected_logps": sums[1::2]}
+    trainer.train_dataset = Dataset.from_dict(made)
+    return trainer
+
+
+def trl_updates(size: Size, vocabulary: int, algorithm: str, stored: bool) -> Callable[[], None]:
+    import trl  # noqa: F401  (idle is after the imports)
+    from trl import DPOTrainer, SFTTrainer  # noqa: F401
+
+    data = examples(size, vocabulary, pairs=algorithm == "dpo")
+
+    def work() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            trl_trainer(size, vocabulary, data, algorithm, folder, stored=stored, updates=MEASURED).train()
+
+    return work
+
+
+def _parity(ours: Ours, trainer: Any, algorithm: str) -> dict[str, float]:
+    """Loss and gradient of the first batch; TRL's SFT loss is a mean over tokens, ours a mean over examples of sums."""
+    rows = ours.rows(0)
+    data = trainer.train_dataset
+    batch = trainer.data_collator([data[int(i)] for i in rows])
+    model = trainer.model.train()
+    loss = trainer.compute_loss(model, batch)
+    loss.backward()
+    scale = 1.0
+    if algorithm == "nll":
+        scale = sum(sum(data[int(i)]["completion_mask"]) for i in rows) / len(rows)
+    found = ours.gradients(rows)["loss"]
+    result = {
+        "loss": measure.equal("the loss", found, loss.item() * scale, TOLERANCE),
+        "gradient": measure.below(
+            "the gradient", measure.gradient_difference(ours.model, trainer.model, scale), TOLERANCE
+        ),
+    }
+    ours.optimizer.zero_grad()
+    trainer.model.zero_grad()
+    return result

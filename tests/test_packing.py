@@ -1,0 +1,114 @@
+"""Sequences without padding give what padded ones do, for every architecture that is run so, gradients included."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from alol import packing, tuning
+from alol.batching import Batch
+from alol.logprob import prompt_states, response_logp, response_logp_and_prompt_states, response_logp_and_states
+
+# a prompt with several responses, one of a single token, one without any
+PROMPTS = [[5, 6, 7, 8, 9, 10, 11], [12, 13], [12, 13], [17], [12, 13], [18, 19]]
+RESPONSES = [[20, 21, 1], [22, 23, 24, 25, 26, 1], [27], [28, 29, 30, 31, 1], [], [32]]
+WEIGHTS = torch.arange(1.0, 37.0).view(6, 6) / 10
+
+
+def decoder(architecture: str):
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 64}
+    sizes |= {"intermediate_size": 48, "num_key_value_heads": 2, "sliding_window": None, "head_dim": 8, "ffn_dim": 48}
+    sizes |= {"n_embd": 32, "n_layer": 2, "n_head": 4, "word_embed_proj_dim": 32}
+    ids = {"bos_token_id": 1, "eos_token_id": 1, "pad_token_id": 0}
+    if architecture not in ("llama", "mistral", "qwen2", "qwen3"):
+        del sizes["num_key_value_heads"], sizes["head_dim"]
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(architecture, vocab_size=64, **sizes, **ids)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(5)
+    return model
+
+
+def results(model):
+    """Log-probabilities, states and gradients of one batch."""
+    batch = Batch(PROMPTS, RESPONSES, 0, "cpu")
+    model.zero_grad()
+    logp, states = response_logp_and_states(model, batch)
+    (logp * WEIGHTS).sum().backward()
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    alone, prompts = response_logp_and_prompt_states(model, batch)
+    tokens = [*prompts, *prompt_states(model, batch)]
+    return logp.detach(), alone.detach(), (states * batch.response_mask[..., None]).detach(), tokens, gradients
+
+
+def close(found, expected):
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("architecture", packing.DECODERS)
+def test_unpadded_sequences_give_what_padded_ones_do(architecture, monkeypatch):
+    model = decoder(architecture)
+    assert packing.packable(model)
+    unpadded = results(model)
+    monkeypatch.setattr(packing, "packable", lambda model: False)
+    padded = results(model)
+    assert padded[0].abs().sum() > 50
+    for found, expected in zip(unpadded[:3], padded[:3], strict=True):
+        close(found, expected)
+    for found, expected in zip(unpadded[3], padded[3], strict=True):
+        close(found, expected)
+    assert unpadded[4].keys() == padded[4].keys()
+    for name, expected in padded[4].items():
+        scale = expected.norm().clamp(min=0.1)  # that of a key bias is 0 but for rounding
+        assert (unpadded[4][name] - expected).norm() / scale < 1e-5, name
+
+
+def test_an_adapter_and_recomputed_activations_change_nothing(monkeypatch):
+    torch.manual_seed(0)
+    adapter = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
+    model = get_peft_model(decoder("llama"), adapter).train()
+    expected = results(model)
+    tuning.recompute(model)
+    found = results(model)
+    torch.testing.assert_close(found[0], expected[0])
+    for name, gradient in expected[4].items():
+        torch.testing.assert_close(found[4][name], gradient)
+    monkeypatch.setattr(packing, "packable", lambda model: False)
+    close(found[0], results(model)[0])
+
+
+def test_equal_prompts_are_laid_out_once_and_last_tokens_not_at_all():
+    layout = packing.layout(PROMPTS, RESPONSES, "cpu")
+    assert layout.packed.input_ids.tolist() == [
+        [5, 6, 7, 8, 9, 10, 11, 20, 21, 12, 13, 22, 23, 24, 25, 26, 17, 28, 29, 30, 31, 18, 19]
+    ]
+    assert layout.packed.position_ids[0, :16].tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8, 0, 1, 2, 3, 4, 5, 6]
+    assert layout.packed.sizes == (9, 2, 5, 5, 2)
+    assert layout.packed.before == (-1, -1, 1, -1, -1)
+    assert layout.predictors.tolist() == [6, 7, 8, 10, 11, 12, 13, 14, 15, 10, 16, 17, 18, 19, 20, 22]
+    assert (layout.starts, layout.lengths) == ((0, 9, 9, 16, 9, 21), (7, 2, 2, 1, 2, 2))
+
+
+def test_architectures_that_are_not_known_run_padded(tokenizer):
+    config = AutoConfig.for_model("gpt_neo", vocab_size=64, hidden_size=32, num_layers=2, num_heads=4,
+                                  attention_types=[[["global"], 2]], bos_token_id=1, eos_token_id=1)  # fmt: skip
+    model = AutoModelForCausalLM.from_config(config)
+    assert not packing.packable(model)
+    sliding = AutoConfig.for_model("mistral", vocab_size=64, hidden_size=32, num_hidden_layers=1, sliding_window=8)
+    assert not packing.packable(AutoModelForCausalLM.from_config(sliding))
+
+
+@torch.no_grad()
+def test_padded_models_of_other_architectures_give_their_own_log_probabilities():
+    config = AutoConfig.for_model("gpt_neo", vocab_size=64, hidden_size=32, num_layers=2, num_heads=4,
+                                  attention_types=[[["global"], 2]], bos_token_id=1, eos_token_id=1)  # fmt: skip
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    found = response_logp(model, Batch(PROMPTS, RESPONSES, 0, "cpu"))
+    logits = model(input_ids=torch.tensor([PROMPTS[0] + RESPONSES[0]])).logits.log_softmax(-1)[0]
+    expected = torch.stack([logits[6 + t, token] for t, token in enumerate(RESPONSES[0])])
+    close(found[0, :3], expected)
