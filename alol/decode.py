@@ -42,7 +42,7 @@ class Slots:
                 buffer[targets, :, :length] = buffer[sources, :, :length]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Reading(packing.Packed):
     """Prompts laid end to end whose keys and values go into the slots from `first` on."""
 
@@ -98,19 +98,8 @@ class Run:
 
     def read(self, chosen: list[int]) -> Tensor:
         """Puts prompts into the next slots; logits [len(chosen), V] of what follows each."""
-        layout = packing.layout([self.prompts[i] for i in chosen], [[]] * len(chosen), self.device, share=False)
-        packed = layout.packed
-        reading = Reading(
-            packed.input_ids,
-            packed.position_ids,
-            packed.sizes,
-            packed.before,
-            packed.masks,
-            self.slots,
-            len(self.active),
-        )
-        ends = torch.tensor(packed.sizes, device=self.device).cumsum(0) - 1
-        logits = self._logits(reading, ends)
+        packed = packing.sequences([self.prompts[i] for i in chosen], self.device)
+        logits = self._logits(Reading(**vars(packed), slots=self.slots, first=len(self.active)), packed.ends)
         self.active += chosen
         self.lengths += [len(self.prompts[i]) for i in chosen]
         self.tokens += sum(packed.sizes)

@@ -18,17 +18,18 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from transformers.modeling_utils import AttentionInterface
 
 NAME = "packed"
-# Decoders whose attention takes the pieces, and whose logits are a linear layer of the last hidden states: each is
-# compared with its own padded forward in the tests.
+# Architectures whose attention takes the pieces; of the decoders, logits are a linear layer of the last hidden states.
+# Each is compared with its own padded forward in the tests.
+ENCODERS = ("bert", "roberta", "xlm-roberta")
 DECODERS = ("gpt2", "gpt_neox", "llama", "mistral", "opt", "phi", "qwen2", "qwen3")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Packed:
     """Pieces of tokens in one row: input_ids and position_ids [1, L].
 
-    `sizes` of the pieces add up to L. A piece attends to itself, and before it to the piece `before` names (-1: none;
-    its tokens then come first in the sequence, and `masks` holds who sees whom, [size, size of before + size]).
+    `sizes` of the pieces add up to L. A piece attends to itself (if `causal`, to what came so far), and before it to
+    the piece that `before` names (-1: none); `masks` then holds who sees whom: [size, size of before + size].
     """
 
     input_ids: Tensor
@@ -36,11 +37,17 @@ class Packed:
     sizes: tuple[int, ...]
     before: tuple[int, ...]
     masks: tuple[Tensor | None, ...]
+    causal: bool = True
+
+    @property
+    def ends(self) -> Tensor:
+        """The position of each piece's last token."""
+        return torch.tensor(self.sizes, device=self.input_ids.device).cumsum(0) - 1
 
     def attend(
         self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, dropout: float, scaling: float | None
     ) -> Tensor:
-        """Causal attention within each piece, and to the piece before it."""
+        """Attention within each piece, and to the piece before it."""
         groups = query.shape[1] // key.shape[1]
         key, value = repeat_kv(key, groups), repeat_kv(value, groups)
         # split, not slices: the gradient of a split is one concatenation
@@ -50,7 +57,13 @@ class Packed:
             keys, values = (k[i], v[i]) if before < 0 else (torch.cat([x[before], x[i]], dim=2) for x in (k, v))
             pieces.append(
                 F.scaled_dot_product_attention(
-                    q[i], keys, values, attn_mask=mask, dropout_p=dropout, is_causal=mask is None, scale=scaling
+                    q[i],
+                    keys,
+                    values,
+                    attn_mask=mask,
+                    dropout_p=dropout,
+                    is_causal=self.causal and mask is None,
+                    scale=scaling,
                 )
             )
         return torch.cat(pieces, dim=2).transpose(1, 2)
@@ -71,22 +84,20 @@ def layout(
     prompts: Sequence[Sequence[int]],
     responses: Sequence[Sequence[int]],
     device: torch.device | str,
-    *,
-    share: bool = True,
 ) -> Layout:
-    """The rows of a batch without padding; equal prompts are laid out once if they `share` their tokens.
+    """The rows of a batch without padding; equal prompts are laid out once.
 
     The last token of a response predicts nothing that is asked for, so it is left out.
     """
-    members: dict[tuple[tuple[int, ...], int], list[int]] = {}
+    members: dict[tuple[int, ...], list[int]] = {}
     for i, prompt in enumerate(prompts):
-        members.setdefault((tuple(prompt), 0 if share else i), []).append(i)
+        members.setdefault(tuple(prompt), []).append(i)
     ids: list[int] = []
     positions: list[int] = []
     sizes: list[int] = []
     before: list[int] = []
     starts, predictors = [0] * len(prompts), [range(0)] * len(prompts)
-    for (prompt, _), rows in members.items():
+    for prompt, rows in members.items():
         start = len(ids)
         ids += prompt
         positions += range(len(prompt))
@@ -113,8 +124,24 @@ def layout(
     found = [position for row in predictors for position in row]
     masks = tuple(_mask(size, sizes[k], device) if k >= 0 else None for size, k in zip(sizes, before, strict=True))
     tokens, places, indices = (torch.tensor(x, dtype=torch.long, device=device) for x in (ids, positions, found))
-    packed = Packed(tokens[None], places[None], tuple(sizes), tuple(before), masks)
+    packed = Packed(
+        input_ids=tokens[None], position_ids=places[None], sizes=tuple(sizes), before=tuple(before), masks=masks
+    )
     return Layout(packed, indices, tuple(starts), tuple(map(len, prompts)))
+
+
+def sequences(
+    ids: Sequence[Sequence[int]], device: torch.device | str, *, causal: bool = True, start: int = 0
+) -> Packed:
+    """Sequences end to end, none of them empty, whose positions are counted from `start`."""
+    places = [position for row in ids for position in range(start, start + len(row))]
+    tokens, positions = (
+        torch.tensor(x, dtype=torch.long, device=device)[None] for x in ([i for row in ids for i in row], places)
+    )
+    sizes, none = tuple(map(len, ids)), (None,) * len(ids)
+    return Packed(
+        input_ids=tokens, position_ids=positions, sizes=sizes, before=(-1,) * len(ids), masks=none, causal=causal
+    )
 
 
 def _mask(size: int, prefix: int, device: torch.device | str) -> Tensor:
@@ -124,9 +151,14 @@ def _mask(size: int, prefix: int, device: torch.device | str) -> Tensor:
 
 def packable(model: nn.Module) -> bool:
     """Whether `states` can run the model's sequences unpadded; makes it ready to."""
+    return ready(model, DECODERS)
+
+
+def ready(model: nn.Module, kinds: Sequence[str]) -> bool:
+    """Whether the model is of one of these architectures and takes pieces; makes it ready to."""
     base = getattr(model, "get_base_model", lambda: model)()
     config = base.config
-    if config.model_type not in DECODERS:
+    if config.model_type not in kinds:
         return False
     if getattr(config, "sliding_window", None) is not None and getattr(config, "use_sliding_window", True):
         return False
@@ -136,18 +168,35 @@ def packable(model: nn.Module) -> bool:
 
 
 def states(model: nn.Module, packed: Any) -> Tensor:
-    """Last hidden states [L, H] of a decoder for which `packable` is true, in the model's own precision."""
+    """Last hidden states [L, H] of a decoder for which `packable` was found true, in the model's own precision."""
+    if model.config._attn_implementation != NAME:  # another attention would let sequences see each other
+        raise ValueError("ask `packable` or `ready` first")
     base = getattr(model, "get_base_model", lambda: model)()
+    return base.base_model(**_inputs(packed), use_cache=False).last_hidden_state[0]
+
+
+def pooled_first(model: nn.Module, packed: Packed, token_types: Tensor) -> Any:
+    """What an encoder gives that reads of its last states only each text's first token: B texts of length 1.
+
+    `model` has its encoder at `base_model.encoder`; token_types [1, L].
+    """
+    starts = packed.ends - torch.tensor(packed.sizes, device=packed.input_ids.device) + 1
+
+    def first(module: nn.Module, inputs: Any, output: Any) -> Any:
+        return type(output)(last_hidden_state=output.last_hidden_state[0, starts][:, None])
+
+    handle = model.base_model.encoder.register_forward_hook(first)
+    try:
+        return model(**_inputs(packed), token_type_ids=token_types)
+    finally:
+        handle.remove()
+
+
+def _inputs(packed: Any) -> dict[str, Any]:
     # a mask of four dimensions is taken for a finished one: none is built, and `attention` does without
     none = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=packed.input_ids.device)
-    output = base.base_model(
-        input_ids=packed.input_ids,
-        attention_mask=none,
-        position_ids=packed.position_ids,
-        use_cache=False,
-        packed=packed,
-    )
-    return output.last_hidden_state[0]
+    ids, positions = packed.input_ids, packed.position_ids
+    return {"input_ids": ids, "attention_mask": none, "position_ids": positions, "packed": packed}
 
 
 def attention(

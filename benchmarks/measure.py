@@ -52,6 +52,20 @@ def timed(work: Callable[..., Any], *arguments: Any) -> float:
     return time.perf_counter() - start
 
 
+def kept(work: Callable[[Any], Any], argument: Any, spent: list[float]) -> Any:
+    """What `work(argument)` returns; its seconds go into `spent`."""
+    start = time.perf_counter()
+    result = work(argument)
+    spent.append(time.perf_counter() - start)
+    return result
+
+
+def speed(tokens: int, times: tuple[Sequence[float], Sequence[float]]) -> dict[str, int]:
+    """Useful tokens a second of both sides: those of prompts and responses, padding not counted."""
+    names = ("tokens_per_second", "yardstick_tokens_per_second")
+    return {name: round(tokens / sum(side)) for name, side in zip(names, times, strict=True)}
+
+
 def equal(what: str, found: float, expected: float, tolerance: float) -> float:
     """The relative difference; raises ParityError above `tolerance`."""
     difference = abs(found - expected) / max(abs(expected), 1e-12)

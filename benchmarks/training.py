@@ -65,15 +65,16 @@ class Ours:
         return loss
 
 
-def examples(size: Size, vocabulary: int, *, pairs: bool) -> Data:
-    """Preferred responses, or pairs of two, with a random advantage each."""
+def examples(size: Size, vocabulary: int, *, pairs: bool, count: int | None = None) -> Data:
+    """Preferred responses (of the first `count` prompts), or pairs of two, with a random advantage each."""
     found = dialogues.load(size)
     ranks = (0, 1) if pairs else (0,)
     members: dict[str, list[dict[str, Any]]] = {}
     for row in found.train:
         if row["rank"] in ranks:
             members.setdefault(row["prompt_id"], []).append(row)
-    rows = [row for group in members.values() if len(group) == len(ranks) for row in group]
+    groups = [group for group in members.values() if len(group) == len(ranks)][:count]
+    rows = [row for group in groups for row in group]
     prompts, responses = dialogues.encoded(rows, found.tokenizer, size)
     reference = dialogues.policy(size, vocabulary).eval()
     logp = []
@@ -129,7 +130,7 @@ class Plain:
 def against_plain(size: Size) -> Iterator[dict[str, Any]]:
     """A-LoL with a live reference, full logits and padded batches, as most would write it first."""
     for vocabulary in size.vocabularies:
-        data = examples(size, vocabulary, pairs=False)
+        data = examples(size, vocabulary, pairs=False, count=size.batch * size.updates)
         ours = Ours(size, moved(dialogues.policy(size, vocabulary)), data, "a_lol", {"clip": CLIP})
         theirs = Plain(size, vocabulary, data)
         first = ours.rows(0)
@@ -144,33 +145,28 @@ def against_plain(size: Size) -> Iterator[dict[str, Any]]:
             times[1].append(measure.timed(theirs.update, ours.rows(update)))
         yield measure.row(
             f"a_lol, {vocabulary} words", "the method written plainly", measure.ratio(*times),
-            **speed(ours, data, times),
+            **measure.speed(done(ours, data, size.updates), times),
             memory_mb=round(measure.over_idle(our_updates, size, vocabulary, "a_lol"), 1),
             yardstick_memory_mb=round(measure.over_idle(plain_updates, size, vocabulary), 1),
             parity={"loss": loss, "gradient": gradient},
         )  # fmt: skip
 
 
-def speed(ours: Ours, data: Data, times: tuple[list[float], list[float]]) -> dict[str, float]:
-    """Useful tokens a second: those of prompts and responses, padding not counted."""
+def done(ours: Ours, data: Data, updates: int) -> int:
+    """Tokens of prompts and responses in so many updates."""
     lengths = [x + y for x, y in zip(*(data.table[c].combine_chunks().value_lengths().to_pylist()
                                        for c in ("prompt_ids", "response_ids")), strict=True)]  # fmt: skip
     responses = ours.gradients.examples.responses
-    done = sum(
-        lengths[responses * row + k]
-        for update in range(len(times[0]))
-        for row in ours.rows(update).tolist()
-        for k in range(responses)
-    )
-    names = ("tokens_per_second", "yardstick_tokens_per_second")
-    return {name: round(done / sum(side)) for name, side in zip(names, times, strict=True)}
+    rows = [row for update in range(updates) for row in ours.rows(update).tolist()]
+    return sum(lengths[responses * row + k] for row in rows for k in range(responses))
 
 
 MEASURED = 4  # updates in the measurement of memory
 
 
 def our_updates(size: Size, vocabulary: int, algorithm: str) -> Callable[[], None]:
-    data = examples(size, vocabulary, pairs=algorithms.FROM_DATA[algorithm].group)
+    pairs = algorithms.FROM_DATA[algorithm].group
+    data = examples(size, vocabulary, pairs=pairs, count=size.batch * MEASURED)
     options = {"a_lol": {"clip": CLIP}, "dpo": {"beta": BETA}}.get(algorithm, {})
 
     def work() -> None:
@@ -182,7 +178,7 @@ def our_updates(size: Size, vocabulary: int, algorithm: str) -> Callable[[], Non
 
 
 def plain_updates(size: Size, vocabulary: int) -> Callable[[], None]:
-    data = examples(size, vocabulary, pairs=False)
+    data = examples(size, vocabulary, pairs=False, count=size.batch * MEASURED)
     order = torch.tensor(dialogues.shuffled(len(data.table)))
 
     def work() -> None:
@@ -230,7 +226,8 @@ def _against_trl(size: Size, vocabulary: int, algorithm: str, name: str, stored:
         trainer.add_callback(InTurn())
         trainer.train()
     return measure.row(
-        f"{algorithm}, {vocabulary} words", name, measure.ratio(*times), **speed(ours, data, times),
+        f"{algorithm}, {vocabulary} words", name, measure.ratio(*times),
+        **measure.speed(done(ours, data, size.updates), times),
         memory_mb=round(measure.over_idle(our_updates, size, vocabulary, algorithm), 1),
         yardstick_memory_mb=round(measure.over_idle(trl_updates, size, vocabulary, algorithm, stored), 1),
         parity=parity,
@@ -280,7 +277,7 @@ def trl_updates(size: Size, vocabulary: int, algorithm: str, stored: bool) -> Ca
     import trl  # noqa: F401  (idle is after the imports)
     from trl import DPOTrainer, SFTTrainer  # noqa: F401
 
-    data = examples(size, vocabulary, pairs=algorithm == "dpo")
+    data = examples(size, vocabulary, pairs=algorithm == "dpo", count=size.batch * MEASURED)
 
     def work() -> None:
         with tempfile.TemporaryDirectory() as folder:
@@ -294,12 +291,9 @@ def _parity(ours: Ours, trainer: Any, algorithm: str) -> dict[str, float]:
     rows = ours.rows(0)
     data = trainer.train_dataset
     batch = trainer.data_collator([data[int(i)] for i in rows])
-    model = trainer.model.train()
-    loss = trainer.compute_loss(model, batch)
+    scale = float((batch["labels"][:, 1:] != -100).sum()) / len(rows) if algorithm == "nll" else 1.0
+    loss = trainer.compute_loss(trainer.model.train(), batch)
     loss.backward()
-    scale = 1.0
-    if algorithm == "nll":
-        scale = sum(sum(data[int(i)]["completion_mask"]) for i in rows) / len(rows)
     found = ours.gradients(rows)["loss"]
     result = {
         "loss": measure.equal("the loss", found, loss.item() * scale, TOLERANCE),

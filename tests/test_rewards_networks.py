@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from transformers import (
+    AutoModelForSequenceClassification,
     BertConfig,
     BertForSequenceClassification,
     GPT2Config,
@@ -17,14 +19,16 @@ from transformers import (
     GPT2LMHeadModel,
     RobertaConfig,
     RobertaForSequenceClassification,
+    XLMRobertaConfig,
 )
 
-from alol import rewards
+from alol import packing, rewards
 from alol.errors import InputError
 from alol.rewards import options, scratch
 from alol.rewards.classifier import ClassifierNetwork, sigmoid
-from alol.rewards.network import batch_of, last_attended
-from alol.rewards.preference import RewardModel, RewardModelConfig, dialogue
+from alol.rewards.critic_model import CriticConfig
+from alol.rewards.network import Encoded, batch_of, last_attended
+from alol.rewards.preference import PreferenceNetwork, RewardModel, RewardModelConfig, dialogue
 from tests.reward_project import load
 
 TEXTS = ["a small text about cats", "another one about dogs and cats", "what do you think?", "I do not know"]
@@ -187,6 +191,32 @@ def test_a_model_without_its_head_is_refused(tmp_path):
         scores(tmp_path, {"kind": "classifier", "model": str(folder), "output": "logit"})
 
 
+@pytest.mark.parametrize("config", [
+    BertConfig(**SIZES, vocab_size=60, num_labels=3, type_vocab_size=2, max_position_embeddings=48),
+    RobertaConfig(**SIZES, vocab_size=60, num_labels=3, type_vocab_size=1, max_position_embeddings=48),
+    XLMRobertaConfig(**SIZES, vocab_size=60, num_labels=2, type_vocab_size=1, max_position_embeddings=48),
+    CriticConfig(**SIZES, vocab_size=60, num_labels=1, type_vocab_size=1, max_position_embeddings=48, head_width=8),
+    GPT2Config(n_layer=2, n_embd=16, n_head=2, n_positions=48, vocab_size=60, num_labels=1),
+], ids=lambda config: config.model_type)  # fmt: skip
+@torch.no_grad()
+def test_texts_without_padding_get_the_logits_of_padded_ones(config):
+    torch.manual_seed(3)
+    model = strong(AutoModelForSequenceClassification.from_config(config))
+    names = ["input_ids", "attention_mask"] + ["token_type_ids"] * (config.model_type == "bert")
+    tokenizer = SimpleNamespace(model_input_names=names, pad_token_id=config.pad_token_id, eos_token_id=2)
+    it = network(["prompt", "response"], 40)
+    it.model, it.tokenizer = model, tokenizer
+    ids = np.random.default_rng(0).integers(4, 60, 40)
+    rows = [Encoded(ids[:n].astype(np.int32), (ids[:n] > 30).astype(np.int32)) for n in (9, 1, 40, 3)]
+    padded = it.padded_logits(batch_of(it, rows))
+    assert model.config._attn_implementation == "sdpa"
+    found = it.logits(rows)
+    assert model.config._attn_implementation == packing.NAME
+    torch.testing.assert_close(found, padded, rtol=1e-4, atol=2e-6)
+    assert padded[:, 0].std() > 1e-3
+    torch.testing.assert_close(it.padded_logits(batch_of(it, rows)), padded, rtol=1e-4, atol=2e-6)
+
+
 # --- the reward model over dialogue turns
 
 
@@ -215,6 +245,14 @@ def test_a_reward_models_score_is_the_same_under_both_paddings(tmp_path, pooling
         hidden = model.gpt_neox(ids).last_hidden_state[0]
         pooled = hidden[-1] if pooling == "last" else hidden.mean(0)
         direct = pooled @ model.out_proj.weight[0] + model.out_proj.bias
+    rows = [Encoded(np.arange(4, end, dtype=np.int32), np.zeros(end - 4, np.int32)) for end in (11, 9, 20)]
+    marks = options.Preference("preference", None, None, "[H]", "[A]", "logit", 64, None, None, None)
+    it = PreferenceNetwork(model, SimpleNamespace(eos_token="</s>"), marks, "it")
+    with torch.no_grad():
+        unpadded = it.logits(rows)[:, 0]
+        alone = [model(torch.from_numpy(row.ids)[None].long(), torch.ones(1, len(row.ids))) for row in rows]
+    assert unpadded.tolist() == pytest.approx([float(one) for one in alone], rel=1e-4)
+    assert unpadded[0].item() == pytest.approx(float(plain), rel=1e-4)
     assert left.tolist() == pytest.approx(plain.tolist(), rel=1e-4)
     assert right.tolist() == pytest.approx(plain.tolist(), rel=1e-4)
     assert plain.tolist() == pytest.approx(direct.tolist(), rel=1e-4)

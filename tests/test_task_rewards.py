@@ -230,14 +230,15 @@ def test_dialogrpt_is_pooled_at_the_last_attended_token_under_both_paddings(tmp_
     prompts, responses = [f"why?{END}", f"what do you think?{END}"], ["cats and dogs", f"I do not know{END}"]
     ids = [torch.tensor(one.ids, dtype=torch.long) for one in network.encode(prompts, responses, [{}, {}])]
     width, end = max(map(len, ids)) + 3, network.tokenizer.eos_token_id
-    alone = [network.logits({"input_ids": one[None], "attention_mask": torch.ones_like(one[None])}) for one in ids]
+    logits = network.padded_logits
+    alone = [logits({"input_ids": one[None], "attention_mask": torch.ones_like(one[None])}) for one in ids]
     for left in (False, True):
         tokens, mask = torch.full((2, width), end), torch.zeros(2, width, dtype=torch.long)
         for i, one in enumerate(ids):
             place = slice(width - len(one), width) if left else slice(0, len(one))
             tokens[i, place], mask[i, place] = one, 1
         positions = (mask.cumsum(-1) - 1).clamp(min=0)
-        found = network.logits({"input_ids": tokens, "attention_mask": mask, "position_ids": positions})[:, 0]
+        found = logits({"input_ids": tokens, "attention_mask": mask, "position_ids": positions})[:, 0]
         assert found.tolist() == pytest.approx([float(one) for one in alone], rel=1e-4, abs=1e-5)
     assert abs(float(alone[0]) - float(alone[1])) > 1e-3
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +15,7 @@ from alol import params, schema, train
 from alol.algorithms import FROM_DATA
 from alol.batching import Batch
 from alol.errors import InputError
-from alol.logprob import response_logp
+from alol.logprob import ResponseLogp, response_logp
 from alol.losses.offline import OFFLINE
 from tests.conftest import tiny_model
 
@@ -149,6 +150,38 @@ def test_micro_batches_do_not_change_the_run(model, architecture, tokenizer, loa
         assert np.abs(residual).max() < 1e-4 * np.abs(losses(histories[0])).max()
         # a lost accumulation factor is a drift to one side, not an outlier
         assert abs(residual.mean()) < 1e-5 * np.abs(losses(histories[0])).max()
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_batches_by_length_hold_what_was_drawn_as_often_as_it_was_drawn(
+    model, tokenizer, architecture, loaded, monkeypatch, processes
+):
+    """Rows are ordered by length within an update alone, so that the frequencies stay those of the advantages."""
+    data = table(model, REWARDS, VALUES)
+    computed: list[list[int]] = []
+
+    def recorded(self, rows, *arguments):
+        computed[-1].extend(rows)
+        return original(self, rows, *arguments)
+
+    original = train.Examples.batch
+    monkeypatch.setattr(train.Examples, "batch", recorded)
+    examples, drawn = plan(data, "a_lol", loaded, updates=400)
+    accelerator = Accelerator(cpu=True)
+    shares = [SimpleNamespace(process_index=i, num_processes=processes, device=accelerator.device,
+                              no_sync=accelerator.no_sync, backward=lambda loss: None,
+                              reduce=lambda sums, reduction: sums) for i in range(processes)]  # fmt: skip
+    scorer = ResponseLogp(tiny_model(architecture, tokenizer))
+    launch = dataclasses.replace(loaded.launch, micro_batch=3, tokens=24)
+    for rows in drawn.draws:
+        computed.append([])
+        for main in shares:
+            train.Step(scorer, 0, examples, FROM_DATA["a_lol"], HYPERPARAMETERS["a_lol"], launch, main)(rows)
+    assert [sorted(rows) for rows in computed] == [sorted(rows) for rows in drawn.draws.tolist()]
+    share = np.bincount(np.concatenate(computed), minlength=len(examples)) / drawn.draws.numel()
+    expected = examples.column("advantage") / examples.column("advantage").sum()
+    # four standard deviations of a binomial proportion
+    assert (np.abs(share - expected) < 4 * np.sqrt(expected * (1 - expected) / drawn.draws.numel())).all()
 
 
 def test_the_first_loss_is_the_mean_over_what_was_drawn(model, tokenizer, architecture, loaded):

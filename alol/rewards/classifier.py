@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from transformers import AutoModelForSequenceClassification
 
+from alol import packing
 from alol.errors import InputError, known
-from alol.rewards import critic_model  # noqa: F401  (registers its architecture with the auto classes)
-from alol.rewards.network import Encoded, Network, NetworkReward, last_attended
+from alol.rewards import critic_model  # which registers its architecture with the auto classes
+from alol.rewards.network import Encoded, Network, NetworkReward, batch_of, last_attended, last_states, packed
 from alol.rewards.options import Classifier
 from alol.rewards.trained import texts
 
@@ -55,8 +56,21 @@ class ClassifierNetwork:
             return Encoded(np.array(joined.ids, np.int32), np.array(joined.type_ids, np.int32))
         return Encoded(np.array([self.tokenizer.eos_token_id or 0], np.int32), np.zeros(1, np.int32))  # an empty text
 
-    def logits(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """[B, C]"""
+    def logits(self, rows: Sequence[Encoded]) -> torch.Tensor:
+        """[B, C], without padding where the architecture is known to pool its first token, or the last."""
+        if packing.ready(self.model, (*packing.ENCODERS, critic_model.CriticConfig.model_type)):
+            start = first_position(self.model)
+            texts = packed(self, rows, causal=False, start=start)
+            segments = torch.zeros_like(texts.input_ids)
+            if "token_type_ids" in self.tokenizer.model_input_names:
+                segments[0] = torch.from_numpy(np.concatenate([row.segments for row in rows]))
+            return packing.pooled_first(self.model, texts, segments).logits
+        if packing.packable(self.model) and isinstance(getattr(self.model, "score", None), torch.nn.Linear):
+            return self.model.score(last_states(self, rows))
+        return self.padded_logits(batch_of(self, rows))
+
+    def padded_logits(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """[B, C] of a padded batch."""
         head = getattr(self.model, "score", None)
         if not isinstance(head, torch.nn.Linear):  # an encoder, which pools its first token
             return self.model(**batch).logits
@@ -64,6 +78,12 @@ class ClassifierNetwork:
         hidden = self.model.base_model(**batch, use_cache=False).last_hidden_state  # [B, T, H]
         rows = torch.arange(len(hidden), device=hidden.device)
         return head(hidden[rows, last_attended(batch["attention_mask"])])
+
+
+def first_position(model: Any) -> int:
+    """The position of a text's first token: encoders of the RoBERTa family start counting after their pad id."""
+    padding = model.base_model.embeddings.position_embeddings.padding_idx
+    return 0 if padding is None else padding + 1
 
 
 def positions(model: Any) -> int:

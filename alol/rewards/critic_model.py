@@ -5,6 +5,8 @@ It is registered with transformers' auto classes, so that its folders load as an
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, RobertaConfig, RobertaModel
@@ -33,9 +35,9 @@ class CriticModel(RobertaPreTrainedModel):
         self.out_proj = nn.Linear(config.head_width, 1)
         self.post_init()
 
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **_: object):
-        """`logits` [B, 1] of texts [B, T]. There is one token type, so `token_type_ids` are not read."""
-        pooled = self.roberta(input_ids, attention_mask=attention_mask).pooler_output
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **options: Any):
+        """`logits` [B, 1] of texts [B, T]."""
+        pooled = self.roberta(input_ids, attention_mask=attention_mask, **options).pooler_output
         hidden = nn.functional.gelu(self.dense(self.dropout(pooled)))
         return SequenceClassifierOutput(logits=self.out_proj(self.dropout(hidden)))
 

@@ -17,6 +17,8 @@ import transformers
 from tqdm import tqdm
 from transformers import AutoTokenizer
 
+from alol import packing
+from alol.batching import chunks
 from alol.errors import InputError
 from alol.kernels import fused
 from alol.params import Launch
@@ -40,7 +42,7 @@ class Network(Protocol):
 
     def encode(self, prompts: Sequence[str], responses: Sequence[str], contexts: Sequence[dict]) -> list[Encoded]: ...
 
-    def logits(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    def logits(self, rows: Sequence[Encoded]) -> torch.Tensor:
         """[B, C]"""
 
 
@@ -105,6 +107,17 @@ def batch_of(network: Network, rows: Sequence[Encoded]) -> dict[str, torch.Tenso
     return padded(rows, pad_id(network.tokenizer, network.model.config), segments, network.model.device)
 
 
+def packed(network: Network, rows: Sequence[Encoded], **options: Any) -> packing.Packed:
+    """The inputs end to end, for architectures that run without padding."""
+    return packing.sequences([row.ids.tolist() for row in rows], network.model.device, **options)
+
+
+def last_states(network: Network, rows: Sequence[Encoded]) -> torch.Tensor:
+    """The last hidden state of each input's last token [B, H], of a decoder that runs without padding."""
+    texts = packed(network, rows)
+    return packing.states(network.model, texts)[texts.ends]
+
+
 def last_attended(mask: torch.Tensor) -> torch.Tensor:
     """The position of the last attended token of each row [B], whichever side the padding is on."""
     positions = torch.arange(mask.shape[1], device=mask.device)
@@ -118,13 +131,14 @@ def by_length(lengths: Sequence[int], size: int) -> Iterator[np.ndarray]:
 
 
 @torch.inference_mode()
-def all_logits(network: Network, rows: Sequence[Encoded], size: int, title: str) -> np.ndarray:
-    """float64 [N, C] in the rows' order, in batches of `size`."""
+def all_logits(network: Network, rows: Sequence[Encoded], launch: Launch, title: str) -> np.ndarray:
+    """float64 [N, C] in the rows' order, in batches of like lengths."""
+    size, tokens = launch.score_batch, launch.tokens
     network.model.eval()
     found: list[Any] = [None] * len(rows)
     with tqdm(total=len(rows), desc=title, unit="text", leave=False, disable=len(rows) < 4 * size) as bar:
-        for indices in by_length([len(row.ids) for row in rows], size):
-            logits = network.logits(batch_of(network, [rows[i] for i in indices])).float().cpu().numpy()
+        for indices in chunks([len(row.ids) for row in rows], size, tokens):
+            logits = network.logits([rows[i] for i in indices]).float().cpu().numpy()
             for index, logit in zip(indices, logits, strict=True):
                 found[index] = logit
             bar.update(len(indices))
@@ -170,7 +184,7 @@ class NetworkReward(ABC):
             indices = np.flatnonzero(numbers == number)
             network = self._unseen(number) if number >= 0 else self._network
             encoded = network.encode(*zip(*(rows[i] for i in indices), strict=True))
-            scores[indices] = self.output(all_logits(network, encoded, self._launch.score_batch, self._where))
+            scores[indices] = self.output(all_logits(network, encoded, self._launch, self._where))
         return scores
 
     def _fold(self, prompt: str, response: str, context: dict) -> int:

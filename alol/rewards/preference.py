@@ -14,9 +14,10 @@ from torch import nn
 from transformers import AutoConfig, GPTNeoXConfig, GPTNeoXModel
 from transformers.models.gpt_neox.modeling_gpt_neox import GPTNeoXPreTrainedModel
 
+from alol import packing
 from alol.errors import InputError
 from alol.rewards.classifier import sigmoid
-from alol.rewards.network import Encoded, NetworkReward, last_attended
+from alol.rewards.network import Encoded, NetworkReward, batch_of, last_attended, last_states, packed
 from alol.rewards.options import Preference
 
 ROLES = ("human", "assistant")
@@ -45,12 +46,14 @@ class RewardModel(GPTNeoXPreTrainedModel):
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Logits [B] of texts [B, T], padded on either side."""
         hidden = self.gpt_neox(input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state  # [B, T, H]
+        return self.out_proj(self.pooled(hidden, attention_mask)).squeeze(-1)
+
+    def pooled(self, hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """[B, H] from hidden states [B, T, H]."""
         if self.config.pooling == "mean":
             weights = attention_mask.unsqueeze(-1).to(hidden.dtype)  # [B, T, 1]
-            pooled = (hidden * weights).sum(1) / weights.sum(1)
-        else:
-            pooled = hidden[torch.arange(len(hidden), device=hidden.device), last_attended(attention_mask)]
-        return self.out_proj(pooled).squeeze(-1)
+            return (hidden * weights).sum(1) / weights.sum(1)
+        return hidden[torch.arange(len(hidden), device=hidden.device), last_attended(attention_mask)]
 
 
 AutoConfig.register(RewardModelConfig.model_type, RewardModelConfig, exist_ok=True)  # AutoTokenizer reads it
@@ -83,9 +86,16 @@ class PreferenceNetwork:
         kept = [np.array(row[-self._options.max_length :], np.int32) for row in ids]
         return [Encoded(row, np.zeros_like(row)) for row in kept]
 
-    def logits(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    def logits(self, rows: Sequence[Encoded]) -> torch.Tensor:
         """[B, 1]"""
-        return self.model(batch["input_ids"], batch["attention_mask"]).unsqueeze(-1)
+        if not packing.ready(self.model, (RewardModelConfig.model_type,)):
+            batch = batch_of(self, rows)
+            return self.model(batch["input_ids"], batch["attention_mask"]).unsqueeze(-1)
+        if self.model.config.pooling == "last":
+            return self.model.out_proj(last_states(self, rows))
+        texts = packed(self, rows)
+        parts = packing.states(self.model, texts).split(texts.sizes)
+        return self.model.out_proj(torch.stack([part.mean(0) for part in parts]))
 
 
 class PreferenceReward(NetworkReward):

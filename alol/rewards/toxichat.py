@@ -14,9 +14,10 @@ import torch
 from torch import nn
 from transformers import GPT2Config, GPT2Model, GPT2PreTrainedModel
 
+from alol import packing
 from alol.errors import InputError
 from alol.rewards.classifier import softmax
-from alol.rewards.network import Encoded, NetworkReward, last_attended
+from alol.rewards.network import Encoded, NetworkReward, batch_of, last_attended, last_states
 from alol.rewards.options import Toxichat
 
 LABELS = 2  # safe, offensive
@@ -68,8 +69,11 @@ class OffensiveNetwork:
         prompt = prompt[max(0, len(prompt) - (budget - len(response))) :]
         return np.array([*prompt, end, *response, end], np.int32)
 
-    def logits(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    def logits(self, rows: Sequence[Encoded]) -> torch.Tensor:
         """[B, 2]"""
+        if packing.packable(self.model):
+            return self.model.off_classifier(last_states(self, rows))
+        batch = batch_of(self, rows)
         return self.model(batch["input_ids"], batch["attention_mask"])
 
 

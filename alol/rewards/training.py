@@ -24,7 +24,7 @@ from alol.params import Launch
 from alol.rewards import scratch, tfidf
 from alol.rewards.critic import sentences
 from alol.rewards.examples import Examples, divide, gather
-from alol.rewards.network import Encoded, Network, all_logits, batch_of, by_length, device, quiet
+from alol.rewards.network import Encoded, Network, all_logits, by_length, device, quiet
 from alol.rewards.options import FULL, Critic, Preference, Tfidf, Trainable, Training, fitted
 from alol.rewards.preference import dialogue
 from alol.rewards.trained import fold_folder, text
@@ -123,7 +123,7 @@ class _Trainer:
 
     def _hits(self, network: Network, out: Sequence[int]) -> list[bool]:
         rows = sorted({row for i in out for row in self.examples.members[i]})
-        logits = all_logits(network, [self.encoded[row] for row in rows], self.launch.score_batch, self.name)
+        logits = all_logits(network, [self.encoded[row] for row in rows], self.launch, self.name)
         of = dict(zip(rows, logits, strict=True))
         return [_right([of[row] for row in self.examples.members[i]], self.examples.labels[i]) for i in out]
 
@@ -183,7 +183,7 @@ def fit(
         rows = [encoded[row] for column in zip(*members, strict=True) for row in column]
         labels = torch.tensor([examples.labels[i] for i in chosen[batch]], device=network.model.device)
         optimizer.zero_grad()
-        loss(network.logits(batch_of(network, rows)), labels, len(members[0])).backward()
+        loss(network.logits(rows), labels, len(members[0])).backward()
         optimizer.step()
         schedule.step()
     network.model.eval()
