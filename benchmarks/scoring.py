@@ -1,0 +1,117 @@
+"""Scores of texts by an encoder: the pipeline's own scoring against the library's `pipeline`, in the file's order."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, processors
+from transformers import PreTrainedTokenizerFast, RobertaConfig, RobertaForSequenceClassification, pipeline
+
+from alol import params
+from alol.rewards.classifier import ClassifierNetwork, sigmoid
+from alol.rewards.network import all_logits
+from alol.rewards.options import Classifier
+from benchmarks import dialogues, measure
+from benchmarks.size import Size
+
+BATCH = 32
+LONGEST = 1024  # tokens; no dialogue here is longer, so neither side cuts a text
+TOLERANCE = 1e-5
+
+Rows = list[dict[str, Any]]
+
+
+def against_pipeline(size: Size) -> Iterator[dict[str, Any]]:
+    """A RoBERTa of random weights with one logit: its probability, of a response and of prompt and response."""
+    for inputs in (["prompt", "response"], ["response"]):
+        # a tokenizer each: the library's pipeline leaves its padding switched on
+        (rows, tokenizer), (_, other) = _rows(size), _rows(size)
+        ours, library = Ours(size, inputs, tokenizer), Library(size, inputs, other)
+        times: tuple[list[float], list[float]] = [], []
+        for _ in range(size.repeats):
+            sides = zip((ours, library), times, strict=True)
+            found, expected = (measure.kept(side, rows, spent) for side, spent in sides)
+            difference = measure.below("a score", float(np.abs(found - expected).max()), TOLERANCE)
+        tokens = sum(len(row.ids) for row in ours.encoded(rows))
+        yield measure.row(
+            f"scoring, {' + '.join(inputs)}", f"transformers' pipeline, batches of {BATCH} as they come",
+            measure.ratio(*times, parts=len(times[0])), **measure.speed(tokens * len(times[0]), times),
+            memory_mb=round(measure.over_idle(_prepared, Ours, size, inputs), 1),
+            yardstick_memory_mb=round(measure.over_idle(_prepared, Library, size, inputs), 1),
+            parity={"score": difference},
+        )  # fmt: skip
+
+
+class Ours:
+    """As stage annotate scores."""
+
+    def __init__(self, size: Size, inputs: list[str], tokenizer: PreTrainedTokenizerFast) -> None:
+        options = Classifier("classifier", None, None, inputs, "sigmoid", 0, LONGEST, 0.0, 1.0, None)
+        self.network = ClassifierNetwork(_model(size, len(tokenizer)), tokenizer, options, "rewards.it")
+        launch = params.load(size.task, path=dialogues.ROOT / "params.yaml").launch
+        self.launch = dataclasses.replace(launch, device="cpu")
+
+    def encoded(self, rows: Rows) -> Any:
+        return self.network.encode([row["prompt"] for row in rows], [row["response"] for row in rows], [{}] * len(rows))
+
+    def __call__(self, rows: Rows) -> np.ndarray:
+        return sigmoid(all_logits(self.network, self.encoded(rows), self.launch, "score")[:, 0])
+
+
+class Library:
+    """Texts to probabilities, padded to the longest of 32."""
+
+    def __init__(self, size: Size, inputs: list[str], tokenizer: PreTrainedTokenizerFast) -> None:
+        self.inputs = inputs
+        model = _model(size, len(tokenizer))
+        self.pipeline = pipeline(
+            "text-classification", model=model, tokenizer=tokenizer, batch_size=BATCH, device="cpu"
+        )
+
+    def __call__(self, rows: Rows) -> np.ndarray:
+        if len(self.inputs) == 1:
+            texts: list[Any] = [row["response"] for row in rows]
+        else:
+            texts = [{"text": row["prompt"], "text_pair": row["response"]} for row in rows]
+        return np.array([one["score"] for one in self.pipeline(texts, padding=True)])
+
+
+def _model(size: Size, words: int) -> RobertaForSequenceClassification:
+    torch.manual_seed(0)
+    config = RobertaConfig(
+        vocab_size=words, hidden_size=size.width, num_hidden_layers=size.layers, num_attention_heads=size.heads,
+        intermediate_size=4 * size.width, max_position_embeddings=LONGEST + 1, type_vocab_size=1, pad_token_id=0,
+        num_labels=1,
+    )  # fmt: skip
+    model = RobertaForSequenceClassification(config).eval()
+    with torch.no_grad():
+        model.classifier.out_proj.weight.mul_(100)  # so that texts get scores that differ
+    return model
+
+
+def _rows(size: Size) -> tuple[Rows, PreTrainedTokenizerFast]:
+    """Preferred responses, and the dialogues' tokenizer with RoBERTa's way of joining two texts."""
+    found = dialogues.load(size)
+    backend = Tokenizer.from_str(found.tokenizer.backend_tokenizer.to_str())
+    end = found.tokenizer.eos_token
+    marks = [(end, found.tokenizer.eos_token_id)]
+    backend.post_processor = processors.TemplateProcessing(
+        single=f"{end} $A {end}", pair=f"{end} $A {end} {end} $B {end}", special_tokens=marks
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token=found.tokenizer.pad_token, model_max_length=LONGEST,
+        model_input_names=["input_ids", "attention_mask"],
+    )  # fmt: skip
+    rows = [row for row in found.train if row["rank"] == 0]
+    short = [row for row in rows if len(row["prompt"]) + len(row["response"]) < 2 * LONGEST]
+    return short[: size.scored], tokenizer
+
+
+def _prepared(side: type[Ours] | type[Library], size: Size, inputs: list[str]) -> Callable[[], Any]:
+    rows, tokenizer = _rows(size)
+    made = side(size, inputs, tokenizer)
+    return lambda: made(rows)
