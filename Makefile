@@ -3,7 +3,7 @@ VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 PYTHON ?= python3
 
-.PHONY: repro test lint clean
+.PHONY: repro test bench lint clean
 
 repro: $(VENV)/.ready
 	python -m stages.check
@@ -11,6 +11,10 @@ repro: $(VENV)/.ready
 
 test: $(VENV)/.ready
 	python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+
+# The comparison with TRL runs where it is installed: $(VENV)/bin/pip install --requirement benchmarks/requirements.txt
+bench: $(VENV)/.ready
+	python -m benchmarks
 
 lint: $(VENV)/.ready
 	ruff check .

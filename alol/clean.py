@@ -14,6 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 from alol import rawfiles, schema, strict, tasks
+from alol.digests import Seen, digest
 from alol.errors import InputError
 from alol.files import replacing
 from alol.params import Clean, Labels
@@ -67,17 +68,16 @@ def checked(rows: Iterable[Row], split: str, limit: int | None) -> Iterator[Row]
     The rows of one prompt must follow each other with the ranks 0, 1, 2, ...; a prompt must not be empty nor its id
     come back later; an empty response is one that says nothing, which a format may refuse.
     """
-    seen: set[str] = set()
+    seen = Seen()
     current, rank = None, 0
     for row in rows:
         where = f"{split}, prompt '{row['prompt_id']}'"
         if row["prompt_id"] != current:
-            if row["prompt_id"] in seen:
+            if not seen.add(digest(row["prompt_id"])):
                 raise InputError(f"{where}: its rows are not together, or two prompts have this id")
-            if len(seen) == limit:
+            if limit is not None and len(seen) > limit:
                 return
             current, rank = row["prompt_id"], 0
-            seen.add(current)
         if row["rank"] != rank:
             raise InputError(f"{where}: a row has rank {row['rank']}, where {rank} must follow")
         if not row["prompt"].strip():

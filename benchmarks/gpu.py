@@ -30,7 +30,7 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PreTrainedTokenizerBase
 
-from alol import algorithms, generate, launch, models, params, train, tuning
+from alol import algorithms, generate, launch, memory, models, params, train, tuning
 from alol.batching import Batch, chunks
 from alol.kernels import fused
 from alol.logprob import ResponseLogp, response_logp
@@ -120,7 +120,7 @@ def measured(work: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
     start = time.perf_counter()
     result = settled(work)
     seconds = time.perf_counter() - start
-    peak = torch.cuda.max_memory_allocated() / 2**20 if cuda else measure.peak_memory()
+    peak = torch.cuda.max_memory_allocated() / 2**20 if cuda else memory.peak()
     return result, {"seconds": round(seconds, 3), "peak_memory_mb": round(peak, 1)}
 
 
@@ -423,14 +423,14 @@ def utilisation(run: Run, dtype: torch.dtype, rate: float) -> dict[str, Any]:
         tuning.recompute(model)
     table = with_reference(run, p, model, texts(sizes.xl_vocabulary, sizes, sizes.updates * sizes.xl_batch))
     ours = Ours(run, p, model, table, "a_lol")
-    _, memory = measured(lambda: [ours.update(i) for i in range(sizes.updates)])
+    _, used = measured(lambda: [ours.update(i) for i in range(sizes.updates)])
     seconds = sum(measure.timed(settled, ours.update, i) for i in range(sizes.updates))
     work = operations(model, table)
     done = {name: part["each"] * part["count"] for name, part in work.items()}
     share = sum(done.values()) / seconds / rate
     return {
         "seconds": seconds,
-        "peak_memory_mb": memory["peak_memory_mb"],
+        "peak_memory_mb": used["peak_memory_mb"],
         "tokens_per_second": round(useful(table) / seconds, 1),
         "operations": work,
         "utilisation": target(share, UTILISATION, share >= UTILISATION),

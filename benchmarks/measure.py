@@ -6,9 +6,7 @@ import contextlib
 import multiprocessing
 import os
 import platform
-import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -19,7 +17,7 @@ from typing import Any
 import torch
 import transformers
 
-MEGABYTE = 1 << 20
+from alol import memory
 
 
 class ParityError(Exception):
@@ -88,18 +86,8 @@ def gradient_difference(ours: torch.nn.Module, theirs: torch.nn.Module, scale: f
     return float((sum(squares) / sum((scale * one).double().pow(2).sum() for one in others.values())) ** 0.5)
 
 
-def peak_memory() -> float:
-    """Megabytes: the highest resident size since `reset_peak` where the system tells, else since the start."""
-    try:
-        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
-    except (OSError, StopIteration):
-        unit = MEGABYTE if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
-
-
 def reset_peak() -> None:
-    """Lets `peak_memory` start anew, where the system can (Linux)."""
+    """Lets `alol.memory.peak` start anew, where the system can (Linux)."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
@@ -112,9 +100,9 @@ def over_idle(prepare: Callable[..., Callable[[], Any]], *arguments: Any) -> flo
 def _over_idle(prepare: Callable[..., Callable[[], Any]], arguments: tuple[Any, ...]) -> float:
     work = prepare(*arguments)
     reset_peak()
-    idle = peak_memory()
+    idle = memory.peak()
     work()
-    return peak_memory() - idle
+    return memory.peak() - idle
 
 
 def in_process(function: Callable[..., Any], *arguments: Any) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import resource
 import socket
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from collections.abc import Callable
 
 import click
 
-from alol import params, paths
+from alol import memory, params, paths
 from alol.errors import InputError
 from alol.files import write_json
 
@@ -87,8 +86,7 @@ def _wait(processes: list[subprocess.Popen]) -> int:
 
 def cost(seconds: float) -> dict[str, float]:
     """Wall time and peak memory of this process (and of the accelerator, when one was used)."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 1024**2)
-    result = {"seconds": round(seconds, 2), "peak_memory_mb": round(peak, 1)}
+    result = {"seconds": round(seconds, 2), "peak_memory_mb": round(memory.peak(), 1)}
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         result["peak_accelerator_memory_mb"] = round(torch.cuda.max_memory_allocated() / 2**20, 1)

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from click.testing import CliRunner, Result
-from ruamel.yaml import YAML
 
-ROOT = Path(__file__).parents[1]
+from benchmarks import project
+from benchmarks.project import ROOT
+
+__all__ = ["ROOT"]
 BEFORE_TRAIN = (
     "download", "clean", "reward_model", "annotate", "reference", "rollout", "baseline", "value", "advantage",
 )  # fmt: skip
@@ -30,23 +32,13 @@ SMALL = {
 
 
 def write(folder: Path, **changes: Any) -> None:
-    """Writes the small demo's params.yaml; `changes` set leaves by their path, with __ for the dots."""
-    yaml = YAML()
-    raw = yaml.load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    """Writes the small demo's params.yaml; `changes` set keys by their path, with __ for the dots."""
+    raw = project.parameters()
     raw["tasks"] = {"demo": raw["tasks"]["demo"]}
     for path, values in SMALL.items():
-        table = raw["tasks"]["demo"]
-        for part in path.split("."):
-            table = table.setdefault(part, {})
-        table.update(values)
-    for path, value in changes.items():
-        *parents, leaf = path.split("__")
-        table = raw
-        for part in parents:
-            table = table.setdefault(part, {})
-        table[leaf] = value
-    with (folder / "params.yaml").open("w", encoding="utf-8") as file:
-        yaml.dump(raw, file)
+        project.change(raw["tasks"]["demo"], {f"{path}.{key}": value for key, value in values.items()})
+    project.change(raw, {path.replace("__", "."): value for path, value in changes.items()})
+    project.write(folder, raw)
 
 
 def stage(name: str, algorithm: str = "a_lol") -> Result:

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Literal
 
 from alol import rawfiles
+from alol.digests import Counts, Key, digest
 from alol.errors import InputError
 from alol.rawfiles import Record
 from alol.schema import TEST, TRAIN, VALIDATION
 from alol.tasks import Format, Row, grouping
-from alol.tasks.grouping import Key
 
 logger = logging.getLogger(__name__)
 
@@ -68,10 +68,10 @@ class _Triples:
     def __iter__(self) -> Iterator[Record]:
         return self._read(Counter(), None)
 
-    def count(self) -> Counter[Key]:
+    def count(self) -> Counts:
         """Rows per prompt; says which relations are left out."""
         other: Counter[str] = Counter()
-        counts = grouping.count(self._read(other, f"count {self.split or self.path.name}"), _key)
+        counts = Counts(map(_key, self._read(other, f"count {self.split or self.path.name}")))
         if other:
             listed = ", ".join(f"{name} {count}" for name, count in other.most_common(12))
             what = f"{self.split} triples" if self.split else "triples"
@@ -98,7 +98,7 @@ def _split(record: Record) -> str:
 
 
 def _key(record: Record) -> Key:
-    return grouping.digest(f"{record.values['head'].strip()}\t{record.values['relation']}")
+    return digest(f"{record.values['head'].strip()}\t{record.values['relation']}")
 
 
 def _train(path: Path, options: Options) -> Iterator[Row]:
@@ -146,7 +146,7 @@ def _validation(path: Path, options: Options) -> Iterator[Row]:
     chosen: Iterable[Record] = triples
     if options.validation_rows is not None and options.validation_rows < counts.total():
         chosen = random.Random(options.seed).sample(list(triples), options.validation_rows)
-        counts = grouping.count(chosen, _key)
+        counts = Counts(map(_key, chosen))
     yield from _rows(chosen, counts, VALIDATION)
 
 

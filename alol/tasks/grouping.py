@@ -5,22 +5,10 @@ A first pass counts rows per prompt, so that the second holds back unfinished pr
 
 from __future__ import annotations
 
-import hashlib
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
+from alol.digests import Key
 from alol.rawfiles import Record
-
-Key = bytes  # a digest of what a prompt is known by, to group by without holding the texts
-
-
-def digest(text: str) -> Key:
-    return hashlib.blake2b(text.encode(), digest_size=16).digest()
-
-
-def count(records: Iterable[Record], key: Callable[[Record], Key]) -> Counter[Key]:
-    """Rows per prompt."""
-    return Counter(map(key, records))
 
 
 def together(
@@ -30,9 +18,10 @@ def together(
     waiting: dict[Key, list[Record]] = {}
     for record in records:
         name = key(record)
-        if name not in counts:
+        count = counts.get(name)
+        if count is None:
             continue
         group = waiting.setdefault(name, [])
         group.append(record)
-        if len(group) == counts[name]:
+        if len(group) == count:
             yield waiting.pop(name)

@@ -6,20 +6,21 @@ prompt, wherever they stand.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from hashlib import blake2b
+from heapq import nsmallest
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from alol import rawfiles
+from alol.digests import Counts, Key, digest
 from alol.errors import InputError
 from alol.rawfiles import Record
 from alol.schema import SPLITS, TEST, TRAIN, VALIDATION
 from alol.tasks import Format, Row, grouping
-from alol.tasks.grouping import Key
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def read(raw: Path, options: Options) -> dict[str, Iterator[Row]]:
         if split in paths:
             result[split] = _rows(paths[split], split, _count(paths[split], options), options)
         else:
-            own = {key: count for key, count in counts.items() if homes.get(key, TRAIN) == split}
+            own = counts.select(lambda key, split=split: homes.get(key, TRAIN) == split) if homes else counts
             result[split] = _rows(train, split, own, options)
     return result
 
@@ -71,11 +72,11 @@ def _key(record: Record, options: Options) -> Key:
     value = rawfiles.column(record, options.id) if options.id else rawfiles.text(record, options.prompt)
     if type(value) not in (str, int) or value == "":
         raise InputError(f"{record.where}: column '{options.id}' must be a text or an integer, but is {value!r:.60}")
-    return grouping.digest(str(value))
+    return digest(str(value))
 
 
-def _count(path: Path, options: Options) -> Mapping[Key, int]:
-    return grouping.count(rawfiles.records(path), lambda record: _key(record, options))
+def _count(path: Path, options: Options) -> Counts:
+    return Counts(_key(record, options) for record in rawfiles.records(path))
 
 
 def _split_off(counts: Mapping[Key, int], shares: dict[str, float], seed: int) -> dict[Key, str]:
@@ -84,8 +85,9 @@ def _split_off(counts: Mapping[Key, int], shares: dict[str, float], seed: int) -
     A prompt's place depends on the set of prompts and the seed, not on the order of the file.
     """
     salt = seed.to_bytes(16, "big", signed=True)
-    order = iter(sorted(counts, key=lambda key: hashlib.blake2b(key, key=salt, digest_size=16).digest()))
-    return {key: split for split, share in shares.items() for key in islice(order, _part(share, len(counts)))}
+    sizes = {split: _part(share, len(counts)) for split, share in shares.items()}
+    order = iter(nsmallest(sum(sizes.values()), counts, lambda key: blake2b(key, key=salt, digest_size=16).digest()))
+    return {key: split for split, size in sizes.items() for key in islice(order, size)}
 
 
 def _part(share: float, count: int) -> int:
