@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from alol.errors import InputError
 from alol.files import replacing, write_json
 from benchmarks import measure
 from benchmarks.size import FULL, TINY, Size
@@ -37,6 +38,14 @@ def rows(part: str, size: Size) -> Iterator[dict[str, Any]]:
         return
     module, function = PARTS[part]
     yield from getattr(importlib.import_module(f"benchmarks.{module}"), function)(size)
+
+
+def told(found: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The rows; sides that differ, or data that is not there, end the run with one line."""
+    try:
+        yield from found
+    except (InputError, measure.ParityError) as error:
+        raise click.ClickException(str(error)) from None
 
 
 def table(found: list[dict[str, Any]], machine: dict[str, Any]) -> str:
@@ -97,7 +106,7 @@ def main(size: str, only: tuple[str, ...], out: Path) -> None:
     for part in only or PARTS:
         click.echo(f"{part} ...", err=True)
         kept[part] = []
-        for row in rows(part, SIZES[size]):
+        for row in told(rows(part, SIZES[size])):
             kept[part].append(row)
             click.echo(f"  {_ratio(row) if 'ratio' in row else _other(row)}", err=True)
             parts = {name: kept[name] for name in PARTS if name in kept}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import os
 import tempfile
@@ -28,6 +29,7 @@ class Dialogues:
     tokenizer: PreTrainedTokenizerBase
 
 
+@functools.cache
 def load(size: Size) -> Dialogues:
     """The task's own download and clean in a temporary folder."""
     settings = params.load(size.task, "a_lol", ROOT / "params.yaml")

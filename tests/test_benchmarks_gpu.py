@@ -12,7 +12,7 @@ import torch
 from click.testing import CliRunner
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from benchmarks import gpu
+from benchmarks import gpu, gpu_run, gpu_trl, gpu_xl
 
 SIZES = {
     "layers": 2, "width": 64, "heads": 4, "intermediate": 128, "vocabulary": 512, "prompt": 24, "response": 8,
@@ -80,21 +80,21 @@ def test_utilisation_is_the_work_over_the_time_and_the_rate(found):
 def test_useful_tokens_are_counted_without_padding():
     rows = {"prompt_ids": [[3, 4], [5, 6, 7]], "response_ids": [[8], [9, 10]]}
     model = GPT2LMHeadModel(GPT2Config(n_layer=1, n_embd=8, n_head=2, vocab_size=16, n_positions=8))
-    work = gpu.operations(model, pa.table(rows))
+    work = gpu_xl.operations(model, pa.table(rows))
     # 2 and 4 tokens go through the model: 1 + 2 keys in the first row and 1 + 2 + 3 + 4 in the second
     assert {name: part["count"] for name, part in work.items()} == {"weights": 6, "projection": 3, "attention": 13}
-    assert gpu.useful(pa.table(rows)) == 8
+    assert gpu_run.useful(pa.table(rows)) == 8
 
 
 def test_texts_vary_in_length_as_dialogues_do():
-    prompts, responses = gpu.lengths(gpu.texts(512, LENGTHS, 4000))
+    prompts, responses = gpu_run.lengths(gpu_run.texts(512, LENGTHS, 4000))
     assert (np.median(prompts), np.median(responses)) == pytest.approx((160, 50), rel=0.05)
     assert (prompts.max(), responses.max()) == (640, 128)
     assert min(prompts.min(), responses.min()) >= 1
 
 
 def test_a_pair_shares_its_prompt():
-    table = gpu.texts(512, LENGTHS, 3, responses=2).to_pydict()
+    table = gpu_run.texts(512, LENGTHS, 3, responses=2).to_pydict()
     assert table["prompt_id"] == ["0", "0", "1", "1", "2", "2"]
     assert table["prompt_ids"][::2] == table["prompt_ids"][1::2]
     assert table["response_ids"][::2] != table["response_ids"][1::2]
@@ -110,13 +110,13 @@ def test_a_gradient_that_differs_does_not_pass(scale, same):
         return loss.item()
 
     ours = SimpleNamespace(model=model, gradients=lambda rows: {"loss": gradients(rows)})
-    result = gpu.parity(ours, torch.ones(2, 3), lambda rows: gradients(rows, scale))
+    result = gpu_run.parity(ours, torch.ones(2, 3), lambda rows: gradients(rows, scale))
     assert result["passed"] is same
     assert result["gradient"] == pytest.approx(1 - 1 / scale, abs=1e-6)
 
 
 def test_trl_is_compared_with_where_it_is_installed(found):
-    if not gpu.has_trl():
+    if not gpu_trl.has_trl():
         assert found["trl"] == "not installed"
         return
     best = found["trl"]["best"]
