@@ -30,7 +30,7 @@ class Size:
 FULL = Size(
     task="hha_small", texts=1200, layers=4, width=256, heads=8, words=8192, vocabularies=(50257, 8192),
     max_prompt=512, max_response=128, batch=8, updates=8, prompts=400, new_tokens=64, scored=400, rows=30000,
-    repeats=3,
+    repeats=2,
 )  # fmt: skip
 TINY = Size(
     task="demo", texts=60, layers=1, width=32, heads=4, words=400, vocabularies=(420,),
