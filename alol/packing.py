@@ -179,36 +179,42 @@ def states(model: nn.Module, packed: Any) -> Tensor:
 def pooled_first(model: nn.Module, packed: Packed, token_types: Tensor) -> Any:
     """What an encoder gives that reads of its last states only each text's first token: B texts of length 1.
 
-    `model` has its encoder at `base_model.encoder`; token_types [1, L]. The last layer computes these states alone.
+    `model` has its encoder at `base_model.encoder`; token_types [1, L]. In evaluation mode the last layer computes
+    these states alone; in training it draws dropout for all tokens, as BERT's does.
     """
     encoder = model.base_model.encoder
     last = encoder.layer[-1]
 
     def alone(module: nn.Module, inputs: Any, output: Any) -> Any:
-        return type(output)(last_hidden_state=output.last_hidden_state.transpose(0, 1))
+        states = output.last_hidden_state[0]
+        return type(output)(last_hidden_state=(states[_starts(packed)] if model.training else states)[:, None])
 
     handle = encoder.register_forward_hook(alone)
-    last.forward = partial(_first_of_layer, last)
+    if not model.training:
+        last.forward = partial(_first_of_layer, last)
     try:
         return model(**_inputs(packed), token_type_ids=token_types)
     finally:
         handle.remove()
-        del last.forward  # the class's own again
+        vars(last).pop("forward", None)  # the class's own again
+
+
+def _starts(packed: Packed) -> Tensor:
+    """The position of each piece's first token."""
+    return packed.ends - torch.tensor(packed.sizes, device=packed.input_ids.device) + 1
 
 
 def _first_of_layer(layer: nn.Module, hidden: Tensor, *_: Any, packed: Packed, **__: Any) -> Tensor:
     """What BERT's layer makes of each text's first token, from all states [1, L, H]: [1, B, H]."""
     own = layer.attention.self
-    starts = packed.ends - torch.tensor(packed.sizes, device=hidden.device) + 1
-    first = hidden[0, starts]
+    first = hidden[0, _starts(packed)]
 
     def heads(states: Tensor) -> Tensor:
         return states.view(len(states), own.num_attention_heads, own.attention_head_size).transpose(0, 1)[None]
 
     query, key, value = heads(own.query(first)), heads(own.key(hidden[0])), heads(own.value(hidden[0]))
-    dropout = own.dropout.p if own.training else 0.0
     found = [
-        F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=own.scaling)
+        F.scaled_dot_product_attention(q, k, v, scale=own.scaling)
         for q, k, v in zip(query.split(1, dim=2), *(x.split(packed.sizes, dim=2) for x in (key, value)), strict=True)
     ]
     context = torch.cat(found, dim=2)[0].transpose(0, 1).flatten(1)
