@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from transformers.modeling_utils import AttentionInterface
 
 NAME = "packed"
+SHARED = 32  # tokens of a prompt from which on reading it once costs less than the calls that sharing it takes
 # Architectures whose attention takes the pieces; of the decoders, logits are a linear layer of the last hidden states.
 # Each is compared with its own padded forward in the tests.
 ENCODERS = ("bert", "roberta", "xlm-roberta")
@@ -45,29 +47,47 @@ class Packed:
         """The position of each piece's last token."""
         return torch.tensor(self.sizes, device=self.input_ids.device).cumsum(0) - 1
 
+    @cached_property
+    def runs(self) -> list[tuple[int, ...]]:
+        """Neighbouring pieces of one size, which attend in one call; those that share tokens are alone."""
+        shared = {*self.before}
+
+        def kind(i: int) -> tuple[int, int]:
+            return self.sizes[i], i if self.before[i] >= 0 or i in shared else -1
+
+        return [tuple(group) for _, group in groupby(range(len(self.sizes)), key=kind)]
+
     def attend(
         self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, dropout: float, scaling: float | None
     ) -> Tensor:
         """Attention within each piece, and to the piece before it."""
         groups = query.shape[1] // key.shape[1]
         key, value = repeat_kv(key, groups), repeat_kv(value, groups)
+        runs = self.runs
         # split, not slices: the gradient of a split is one concatenation
-        q, k, v = (x.split(self.sizes, dim=2) for x in (query, key, value))
-        pieces = []
-        for i, (before, mask) in enumerate(zip(self.before, self.masks, strict=True)):
-            keys, values = (k[i], v[i]) if before < 0 else (torch.cat([x[before], x[i]], dim=2) for x in (k, v))
-            pieces.append(
-                F.scaled_dot_product_attention(
-                    q[i],
-                    keys,
-                    values,
-                    attn_mask=mask,
-                    dropout_p=dropout,
-                    is_causal=self.causal and mask is None,
-                    scale=scaling,
-                )
+        spans = [len(run) * self.sizes[run[0]] for run in runs]
+        q, k, v = (x.split(spans, dim=2) for x in (query, key, value))
+        whole = dict(zip((run[0] for run in runs), zip(k, v, strict=True), strict=True))
+        found = []
+        for i, run in enumerate(runs):
+            before, mask = self.before[run[0]], self.masks[run[0]]
+            keys, values = k[i], v[i]
+            if before >= 0:
+                keys, values = (torch.cat(pair, dim=2) for pair in zip(whole[before], (keys, values), strict=True))
+            attended = F.scaled_dot_product_attention(
+                *(apart(x, len(run)) for x in (q[i], keys, values)),
+                attn_mask=mask,
+                dropout_p=dropout,
+                is_causal=self.causal and mask is None,
+                scale=scaling,
             )
-        return torch.cat(pieces, dim=2).transpose(1, 2)
+            found.append(attended.transpose(1, 2).flatten(0, 1))  # token by token, as the kernel wrote them
+        return torch.cat(found)[None]
+
+
+def apart(row: Tensor, count: int) -> Tensor:
+    """`count` pieces of one size [1, heads, count x size, D] as a batch: [count, heads, size, D]."""
+    return row[0].unflatten(1, (count, -1)).transpose(0, 1)
 
 
 @dataclass(frozen=True)
@@ -86,20 +106,17 @@ def layout(
     responses: Sequence[Sequence[int]],
     device: torch.device | str,
 ) -> Layout:
-    """The rows of a batch without padding; equal prompts are laid out once.
+    """The rows of a batch without padding, longest first; equal prompts are laid out once where that pays.
 
     The last token of a response predicts nothing that is asked for, so it is left out.
     """
-    members: dict[tuple[int, ...], list[int]] = {}
-    for i, prompt in enumerate(prompts):
-        members.setdefault(tuple(prompt), []).append(i)
     ids: list[int] = []
     positions: list[int] = []
     sizes: list[int] = []
     before: list[int] = []
     starts, predictors = [0] * len(prompts), [range(0)] * len(prompts)
-    for prompt, rows in members.items():
-        start = len(ids)
+    for rows in _together(prompts, responses):
+        prompt, start = prompts[rows[0]], len(ids)
         ids += prompt
         positions += range(len(prompt))
         sizes.append(len(prompt))
@@ -129,6 +146,22 @@ def layout(
         input_ids=tokens[None], position_ids=places[None], sizes=tuple(sizes), before=tuple(before), masks=masks
     )
     return Layout(packed, indices, tuple(starts), tuple(map(len, prompts)))
+
+
+def _together(prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Rows that share their prompt's tokens, longest first: rows of one length are neighbours and attend at once."""
+    members: dict[tuple[int, ...], list[int]] = {}
+    for i, prompt in enumerate(prompts):
+        members.setdefault(tuple(prompt), []).append(i)
+    found: list[list[int]] = []
+    for prompt, rows in members.items():
+        answered = [i for i in rows if len(responses[i])]
+        if len(answered) < 2 or len(prompt) >= SHARED:
+            found.append(rows)
+        else:
+            found += [[i] for i in answered]
+            found[-1] += [i for i in rows if not len(responses[i])]
+    return sorted(found, key=lambda rows: -len(prompts[rows[0]]) - sum(len(responses[i]) for i in rows))
 
 
 def sequences(
@@ -212,12 +245,14 @@ def _first_of_layer(layer: nn.Module, hidden: Tensor, *_: Any, packed: Packed, *
     def heads(states: Tensor) -> Tensor:
         return states.view(len(states), own.num_attention_heads, own.attention_head_size).transpose(0, 1)[None]
 
-    query, key, value = heads(own.query(first)), heads(own.key(hidden[0])), heads(own.value(hidden[0]))
+    counts = [len(run) for run in packed.runs]
+    spans = [len(run) * packed.sizes[run[0]] for run in packed.runs]
+    keys, values = (heads(states(hidden[0])).split(spans, dim=2) for states in (own.key, own.value))
     found = [
-        F.scaled_dot_product_attention(q, k, v, scale=own.scaling)
-        for q, k, v in zip(query.split(1, dim=2), *(x.split(packed.sizes, dim=2) for x in (key, value)), strict=True)
+        F.scaled_dot_product_attention(*(apart(x, count) for x in (q, k, v)), scale=own.scaling)
+        for q, k, v, count in zip(heads(own.query(first)).split(counts, dim=2), keys, values, counts, strict=True)
     ]
-    context = torch.cat(found, dim=2)[0].transpose(0, 1).flatten(1)
+    context = torch.cat(found)[:, :, 0].flatten(1)
     return layer.feed_forward_chunk(layer.attention.output(context, first))[None]
 
 

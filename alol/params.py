@@ -85,6 +85,7 @@ class Scratch:
     heads: int
     context: int
     vocabulary: int
+    init_scale: float
 
 
 @dataclass(frozen=True)
@@ -247,7 +248,7 @@ def read(path: Path = PARAMS) -> dict[str, Any]:
     if not path.exists():
         raise InputError(f"{path} is missing; run from the project's folder")
     try:
-        raw = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+        raw = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
     except (YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""

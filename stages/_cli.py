@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import socket
@@ -29,6 +30,8 @@ def command(
         def run(task: str, algorithm: str | None = None) -> None:
             logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
             start = time.monotonic()
+            gc.freeze()  # what was imported stays, so it is not looked at again
+            gc.enable()
             first = os.environ.get("RANK", "0") == "0"
             try:
                 loaded = params.load(task, algorithm)

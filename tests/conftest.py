@@ -50,13 +50,10 @@ def architecture(request):
 
 def tiny_model(architecture: str, tokenizer, seed: int = 0, layers: int = 2):
     """Two layers of width 64 (NF4 works in blocks of 64), its weights large enough to differ from uniform."""
-    settings = Scratch(architecture=architecture, layers=layers, width=64, heads=4, context=128, vocabulary=400)
-    model = models.scratch(settings, tokenizer, seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.mul_(5)
-    return model
+    settings = Scratch(
+        architecture=architecture, layers=layers, width=64, heads=4, context=128, vocabulary=400, init_scale=5.0
+    )
+    return models.scratch(settings, tokenizer, seed)
 
 
 @pytest.fixture(scope="session")

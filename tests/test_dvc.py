@@ -106,7 +106,7 @@ def test_with_nothing_changed_nothing_runs(project):
 
 def test_launch_changes_re_run_nothing(project):
     before = (project.folder / "params.yaml").read_text(encoding="utf-8")
-    project.edit("params.yaml", "  micro_batch: 16", "  micro_batch: 8")
+    project.edit("params.yaml", "  micro_batch: 64", "  micro_batch: 8")
     assert project.ran("repro") == []
     (project.folder / "params.yaml").write_text(before, encoding="utf-8")
 

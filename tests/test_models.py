@@ -52,6 +52,20 @@ def train_a_little(model):
             parameter.data += 0.05 if "lora_B" in name or "lora" not in name else 0.0
 
 
+@pytest.mark.parametrize("architecture", ["gpt2", "llama", "t5"])
+def test_initial_weights_are_as_large_as_asked_for(architecture, tokenizer):
+    settings = params.Scratch(
+        architecture=architecture, layers=1, width=64, heads=4, context=32, vocabulary=400, init_scale=1.0
+    )
+    usual = models.scratch(settings, tokenizer, 0)
+    large = models.scratch(dataclasses.replace(settings, init_scale=3.0), tokenizer, 0)
+    pairs = list(zip(usual.parameters(), large.parameters(), strict=True))
+    assert sum(one.dim() > 1 for one, _ in pairs) > 4
+    for one, other in pairs:
+        if one.dim() > 1:
+            torch.testing.assert_close(other, 3 * one)
+
+
 def test_a_full_model_comes_back_as_it_was_saved(architecture, tokenizer, tmp_path):
     model = tiny_model(architecture, tokenizer)
     saved = models.LoadedPolicy(model, tokenizer, models.pointer(policy("scratch"), None, None))

@@ -49,8 +49,10 @@ def close(found, expected):
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("shared", [1, 32])
 @pytest.mark.parametrize("architecture", packing.DECODERS)
-def test_unpadded_sequences_give_what_padded_ones_do(architecture, monkeypatch):
+def test_unpadded_sequences_give_what_padded_ones_do(architecture, shared, monkeypatch):
+    monkeypatch.setattr(packing, "SHARED", shared)
     model = decoder(architecture)
     assert packing.packable(model)
     unpadded = results(model)
@@ -81,7 +83,8 @@ def test_an_adapter_and_recomputed_activations_change_nothing(monkeypatch):
     close(found[0], results(model)[0])
 
 
-def test_equal_prompts_are_laid_out_once_and_last_tokens_not_at_all():
+def test_equal_prompts_are_laid_out_once_and_last_tokens_not_at_all(monkeypatch):
+    monkeypatch.setattr(packing, "SHARED", 2)
     layout = packing.layout(PROMPTS, RESPONSES, "cpu")
     assert layout.packed.input_ids.tolist() == [
         [5, 6, 7, 8, 9, 10, 11, 20, 21, 12, 13, 22, 23, 24, 25, 26, 17, 28, 29, 30, 31, 18, 19]
@@ -91,6 +94,22 @@ def test_equal_prompts_are_laid_out_once_and_last_tokens_not_at_all():
     assert layout.packed.before == (-1, -1, 1, -1, -1)
     assert layout.predictors.tolist() == [6, 7, 8, 10, 11, 12, 13, 14, 15, 10, 16, 17, 18, 19, 20, 22]
     assert (layout.starts, layout.lengths) == ((0, 9, 9, 16, 9, 21), (7, 2, 2, 1, 2, 2))
+
+
+def test_short_prompts_are_laid_out_for_each_response_and_the_longest_rows_first():
+    layout = packing.layout(PROMPTS, RESPONSES, "cpu")
+    assert layout.packed.sizes == (9, 7, 5, 2, 2)
+    assert layout.packed.before == (-1,) * 5
+    assert layout.starts == (0, 9, 21, 16, 21, 23)  # the row without a response has the prompt of another
+
+
+def test_neighbours_of_one_size_attend_in_one_call_unless_they_share_tokens(monkeypatch):
+    rows = [[5, 6, 7, 8], [9, 10], [11, 12], [13, 14], [15]]
+    assert packing.sequences(rows, "cpu").runs == [(0,), (1, 2, 3), (4,)]
+    monkeypatch.setattr(packing, "SHARED", 1)
+    packed = packing.layout([[5, 6], [5, 6], [7, 8]], [[20, 21, 1], [22, 23, 1], []], "cpu").packed
+    assert packed.sizes == (2, 2, 2, 2)
+    assert packed.runs == [(0,), (1,), (2,), (3,)]
 
 
 def test_architectures_that_are_not_known_run_padded(tokenizer):

@@ -27,7 +27,7 @@ RESPONSES = [[7, 8, 1], [30, 31, 32, 33, 1], [21, 1]]
 def model(request, tokenizer):
     torch.manual_seed(0)
     if request.param == "t5":
-        settings = Scratch(architecture="t5", layers=2, width=32, heads=4, context=64, vocabulary=400)
+        settings = Scratch(architecture="t5", layers=2, width=32, heads=4, context=64, vocabulary=400, init_scale=1.0)
         made = models.scratch(settings, tokenizer, 0)
     else:
         config = BartConfig(

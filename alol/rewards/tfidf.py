@@ -2,13 +2,15 @@
 
 The words and weights are those of scikit-learn's CountVectorizer and TfidfTransformer with their defaults: lower-cased
 words of two or more characters, idf = ln((1 + documents) / (1 + documents with the word)) + 1, L2-normalised vectors.
+Its import takes as long as scoring some ten thousand responses, so the one pattern that is needed of it stands here.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,15 +24,16 @@ from alol.rewards.options import Tfidf
 STATE = "tfidf.json"  # word -> idf, in the component's folder
 
 
-def _words() -> Callable[[str], list[str]]:
-    from sklearn.feature_extraction.text import CountVectorizer
+WORD = re.compile(r"\b\w\w+\b")
 
-    return CountVectorizer().build_analyzer()
+
+def words(text: str) -> list[str]:
+    return WORD.findall(text.lower())
 
 
 def fit(responses: Iterable[str]) -> dict[str, float]:
     """The smooth idf of every word of the responses."""
-    words, documents, containing = _words(), 0, Counter()
+    documents, containing = 0, Counter()
     for response in responses:
         documents += 1
         containing.update(set(words(response)))
@@ -51,7 +54,7 @@ class TfidfReward:
     def __init__(self, where: str, options: Tfidf, folder: Path, launch: Launch) -> None:
         if not (folder / STATE).exists():
             raise InputError(f"{where}: {folder / STATE} is missing; run `dvc repro` to make it")
-        self._options, self._idf, self._words = options, read_json(folder / STATE), _words()
+        self._options, self._idf = options, read_json(folder / STATE)
 
     def score(
         self, prompts: Sequence[str], responses: Sequence[str], contexts: Sequence[dict], origin: Origin
@@ -60,7 +63,7 @@ class TfidfReward:
         return np.array([self._one(response) for response in responses], np.float64)
 
     def _one(self, response: str) -> float:
-        counts = Counter(word for word in self._words(response) if word in self._idf)
+        counts = Counter(word for word in words(response) if word in self._idf)
         entries = [count * self._idf[word] for word, count in counts.items()]
         if not entries:
             return 0.0

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import cache
 
 from alol.errors import InputError
 
@@ -65,8 +66,13 @@ def judge(prompt: str, response: str, accepted: list[str], rejected: list[str]) 
 
 def _found(text: str, answers: list[str]) -> dict[str, int]:
     """The answers that occur in the text as whole words -> where they first do."""
-    matches = {answer: re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", text, re.IGNORECASE) for answer in answers}
+    matches = {answer: _word(answer).search(text) for answer in answers}
     return {answer: match.start() for answer, match in matches.items() if match}
+
+
+@cache
+def _word(answer: str) -> re.Pattern[str]:
+    return re.compile(rf"(?<!\w){re.escape(answer)}(?!\w)", re.IGNORECASE)
 
 
 def rambling(words: Sequence[str]) -> float:
