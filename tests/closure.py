@@ -44,7 +44,7 @@ def closure(start: Path) -> set[Path]:
 
 
 def dependencies(stage: str) -> set[str]:
-    """What a stage's `deps` in dvc.yaml must list of code: files that are not INERT, or one of FOLDERS for what lies in it.
+    """What a stage's `deps` in dvc.yaml must list of code: files, but INERT ones, or one of FOLDERS for what is in it.
 
     Reward functions are reached by their dotted path in params.yaml, so whatever loads rewards depends on `custom` too.
     """
