@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import socket
@@ -30,8 +29,6 @@ def command(
         def run(task: str, algorithm: str | None = None) -> None:
             logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
             start = time.monotonic()
-            gc.freeze()  # what was imported stays, so it is not looked at again
-            gc.enable()
             first = os.environ.get("RANK", "0") == "0"
             try:
                 loaded = params.load(task, algorithm)
