@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import lzma
 import stat
 import tarfile
@@ -46,6 +47,9 @@ def unpack(path: Path, folder: Path, name: str) -> None:
     except InputError:
         raise
     except DAMAGE as error:
+        # a full disk or a missing permission is not the archive's fault; a jump to where no file can be is
+        if getattr(error, "errno", None) not in (None, errno.EINVAL):
+            raise InputError(f"{name} cannot be unpacked into {folder}: {_short(error)}") from None
         raise InputError(f"{name} cannot be unpacked, cut off or damaged ({_short(error)}); fetch it again") from None
 
 

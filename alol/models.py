@@ -39,7 +39,6 @@ transformers_logging.disable_progress_bar()  # of loading and saving weights: th
 
 POINTER = "policy.json"
 ADAPTER, REFERENCE = "default", "reference"  # adapters on one base; peft saves "default" at a folder's root
-WEIGHTS = 0.02  # standard deviation of GPT-2's and LLaMA's initial weights
 SAMPLE = 2**20  # bytes at either end of a weight file that go into a fingerprint
 DROPOUTS = (
     "attn_pdrop",
@@ -90,24 +89,27 @@ def scratch(settings: Scratch, tokenizer: PreTrainedTokenizerBase, seed: int) ->
         raise InputError(
             f"params.yaml: policy.scratch.width = {settings.width} is no multiple of heads = {settings.heads}"
         )
-    spread = WEIGHTS * settings.init_scale
+    if not settings.init_scale > 0:
+        raise InputError(f"params.yaml: policy.scratch.init_scale is {settings.init_scale}, but must be above 0")
     if settings.architecture == "gpt2":
         config = GPT2Config(
             vocab_size=len(tokenizer), n_layer=settings.layers, n_embd=settings.width, n_head=settings.heads,
-            n_positions=settings.context, activation_function="gelu_pytorch_tanh", initializer_range=spread, **ids,
+            n_positions=settings.context, activation_function="gelu_pytorch_tanh", **ids,
         )  # fmt: skip
     elif settings.architecture == "t5":
         config = T5Config(
             vocab_size=len(tokenizer), num_layers=settings.layers, d_model=settings.width, num_heads=settings.heads,
             d_kv=settings.width // settings.heads, d_ff=4 * settings.width, feed_forward_proj="gated-gelu",
-            decoder_start_token_id=tokenizer.pad_token_id, initializer_factor=settings.init_scale, **ids,
+            decoder_start_token_id=tokenizer.pad_token_id, **ids,
         )  # fmt: skip
     else:
         config = LlamaConfig(
             vocab_size=len(tokenizer), num_hidden_layers=settings.layers, hidden_size=settings.width,
             num_attention_heads=settings.heads, intermediate_size=-(-settings.width * 8 // 192) * 64,
-            max_position_embeddings=settings.context, tie_word_embeddings=True, initializer_range=spread, **ids,
+            max_position_embeddings=settings.context, tie_word_embeddings=True, **ids,
         )  # fmt: skip
+    spread = "initializer_factor" if config.is_encoder_decoder else "initializer_range"
+    setattr(config, spread, getattr(config, spread) * settings.init_scale)
     torch.manual_seed(seed)
     model = _language_model(config).from_config(_without_dropout(config))
     return fused(model).eval()

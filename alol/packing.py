@@ -57,25 +57,27 @@ class Packed:
 
         return [tuple(group) for _, group in groupby(range(len(self.sizes)), key=kind)]
 
+    @cached_property
+    def spans(self) -> list[int]:
+        """The tokens of each run; they add up to L."""
+        return [len(run) * self.sizes[run[0]] for run in self.runs]
+
     def attend(
         self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, dropout: float, scaling: float | None
     ) -> Tensor:
         """Attention within each piece, and to the piece before it."""
         groups = query.shape[1] // key.shape[1]
         key, value = repeat_kv(key, groups), repeat_kv(value, groups)
-        runs = self.runs
         # split, not slices: the gradient of a split is one concatenation
-        spans = [len(run) * self.sizes[run[0]] for run in runs]
-        q, k, v = (x.split(spans, dim=2) for x in (query, key, value))
-        whole = dict(zip((run[0] for run in runs), zip(k, v, strict=True), strict=True))
+        split = [x.split(self.spans, dim=2) for x in (query, key, value)]
+        place = {run[0]: n for n, run in enumerate(self.runs)}  # of each piece that others share: those are alone
         found = []
-        for i, run in enumerate(runs):
+        for run, q, k, v in zip(self.runs, *split, strict=True):
             before, mask = self.before[run[0]], self.masks[run[0]]
-            keys, values = k[i], v[i]
             if before >= 0:
-                keys, values = (torch.cat(pair, dim=2) for pair in zip(whole[before], (keys, values), strict=True))
+                k, v = (torch.cat([x[place[before]], own], dim=2) for x, own in zip(split[1:], (k, v), strict=True))
             attended = F.scaled_dot_product_attention(
-                *(apart(x, len(run)) for x in (q[i], keys, values)),
+                *(apart(x, len(run)) for x in (q, k, v)),
                 attn_mask=mask,
                 dropout_p=dropout,
                 is_causal=self.causal and mask is None,
@@ -246,8 +248,7 @@ def _first_of_layer(layer: nn.Module, hidden: Tensor, *_: Any, packed: Packed, *
         return states.view(len(states), own.num_attention_heads, own.attention_head_size).transpose(0, 1)[None]
 
     counts = [len(run) for run in packed.runs]
-    spans = [len(run) * packed.sizes[run[0]] for run in packed.runs]
-    keys, values = (heads(states(hidden[0])).split(spans, dim=2) for states in (own.key, own.value))
+    keys, values = (heads(states(hidden[0])).split(packed.spans, dim=2) for states in (own.key, own.value))
     found = [
         F.scaled_dot_product_attention(*(apart(x, count) for x in (q, k, v)), scale=own.scaling)
         for q, k, v, count in zip(heads(own.query(first)).split(counts, dim=2), keys, values, counts, strict=True)

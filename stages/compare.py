@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from alol import compare, figures, params, paths, results
+from alol import compare, comparison, figures, params, paths, results
 from alol.errors import InputError
 from alol.files import read_json, replacing
 from alol.report import write_csv
@@ -84,12 +84,12 @@ def report(task: str, rows: list[dict[str, Any]], sections: set[str], stale: dic
     if runs:
         found = results.table(runs, task)
         write_csv(published, found, list(found[0]))
-    write_csv(base.with_suffix(".csv"), compare.csv_rows(groups), ())
+    write_csv(base.with_suffix(".csv"), comparison.csv_rows(groups), ())
     with replacing(base.with_suffix(".md")) as partial:
-        partial.write_text(compare.markdown(groups, task, len(left_out)), encoding="utf-8")
+        partial.write_text(comparison.markdown(groups, task, len(left_out)), encoding="utf-8")
     with replacing(base.with_suffix(".png")) as partial:
-        partial.write_bytes(figures.comparison(compare.lines(groups), f"{task}: reward by run"))
-    click.echo(compare.terminal_table(groups))
+        partial.write_bytes(figures.comparison(comparison.lines(groups), f"{task}: reward by run"))
+    click.echo(comparison.terminal_table(groups))
     checkpoints = f" and {len(others)} evaluated checkpoints" if others else ""
     click.echo(f"{len(runs)} runs{checkpoints} in {len(groups)} groups: {base}.md, .csv and .png; {published}")
     return groups
@@ -97,22 +97,22 @@ def report(task: str, rows: list[dict[str, Any]], sections: set[str], stale: dic
 
 def together(groups: dict[str, list[compare.Group]]) -> None:
     """Write one table and one figure over several tasks."""
-    rows = compare.across(groups)
+    rows = comparison.across(groups)
     base = paths.REPORTS / f"compare_{'_'.join(groups)}"
     write_csv(base.with_suffix(".csv"), rows, list(rows[0]))
-    cells = compare.across_cells(rows, "±")
+    cells = comparison.across_cells(rows, "±")
     with replacing(base.with_suffix(".md")) as partial:
         partial.write_text(
-            f"# {', '.join(groups)}\n\n{compare.table(cells)}\n\n![Mean reward by task]({base.name}.png)\n", "utf-8"
+            f"# {', '.join(groups)}\n\n{comparison.table(cells)}\n\n![Mean reward by task]({base.name}.png)\n", "utf-8"
         )
     lines = [
         dataclasses.replace(line, label=f"{task}: {line.label}")
         for task, found in groups.items()
-        for line in compare.lines(found)
+        for line in comparison.lines(found)
     ]
     with replacing(base.with_suffix(".png")) as partial:
         partial.write_bytes(figures.comparison(lines, "reward by task and run"))
-    click.echo(align(compare.across_cells(rows, "+-"), left=1))
+    click.echo(align(comparison.across_cells(rows, "+-"), left=1))
     click.echo(f"{len(rows)} rows over {len(groups)} tasks: {base}.md, .csv and .png")
 
 

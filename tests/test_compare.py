@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from alol import compare, figures, results
+from alol import compare, comparison, figures, results
 from alol.errors import InputError
 from stages import compare as command
 
@@ -90,7 +90,7 @@ def test_seeds_of_one_setting_are_one_group_with_mean_and_deviation():
     groups = compare.group(collect(row("a", 0.5), row("b", 0.75, seed=2), row("c", 1.0, seed=10))[0])
     assert len(groups) == 1
     assert groups[0].label == "a_lol"
-    (line,) = compare.csv_rows(groups)
+    (line,) = comparison.csv_rows(groups)
     assert line["seeds"] == 3 and line["seed_list"] == "1 2 10"
     assert line["policy.all.reward_mean"] == 0.75
     assert line["policy.all.reward_std"] == 0.25  # sample deviation of 0.5, 0.75, 1
@@ -98,7 +98,7 @@ def test_seeds_of_one_setting_are_one_group_with_mean_and_deviation():
 
 
 def test_one_seed_has_no_deviation():
-    (line,) = compare.csv_rows(compare.group(collect(row("a"))[0]))
+    (line,) = comparison.csv_rows(compare.group(collect(row("a"))[0]))
     assert line["policy.all.reward_std"] is None
 
 
@@ -134,7 +134,7 @@ def test_labels_say_what_differs_under_the_shortest_clear_name():
 
 def test_columns_start_with_reward_reference_and_difference():
     groups = compare.group(collect(row("a"))[0])
-    assert compare.columns(groups) == [
+    assert comparison.columns(groups) == [
         "policy.all.reward",
         "reference.all.reward",
         "delta.all.reward",
@@ -143,13 +143,13 @@ def test_columns_start_with_reward_reference_and_difference():
         "discarded",
         "value_mse",
     ]
-    header = compare.terminal_table(groups).splitlines()[0].split()
+    header = comparison.terminal_table(groups).splitlines()[0].split()
     assert header == ["run", "seeds", "reward", "reference", "delta", "good", "length", "discarded", "value_mse"]
 
 
 def test_markdown_has_a_line_for_each_group():
     groups = compare.group(collect(row("a"), row("b", 0.75, seed=2), row("c", algorithm="nll"))[0])
-    text = compare.markdown(groups, "demo", 0)
+    text = comparison.markdown(groups, "demo", 0)
     assert "| a_lol | 2 | 0.625 ± 0.177 |" in text
     assert "| nll | 1 | 0.500 |" in text
 
@@ -242,7 +242,7 @@ def test_several_tasks_stand_in_one_table():
         ]
         return compare.group(compare.collect(rows, task, SECTIONS, {})[0])
 
-    rows = compare.across({"pos": groups("pos", a_lol=0.5, nll=0.75), "neg": groups("neg", a_lol=0.25, wbc=0.125)})
+    rows = comparison.across({"pos": groups("pos", a_lol=0.5, nll=0.75), "neg": groups("neg", a_lol=0.25, wbc=0.125)})
     assert [one["run"] for one in rows] == ["nll", "a_lol", "wbc"]
     assert rows[1] == {
         "run": "a_lol",
@@ -251,20 +251,20 @@ def test_several_tasks_stand_in_one_table():
         "neg reference": 0.25, "neg delta": 0.25, "first less last": pytest.approx(0.25),
     }  # fmt: skip
     assert (rows[0]["neg reward"], rows[0]["first less last"]) == (None, None)
-    cells = compare.across_cells(rows, "±")
+    cells = comparison.across_cells(rows, "±")
     assert cells[0] == [
         "run", "pos reward", "pos reference", "pos delta", "neg reward", "neg reference", "neg delta",
         "first less last",
     ]  # fmt: skip
     assert cells[1] == ["nll", "0.800 ± 0.071", "0.250", "0.750", "", "", "", ""]
-    assert compare.table(cells).splitlines()[1] == "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
+    assert comparison.table(cells).splitlines()[1] == "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
 
 
 def test_a_checkpoint_stands_among_the_runs():
     summary = {"policy": {"all": {"reward": 0.75, "length": 9.0}}, "reference": {"all": {"reward": 0.25}}}
     groups = compare.ranked([*compare.group(collect(row("one"))[0]), compare.checkpoint("published", summary)])
     assert [group.label for group in groups] == ["published", "a_lol"]
-    assert compare.csv_rows(groups)[0]["policy.all.reward_mean"] == 0.75
+    assert comparison.csv_rows(groups)[0]["policy.all.reward_mean"] == 0.75
     with pytest.raises(InputError, match="checkpoint 'broken' has no"):
         compare.checkpoint("broken", {})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import tarfile
 import zipfile
@@ -82,6 +83,16 @@ def test_a_flipped_byte_in_a_zip_is_found(folder):
     content[2000] ^= 1
     (folder / "data.zip").write_bytes(content)
     with pytest.raises(InputError, match="damaged"):
+        archive.unpack(folder / "data.zip", folder / "out", "data.zip")
+
+
+def test_a_full_disk_is_not_blamed_on_the_archive(folder, monkeypatch):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    write_zip(folder / "data.zip", {"a.json": "x"})
+    monkeypatch.setattr(archive, "_write", full)
+    with pytest.raises(InputError, match=r"data\.zip cannot be unpacked into .*out: .*No space left on device$"):
         archive.unpack(folder / "data.zip", folder / "out", "data.zip")
 
 
