@@ -46,7 +46,7 @@ def prompt_row(prompt_id: str, subset: str) -> dict:
 def project(folder: Path) -> None:
     """Params of a task `toy` over the real defaults, and the tables that earlier stages would leave."""
     raw = params.read(ROOT / "params.yaml")
-    raw["tasks"] = {"toy": {name: {} for name in raw["defaults"]}}
+    raw["tasks"] = {"toy": {name: {} for name in raw["tasks"]["demo"]}}
     raw["tasks"]["toy"]["rewards"] = {name: {"kind": "tfidf"} for name in NAMES}
     raw["tasks"]["toy"]["reward"] = {"shift": 0.0, "weights": {"good": 2.0, "short": -0.5}}
     raw["tasks"]["toy"]["aggregate"] = {"bootstrap": 100, "samples": 3, "examples": 2, "points": 5}
