@@ -129,8 +129,7 @@ class Run:
             del column[kept:]
 
     def _logits(self, packed: Reading | Continuing, chosen: Tensor | None) -> Tensor:
-        states = packing.states(self.model, packed)
-        return self.model.get_output_embeddings()(states if chosen is None else states[chosen]).float()
+        return self.model.get_output_embeddings()(packing.states(self.model, packed, chosen)).float()
 
 
 @torch.no_grad()

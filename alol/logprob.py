@@ -25,15 +25,16 @@ def response_logp(model: nn.Module, batch: Batch) -> Tensor:
     before the log-softmax, whatever the model's precision.
     """
     if packing.packable(model):
-        return _packed(model, batch)[0]
+        states = packing.states(model, batch.layout.packed, batch.layout.predictors)
+        return _of_predictors(model, batch, states)
     return _token_logp(_forward(model, batch)[0], batch)
 
 
 def response_logp_and_states(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
     """`response_logp` [B, T], and the last hidden state that predicts each response token: [B, T, H], fp32."""
     if packing.packable(model):
-        logp, states = _packed(model, batch)
-        return logp, _rows(states[batch.layout.predictors].float(), batch.response_mask)
+        states = packing.states(model, batch.layout.packed, batch.layout.predictors)
+        return _of_predictors(model, batch, states), _rows(states.float(), batch.response_mask)
     logits, output = _forward(model, batch, output_hidden_states=True)
     if is_encoder_decoder(model):
         return _token_logp(logits, batch), output.decoder_hidden_states[-1].float()
@@ -44,8 +45,8 @@ def response_logp_and_states(model: nn.Module, batch: Batch) -> tuple[Tensor, Te
 def response_logp_and_prompt_states(model: nn.Module, batch: Batch) -> tuple[Tensor, list[Tensor]]:
     """`response_logp` [B, T] and the states of `prompt_states` from one forward pass."""
     if packing.packable(model):
-        logp, states = _packed(model, batch)
-        return logp, _pieces(states, batch)
+        states = packing.states(model, batch.layout.packed)
+        return _of_predictors(model, batch, states[batch.layout.predictors]), _pieces(states, batch)
     if is_encoder_decoder(model):
         logits, output = _forward(model, batch)
         return _token_logp(logits, batch), _tokens(output.encoder_last_hidden_state, batch, left=False)
@@ -76,11 +77,10 @@ def is_encoder_decoder(model: nn.Module) -> bool:
     return bool(getattr(model.config, "is_encoder_decoder", False))
 
 
-def _packed(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Log-probabilities [B, T] and all states [L, H]."""
-    states, targets = packing.states(model, batch.layout.packed), batch.response_ids[batch.response_mask.bool()]
-    logp = token_logp(states[batch.layout.predictors], model.get_output_embeddings(), targets)
-    return _rows(logp, batch.response_mask), states
+def _of_predictors(model: nn.Module, batch: Batch, states: Tensor) -> Tensor:
+    """Log-probabilities [B, T] from the states [N, H] that predict the response tokens, row by row."""
+    targets = batch.response_ids[batch.response_mask.bool()]
+    return _rows(token_logp(states, model.get_output_embeddings(), targets), batch.response_mask)
 
 
 def _rows(values: Tensor, mask: Tensor) -> Tensor:

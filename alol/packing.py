@@ -89,7 +89,8 @@ class Packed:
 
 def apart(row: Tensor, count: int) -> Tensor:
     """`count` pieces of one size [1, heads, count x size, D] as a batch: [count, heads, size, D]."""
-    return row[0].unflatten(1, (count, -1)).transpose(0, 1)
+    # squeeze, not [0], whose gradient fills a tensor of zeros
+    return row.squeeze(0).unflatten(1, (count, -1)).transpose(0, 1)
 
 
 @dataclass(frozen=True)
@@ -200,38 +201,70 @@ def ready(model: nn.Module, kinds: Sequence[str]) -> bool:
         return False
     if config._attn_implementation == "sdpa":
         base.set_attn_implementation(NAME)
+        _leave_out_unread(base.base_model)
     return config._attn_implementation == NAME
 
 
-def states(model: nn.Module, packed: Any) -> Tensor:
-    """Last hidden states [L, H] of a decoder for which `packable` was found true, in the model's own precision."""
+def states(model: nn.Module, packed: Any, read: Tensor | None = None) -> Tensor:
+    """Last hidden states [L, H] of a decoder for which `packable` was found true, in the model's own precision.
+
+    With positions `read` [N], theirs alone: [N, H]. The last layer's feed-forward network, two thirds of that layer's
+    operations, then leaves the other positions out.
+    """
     if model.config._attn_implementation != NAME:  # another attention would let sequences see each other
         raise ValueError("ask `packable` or `ready` first")
     base = getattr(model, "get_base_model", lambda: model)()
-    return base.base_model(**_inputs(packed), use_cache=False).last_hidden_state[0]
+    options = {} if read is None else {"read": read.unique()}
+    found = base.base_model(**_inputs(packed), **options, use_cache=False).last_hidden_state[0]
+    return found if read is None else found[read]
+
+
+def _leave_out_unread(decoder: nn.Module) -> None:
+    """Makes the last layer's feed-forward network heed `read`, of which its attention is told right before.
+
+    By hooks on these two, since activations that are computed again pass them, and not those of the layer.
+    """
+    layer = getattr(decoder, "layers", getattr(decoder, "h", [None]))[-1]
+    network = getattr(layer, "mlp", None)
+    if network is None:  # OPT has the network's matrices in the layer itself
+        return
+    told: tuple[Tensor | None, int] = None, 0  # what is read, of how many tokens
+
+    def tell(_: nn.Module, inputs: tuple[Tensor, ...], options: dict[str, Any]) -> None:
+        nonlocal told
+        told = options.get("read"), (inputs[0] if inputs else options["hidden_states"]).shape[1]
+
+    def gather(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        return None if told[0] is None else (inputs[0][:, told[0]],)
+
+    def spread(_: nn.Module, __: Any, output: Tensor) -> Tensor | None:
+        read, length = told
+        return None if read is None else output.new_zeros(1, length, output.shape[-1]).index_copy(1, read, output)
+
+    attention = next(child for name, child in layer.named_children() if name in ("attn", "self_attn", "attention"))
+    attention.register_forward_pre_hook(tell, with_kwargs=True)
+    network.register_forward_pre_hook(gather)
+    network.register_forward_hook(spread)
 
 
 def pooled_first(model: nn.Module, packed: Packed, token_types: Tensor) -> Any:
     """What an encoder gives that reads of its last states only each text's first token: B texts of length 1.
 
-    `model` has its encoder at `base_model.encoder`; token_types [1, L]. In evaluation mode the last layer computes
-    these states alone; in training it draws dropout for all tokens, as BERT's does.
+    `model` has its encoder at `base_model.encoder`; token_types [1, L]. The last layer computes these states alone.
     """
     encoder = model.base_model.encoder
     last = encoder.layer[-1]
 
     def alone(module: nn.Module, inputs: Any, output: Any) -> Any:
-        states = output.last_hidden_state[0]
-        return type(output)(last_hidden_state=(states[_starts(packed)] if model.training else states)[:, None])
+        return type(output)(last_hidden_state=output.last_hidden_state[0][:, None])
 
     handle = encoder.register_forward_hook(alone)
-    if not model.training:
-        last.forward = partial(_first_of_layer, last)
+    last.forward = partial(_first_of_layer, last)
     try:
         return model(**_inputs(packed), token_type_ids=token_types)
     finally:
         handle.remove()
-        vars(last).pop("forward", None)  # the class's own again
+        del last.forward  # the class's own again
 
 
 def _starts(packed: Packed) -> Tensor:
@@ -247,10 +280,10 @@ def _first_of_layer(layer: nn.Module, hidden: Tensor, *_: Any, packed: Packed, *
     def heads(states: Tensor) -> Tensor:
         return states.view(len(states), own.num_attention_heads, own.attention_head_size).transpose(0, 1)[None]
 
-    counts = [len(run) for run in packed.runs]
+    counts, dropout = [len(run) for run in packed.runs], own.dropout.p if own.training else 0.0
     keys, values = (heads(states(hidden[0])).split(packed.spans, dim=2) for states in (own.key, own.value))
     found = [
-        F.scaled_dot_product_attention(*(apart(x, count) for x in (q, k, v)), scale=own.scaling)
+        F.scaled_dot_product_attention(*(apart(x, count) for x in (q, k, v)), dropout_p=dropout, scale=own.scaling)
         for q, k, v, count in zip(heads(own.query(first)).split(counts, dim=2), keys, values, counts, strict=True)
     ]
     context = torch.cat(found)[:, :, 0].flatten(1)

@@ -69,6 +69,22 @@ def test_unpadded_sequences_give_what_padded_ones_do(architecture, shared, monke
         assert (unpadded[4][name] - expected).norm() / scale < 1e-5, name
 
 
+@pytest.mark.parametrize("architecture", [name for name in packing.DECODERS if name != "opt"])
+def test_the_last_layer_leaves_out_what_nothing_reads(architecture):
+    model, rows = decoder(architecture), {}
+    assert packing.packable(model)
+    layers = getattr(model.base_model, "layers", None) or model.base_model.h
+    for i, layer in enumerate(layers):
+        for child in layer.mlp.children():
+            child.register_forward_pre_hook(lambda _, inputs, i=i: rows.setdefault(i, set()).add(inputs[0].shape[1]))
+    batch = Batch([[5, 6, 7, 8], [9, 10, 11]], [[20, 21, 1], [22]], 0, "cpu")
+    response_logp(model, batch)
+    assert rows == {0: {4 + 2 + 3}, 1: {3 + 1}}  # of the responses all but the last tokens; what predicts a token
+    rows.clear()
+    response_logp_and_prompt_states(model, batch)
+    assert rows == {0: {9}, 1: {9}}
+
+
 def test_an_adapter_and_recomputed_activations_change_nothing(monkeypatch):
     torch.manual_seed(0)
     adapter = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")

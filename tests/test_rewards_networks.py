@@ -191,30 +191,58 @@ def test_a_model_without_its_head_is_refused(tmp_path):
         scores(tmp_path, {"kind": "classifier", "model": str(folder), "output": "logit"})
 
 
-@pytest.mark.parametrize("config", [
+SMALL = pytest.mark.parametrize("config", [
     BertConfig(**SIZES, vocab_size=60, num_labels=3, type_vocab_size=2, max_position_embeddings=48),
     RobertaConfig(**SIZES, vocab_size=60, num_labels=3, type_vocab_size=1, max_position_embeddings=48),
     XLMRobertaConfig(**SIZES, vocab_size=60, num_labels=2, type_vocab_size=1, max_position_embeddings=48),
     CriticConfig(**SIZES, vocab_size=60, num_labels=1, type_vocab_size=1, max_position_embeddings=48, head_width=8),
     GPT2Config(n_layer=2, n_embd=16, n_head=2, n_positions=48, vocab_size=60, num_labels=1),
 ], ids=lambda config: config.model_type)  # fmt: skip
+
+
+def small(config):
+    """A classifier with an attention that heeds which text a token is of, and rows of four lengths."""
+    torch.manual_seed(3)
+    it = network(["prompt", "response"], 40)
+    it.model = strong(AutoModelForSequenceClassification.from_config(config))
+    names = ["input_ids", "attention_mask"] + ["token_type_ids"] * (config.model_type == "bert")
+    it.tokenizer = SimpleNamespace(model_input_names=names, pad_token_id=config.pad_token_id, eos_token_id=2)
+    ids = np.random.default_rng(0).integers(4, 60, 40)
+    return it, [Encoded(ids[:n].astype(np.int32), (ids[:n] > 30).astype(np.int32)) for n in (9, 1, 40, 3)]
+
+
+@SMALL
 @torch.no_grad()
 def test_texts_without_padding_get_the_logits_of_padded_ones(config):
-    torch.manual_seed(3)
-    model = strong(AutoModelForSequenceClassification.from_config(config))
-    names = ["input_ids", "attention_mask"] + ["token_type_ids"] * (config.model_type == "bert")
-    tokenizer = SimpleNamespace(model_input_names=names, pad_token_id=config.pad_token_id, eos_token_id=2)
-    it = network(["prompt", "response"], 40)
-    it.model, it.tokenizer = model, tokenizer
-    ids = np.random.default_rng(0).integers(4, 60, 40)
-    rows = [Encoded(ids[:n].astype(np.int32), (ids[:n] > 30).astype(np.int32)) for n in (9, 1, 40, 3)]
+    it, rows = small(config)
     padded = it.padded_logits(batch_of(it, rows))
-    assert model.config._attn_implementation == "sdpa"
+    assert it.model.config._attn_implementation == "sdpa"
     found = it.logits(rows)
-    assert model.config._attn_implementation == packing.NAME
+    assert it.model.config._attn_implementation == packing.NAME
     torch.testing.assert_close(found, padded, rtol=1e-4, atol=2e-6)
     assert padded[:, 0].std() > 1e-3
     torch.testing.assert_close(it.padded_logits(batch_of(it, rows)), padded, rtol=1e-4, atol=2e-6)
+
+
+@SMALL
+def test_training_on_texts_without_padding_gives_the_gradients_of_padded_ones(config):
+    it, rows = small(config)
+    it.model.train()
+    for module in it.model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+
+    def gradients(logits):
+        it.model.zero_grad()
+        (logits * torch.arange(1.0, 1 + logits.numel()).view_as(logits)).sum().backward()
+        return {name: p.grad.clone() for name, p in it.model.named_parameters() if p.grad is not None}
+
+    padded = gradients(it.padded_logits(batch_of(it, rows)))
+    found = gradients(it.logits(rows))
+    assert found.keys() == padded.keys()
+    for name, expected in padded.items():
+        scale = expected.norm().clamp(min=0.1)  # that of a key bias is 0 but for rounding
+        assert (found[name] - expected).norm() / scale < 1e-4, name
 
 
 # --- the reward model over dialogue turns

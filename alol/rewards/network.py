@@ -115,7 +115,7 @@ def packed(network: Network, rows: Sequence[Encoded], **options: Any) -> packing
 def last_states(network: Network, rows: Sequence[Encoded]) -> torch.Tensor:
     """The last hidden state of each input's last token [B, H], of a decoder that runs without padding."""
     texts = packed(network, rows)
-    return packing.states(network.model, texts)[texts.ends]
+    return packing.states(network.model, texts, texts.ends)
 
 
 def last_attended(mask: torch.Tensor) -> torch.Tensor:
