@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import inspect
 
-from alol import ppo
 from alol.errors import known
+from alol.losses import ppo
 from alol.losses.offline import OFFLINE, Algorithm
 from alol.losses.pairs import PAIRS
 

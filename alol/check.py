@@ -13,7 +13,7 @@ from pathlib import Path
 from alol import download, endpoint, params, paths, rewards, strict, tasks
 from alol.algorithms import NAMES, hyperparameters
 from alol.errors import InputError
-from alol.models import is_local
+from alol.files import is_local
 from alol.params import Params
 
 

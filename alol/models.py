@@ -30,7 +30,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from alol.errors import InputError
-from alol.files import read_json, write_json
+from alol.files import is_local, read_json, write_json
 from alol.kernels import fused
 from alol.logprob import is_encoder_decoder
 from alol.params import Policy, Scratch
@@ -156,11 +156,6 @@ def pointer(policy: Policy, base: str | None, adapter: str | None) -> dict[str, 
         "adapter_revision": policy.adapter_revision if adapter else None,
         "quantized": policy.tuning == "qlora",
     }
-
-
-def is_local(name: str) -> bool:
-    """Whether a model's name is a folder; environment variables in it are expanded."""
-    return Path(os.path.expandvars(name)).is_dir()
 
 
 def fingerprint(folder: Path) -> str:

@@ -24,33 +24,10 @@ from alol.generate import decode, sample_ids
 from alol.launch import from_main
 from alol.logprob import response_logp_and_states
 from alol.losses import ppo as losses
+from alol.losses.ppo import Options
 from alol.models import LoadedPolicy
 from alol.params import Generate, Launch, Optimizer
 from alol.train import History, Plan, make_optimizer, make_schedule
-
-
-@dataclass(frozen=True)
-class Options:
-    """The keys of algorithms.ppo; their meanings stand in params.yaml."""
-
-    updates_per_rollout: int
-    temperature: float
-    top_p: float
-    epochs: int
-    minibatches: int
-    lr_scale: float
-    clip_norm: float | None
-    clip: float
-    value_clip: float
-    value_weight: float
-    gamma: float
-    lam: float
-    kl_coef: float
-    kl_target: float | None
-    kl_horizon: float
-    scale_scores: bool
-    center_scores: bool
-    ratio_limit: float
 
 
 class ActorCritic(nn.Module):

@@ -13,7 +13,7 @@ from tests.closure import FOLDERS, ROOT, dependencies
 
 GRAPH = YAML(typ="safe").load(ROOT / "dvc.yaml")
 STAGES = GRAPH["stages"]
-LIGHT = ("download", "clean", "aggregate", "compare", "judge")
+LIGHT = ("check", "download", "clean", "aggregate", "compare", "judge")
 
 
 def filled(text: str) -> str:
@@ -99,4 +99,12 @@ def test_light_stages_start_without_torch(stage):
     import sys
 
     code = f"import sys, stages.{stage}; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_checking_the_parameters_needs_no_torch():
+    import subprocess
+    import sys
+
+    code = "import sys; from alol import check; assert check.problems() == [] and 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from torch import Tensor
+if TYPE_CHECKING:  # stages.check reads the losses' arguments, and starts without torch
+    from torch import Tensor
 
 LOG_RATIO_LIMIT = 20.0  # keeps exp() of a summed log-ratio finite when no clip does
 

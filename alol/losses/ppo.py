@@ -8,8 +8,35 @@ Sources: PPO arXiv 1707.06347, generalised advantage estimation 1506.02438, the 
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # stages.check reads the options' names, and starts without torch
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Options:
+    """The keys of algorithms.ppo; their meanings stand in params.yaml."""
+
+    updates_per_rollout: int
+    temperature: float
+    top_p: float
+    epochs: int
+    minibatches: int
+    lr_scale: float
+    clip_norm: float | None
+    clip: float
+    value_clip: float
+    value_weight: float
+    gamma: float
+    lam: float
+    kl_coef: float
+    kl_target: float | None
+    kl_horizon: float
+    scale_scores: bool
+    center_scores: bool
+    ratio_limit: float
 
 
 def token_rewards(*, score: Tensor, logp: Tensor, ref_logp: Tensor, mask: Tensor, kl_coef: float) -> Tensor:
@@ -21,8 +48,8 @@ def token_rewards(*, score: Tensor, logp: Tensor, ref_logp: Tensor, mask: Tensor
 
 def gae(*, rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
     """Advantages A_t = d_t + gamma lam A_(t+1) with d_t = r_t + gamma V_(t+1) - V_t, and returns A + V: [B, T] each."""
-    values, advantages = values * mask, torch.zeros_like(values)
-    following, next_value = torch.zeros_like(values[:, 0]), torch.zeros_like(values[:, 0])
+    values, advantages = values * mask, values.new_zeros(values.shape)
+    following, next_value = values.new_zeros(len(values)), values.new_zeros(len(values))
     for t in reversed(range(values.shape[1])):
         delta = rewards[:, t] + gamma * next_value - values[:, t]
         following = (delta + gamma * lam * following) * mask[:, t]
@@ -41,13 +68,13 @@ def whiten(x: Tensor, mask: Tensor) -> Tensor:
 def policy_loss(*, logp: Tensor, old_logp: Tensor, advantage: Tensor, mask: Tensor, clip: float) -> Tensor:
     """Sum over tokens of -min(w A, clip(w, 1 - clip, 1 + clip) A) with w = pi / pi_old."""
     ratio = (logp - old_logp).exp()
-    return -(torch.min(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage) * mask).sum()
+    return -((ratio * advantage).minimum(ratio.clamp(1 - clip, 1 + clip) * advantage) * mask).sum()
 
 
 def value_loss(*, values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, clip: float) -> Tensor:
     """Sum over tokens of half the larger squared error, of V and of V kept within `clip` of its old value."""
     clipped = values.clamp(old_values - clip, old_values + clip)
-    return 0.5 * (torch.max((values - returns) ** 2, (clipped - returns) ** 2) * mask).sum()
+    return 0.5 * (((values - returns) ** 2).maximum((clipped - returns) ** 2) * mask).sum()
 
 
 def adapted_kl_coef(kl_coef: float, kl: float, target: float, count: int, horizon: float) -> float:
