@@ -188,7 +188,7 @@ def _new_head(states: Sequence[Tensor], rewards: np.ndarray, settings: Value, bo
 def _epochs(head: ValueHead, states: list[Tensor], rewards: np.ndarray, settings: Value, epochs: int):
     """Trains for one epoch at a time, yielding the number of epochs done."""
     generator = torch.Generator().manual_seed(settings.seed)
-    optimizer = torch.optim.AdamW(head.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
+    optimizer = torch.optim.AdamW(head.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
     target = torch.as_tensor(rewards, dtype=torch.float32)
     for epoch in range(1, epochs + 1):
         head.train()

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 from alol import rewards, schema
 from alol.errors import InputError
+from alol.files import read_json
 from alol.rewards import tfidf, training
 from alol.rewards.options import KINDS
 from alol.rewards.python import resolve
@@ -270,7 +271,8 @@ def test_a_bad_score_in_a_table_names_the_table_in_one_line(tmp_path, monkeypatc
     assert not Path("data/annotated/mine").exists()
 
 
-def test_a_task_without_trained_components_gets_a_folder_with_a_marker(tmp_path):
+def test_a_task_without_trained_components_gets_a_folder_that_says_what_they_are(tmp_path):
     given = load(tmp_path, {"length": LENGTH})
     assert training.train(given.rewards, tmp_path, tmp_path / "out", given.launch) == {}
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["components.json"]
+    assert read_json(tmp_path / "out/components.json") == {"length": {**LENGTH, "low": 0.0, "high": None}}

@@ -31,11 +31,14 @@ from alol.rewards.trained import fold_folder, text
 
 log = logging.getLogger(__name__)
 CHUNK = 32  # batches that are sorted by length together
-MARKER = "components.json"
+COMPONENTS = "components.json"
 
 
 def train(specs: dict[str, dict[str, Any]], clean: Path, folder: Path, launch: Launch) -> dict[str, dict[str, float]]:
-    """Writes the fitted state of every component to `folder`; component -> accuracy, rows (measured on) and models."""
+    """Writes the fitted state of every component to `folder`; component -> accuracy, rows (measured on) and models.
+
+    `specs` are written beside it: what depends on the components' bounds or functions depends on that file.
+    """
     metrics: dict[str, dict[str, float]] = {}
     with replacing(folder) as partial:
         partial.mkdir()
@@ -45,7 +48,7 @@ def train(specs: dict[str, dict[str, Any]], clean: Path, folder: Path, launch: L
                 tfidf.save(partial / name, tfidf.fit(row["response"] for group in groups for row in group))
             elif isinstance(options, Trainable) and options.train is not None:
                 metrics[name] = _Trainer(name, options, clean, launch).run(partial / name)
-        write_json(partial / MARKER, sorted(path.name for path in partial.iterdir()))
+        write_json(partial / COMPONENTS, specs)
     return metrics
 
 

@@ -66,7 +66,8 @@ def judge(prompt: str, response: str, accepted: list[str], rejected: list[str]) 
 
 def _found(text: str, answers: list[str]) -> dict[str, int]:
     """The answers that occur in the text as whole words -> where they first do."""
-    matches = {answer: _word(answer).search(text) for answer in answers}
+    folded = text.casefold()  # most answers are not in it at all, which a plain search knows sooner
+    matches = {answer: _word(answer).search(text) for answer in answers if answer.casefold() in folded}
     return {answer: match.start() for answer, match in matches.items() if match}
 
 
