@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -75,14 +76,11 @@ class Batch:
 
 def pad(ids: Sequence[Sequence[int]], pad_id: int, *, left: bool) -> tuple[Tensor, Tensor]:
     """Token ids [B, L] and their mask [B, L] (1 on tokens), padded to the longest."""
-    length = max(map(len, ids), default=0)
-    tokens = torch.full((len(ids), length), pad_id, dtype=torch.long)
-    mask = torch.zeros((len(ids), length), dtype=torch.long)
-    for i, row in enumerate(ids):
-        span = slice(length - len(row), length) if left else slice(0, len(row))
-        tokens[i, span] = torch.as_tensor(row, dtype=torch.long)
-        mask[i, span] = 1
-    return tokens, mask
+    lengths = torch.tensor([len(row) for row in ids], dtype=torch.long)[:, None]
+    places = torch.arange(int(lengths.max()) if len(ids) else 0)
+    mask = places >= len(places) - lengths if left else places < lengths
+    flat = torch.tensor(list(chain.from_iterable(ids)), dtype=torch.long)
+    return torch.full(mask.shape, pad_id).masked_scatter_(mask, flat), mask.long()
 
 
 def positions(mask: Tensor) -> Tensor:

@@ -86,7 +86,7 @@ def _of_predictors(model: nn.Module, batch: Batch, states: Tensor) -> Tensor:
 def _rows(values: Tensor, mask: Tensor) -> Tensor:
     """Values of the response tokens [N, ...], row by row, to [B, T, ...]; 0 on padding."""
     padded = values.new_zeros(*mask.shape, *values.shape[1:])
-    return padded.index_put((mask.nonzero(as_tuple=True)), values)
+    return padded.masked_scatter(mask.bool().view(*mask.shape, *(1 for _ in values.shape[1:])), values)
 
 
 def _pieces(states: Tensor, batch: Batch) -> list[Tensor]:

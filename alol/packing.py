@@ -83,14 +83,16 @@ class Packed:
                 is_causal=self.causal and mask is None,
                 scale=scaling,
             )
-            found.append(attended.transpose(1, 2).flatten(0, 1))  # token by token, as the kernel wrote them
-        return torch.cat(found)[None]
+            # token by token, as the kernel wrote them
+            found.append(attended.transpose(1, 2).reshape(1, -1, *query.shape[1::2]))
+        return torch.cat(found, dim=1)
 
 
 def apart(row: Tensor, count: int) -> Tensor:
     """`count` pieces of one size [1, heads, count x size, D] as a batch: [count, heads, size, D]."""
-    # squeeze, not [0], whose gradient fills a tensor of zeros
-    return row.squeeze(0).unflatten(1, (count, -1)).transpose(0, 1)
+    if count == 1:
+        return row
+    return row.view(row.shape[1], count, -1, row.shape[3]).transpose(0, 1)  # not row[0], whose gradient fills zeros
 
 
 @dataclass(frozen=True)

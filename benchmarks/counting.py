@@ -151,9 +151,9 @@ def reads(size: Size) -> Iterator[dict[str, Any]]:
     def counted(module: Any, name: str, record: Any) -> Any:
         original = getattr(module, name)
 
-        def call(model: nn.Module, batch: Any) -> Any:
+        def call(model: nn.Module, batch: Any, *further: Any) -> Any:
             record(model, batch)
-            return original(model, batch)
+            return original(model, batch, *further)
 
         return mock.patch.object(module, name, call)
 
