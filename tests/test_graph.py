@@ -71,7 +71,7 @@ def test_every_algorithm_has_an_entry_in_the_parameters():
     assert set(params.read(ROOT / "params.yaml")["algorithms"]) == set(NAMES)
 
 
-def test_the_threads_waiting_policy_is_set_before_torch_is_loaded():
+def test_what_torchs_libraries_read_of_the_environment_is_set_before_torch_is_loaded():
     import subprocess
     import sys
 
@@ -79,12 +79,15 @@ def test_the_threads_waiting_policy_is_set_before_torch_is_loaded():
         "import os, sys, importlib.abc\n"
         "class Watch(importlib.abc.MetaPathFinder):\n"
         "    def find_spec(self, name, path, target=None):\n"
-        "        if name == 'torch': sys.exit(os.environ.get('OMP_WAIT_POLICY') != 'PASSIVE')\n"
+        "        if name == 'torch':\n"
+        "            got = [os.environ.get(key) for key in ('OMP_WAIT_POLICY', 'ONEDNN_PRIMITIVE_CACHE_CAPACITY')]\n"
+        "            sys.exit(got != ['PASSIVE', '16'])\n"
         "sys.meta_path.insert(0, Watch())\n"
         "import stages.train\n"
         "sys.exit(2)"
     )
-    environment = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
+    ours = ("OMP_WAIT_POLICY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY")
+    environment = {key: value for key, value in os.environ.items() if key not in ours}
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, check=False).returncode == 0
 
 
