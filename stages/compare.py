@@ -8,6 +8,8 @@ from __future__ import annotations
 import dataclasses
 import logging
 import subprocess
+import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -59,12 +61,30 @@ def git(*arguments: str) -> str | None:
 
 
 def staleness(row: dict[str, Any], sections: set[str]) -> str | None:
-    """Why a row's metrics are not those of its parameters, by the dvc.lock beside them; None when they are."""
+    """Why a row's metrics are not those of parameters as they are read today; None when they are.
+
+    Told by the dvc.lock beside them, and by whether this version of the project takes its params.yaml.
+    """
     if row["rev"] == "workspace":
         lock = Path("dvc.lock").read_text(encoding="utf-8") if Path("dvc.lock").exists() else None
+    elif not readable(git("show", f"{row['rev']}:./{params.PARAMS}") or ""):
+        return f"{params.PARAMS} is of another version of the project, with other keys"
     else:
         lock = git("show", f"{row['rev']}:./dvc.lock")
     return compare.stale(compare.plain(row), lock, sections) if lock else None
+
+
+@cache
+def readable(text: str) -> bool:
+    """Whether params.load takes a params.yaml of this content."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / params.PARAMS
+        path.write_text(text, encoding="utf-8")
+        try:
+            params.load(path=path)
+        except InputError:
+            return False
+    return True
 
 
 def report(task: str, rows: list[dict[str, Any]], sections: set[str], stale: dict[str, str]) -> list[compare.Group]:

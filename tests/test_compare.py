@@ -312,20 +312,21 @@ PIPELINE = {
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory) -> Path:
-    """One run committed, one experiment, one queued, and params.yaml edited in the workspace without a run."""
+    """Two commits, one with a key that is no more, an experiment, one queued, and params.yaml edited without a run."""
     folder = tmp_path_factory.mktemp("repository")
-    (folder / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    today = (ROOT / "params.yaml").read_text()
+    (folder / "params.yaml").write_text(today.replace("\n  reward:\n", "\n  reward:\n    old: 1\n", 1))
     (folder / "run.py").write_text(SCRIPT)
     (folder / "dvc.yaml").write_text(json.dumps({"stages": {"aggregate": PIPELINE}}))
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     who = {"GIT_AUTHOR_NAME": "a", "GIT_AUTHOR_EMAIL": "a@b", "GIT_COMMITTER_NAME": "a", "GIT_COMMITTER_EMAIL": "a@b"}
     environment = {**os.environ, **who, "PATH": path, "DVC_NO_ANALYTICS": "1"}
+    first = ("git init -q", "dvc init -q", "dvc repro -q", "git add -A", "git commit -qm old", "git tag old")
+    for line in first:
+        subprocess.run(line.split(), cwd=folder, env=environment, check=True, capture_output=True)
+    (folder / "params.yaml").write_text(today)
     for line in (
-        "git init -q",
-        "dvc init -q",
-        "dvc repro -q",
-        "git add -A",
-        "git commit -qm first",
+        "git commit -qam first",
         "dvc exp run -q -n second -S seed=2",
         "dvc exp run -q -n third -S seed=2 --queue",
         "git checkout -q .",
@@ -341,6 +342,7 @@ def test_command_compares_what_dvc_knows(repository, monkeypatch):
     done = CliRunner().invoke(command.main, [])
     assert done.exit_code == 0, done.output
     assert "left out, queued: third" in done.output
+    assert "left out, params.yaml is of another version of the project, with other keys: old" in done.output
     assert "left out, its metrics were made with another value of seed; run `dvc repro`: workspace" in done.output
     assert "2 runs in 1 groups: reports/compare_demo.md, .csv and .png" in done.output
     with Path("reports/compare_demo.csv").open(newline="") as file:
