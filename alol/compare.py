@@ -88,8 +88,27 @@ def settings(row: Row, task: str, sections: Iterable[str]) -> dict[str, str]:
                 kept[key] = _text(value)
         else:
             kept[rest if section == "defaults" else key] = _text(value)
-    merged = {**kept, **own}
-    return {key: merged[key] for key in sorted(merged) if key.partition(".")[0] not in IGNORED}
+    merged = {**kept, **_component_defaults(kept, own), **own}
+    taken = ("rewards.kinds.", "rewards.training.")  # what the components take of these stands under their names
+    return {
+        key: value
+        for key, value in sorted(merged.items())
+        if key.partition(".")[0] not in IGNORED and not key.startswith(taken)
+    }
+
+
+def _component_defaults(defaults: Mapping[str, str], own: Mapping[str, str]) -> dict[str, str]:
+    """What the reward components of a task (and their scorers) take from their kinds and from the training section."""
+    found = {}
+    for key, kind in own.items():
+        if key.startswith("rewards.") and key.endswith(".kind"):
+            component = key.removesuffix(".kind")
+            sources = {f"rewards.kinds.{kind}.": f"{component}."}
+            if any(other.startswith(f"{component}.train.") for other in own):
+                sources["rewards.training."] = f"{component}.train."
+            for source, target in sources.items():
+                found |= {target + k.removeprefix(source): v for k, v in defaults.items() if k.startswith(source)}
+    return found
 
 
 def _text(value: Any) -> str:

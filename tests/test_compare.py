@@ -117,6 +117,31 @@ def test_a_default_that_the_task_overrides_does_not_matter():
     assert len(collect(row("a", **own), row("b"))[0]) == 2
 
 
+def test_of_the_rewards_kinds_only_what_a_component_takes_matters():
+    given = {
+        "tasks__demo__rewards__good__kind": "classifier",
+        "tasks__demo__rewards__good__train__width": 64,
+        "defaults__rewards__kinds__classifier__label": 1,
+        "defaults__rewards__training__epochs": 3,
+    }
+    same = [
+        {**given, "defaults__rewards__kinds__critic__label": 0},
+        {**given, "tasks__demo__rewards__good__train__epochs": 3, "defaults__rewards__training__width": 9},
+    ]
+    runs, left_out = collect(row("a", **given), *(row("b", **changes) for changes in same))
+    assert (len(runs), len(left_out)) == (1, 2)
+    other = [
+        {**given, "defaults__rewards__kinds__classifier__label": 0},
+        {**given, "defaults__rewards__training__epochs": 4},
+    ]
+    groups = compare.group(collect(row("a", **given), *(row("c", 0.25, **changes) for changes in other))[0])
+    assert [group.label for group in groups] == [
+        "a_lol label=1 epochs=3",
+        "a_lol label=0 epochs=3",
+        "a_lol label=1 epochs=4",
+    ]
+
+
 def test_labels_say_what_differs_under_the_shortest_clear_name():
     runs, _ = collect(
         row("a", 0.9),
