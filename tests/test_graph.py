@@ -9,6 +9,7 @@ from ruamel.yaml import YAML
 
 from alol import params, paths, report
 from alol.algorithms import NAMES
+from alol.rewards.training import COMPONENTS
 from tests.closure import FOLDERS, ROOT, dependencies
 
 GRAPH = YAML(typ="safe").load(ROOT / "dvc.yaml")
@@ -44,6 +45,14 @@ def test_parameters_are_narrow_and_exist(name):
         assert not key.startswith("launch")
         if key.startswith("defaults."):
             assert key.replace("defaults.", "tasks.${task}.") in STAGES[name]["params"]
+
+
+@pytest.mark.parametrize("name", ["value", "train"])
+def test_a_stage_that_lists_no_reward_components_depends_on_what_reward_model_says_of_them(name):
+    folder = "models/${task}/reward_model"
+    assert not {"defaults.rewards", "tasks.${task}.rewards"} & set(STAGES[name]["params"])
+    assert {folder, f"{folder}/{COMPONENTS}"} & set(STAGES[name]["deps"])
+    assert {"defaults.rewards", "tasks.${task}.rewards"} <= set(STAGES["reward_model"]["params"])
 
 
 def test_the_seed_is_read_by_train_and_what_follows():
