@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from alol import download, endpoint, params, paths, rewards, strict, tasks
@@ -25,6 +26,9 @@ def problems(path: Path = params.PARAMS) -> list[str]:
     except InputError as error:
         return [str(error)]
     found = [line for name in raw["algorithms"] for line in _algorithm(name, raw["algorithms"][name])]
+    found += [
+        line for item in raw["defaults"]["clean"]["formats"].items() for line in _raised(partial(_defaults, *item))
+    ]
     found += _raised(lambda: endpoint.settings(raw["judge"]))
     for name in raw["tasks"]:
         found += _raised(lambda name=name: params.load(name, path=path))
@@ -56,6 +60,12 @@ def _algorithm(name: str, given: object) -> Iterator[str]:
         yield f"params.yaml: unknown key '{key}' in algorithms.{name}; known: {known}"
     for key in sorted(expected - given):
         yield f"params.yaml: missing key '{key}' in algorithms.{name}"
+
+
+def _defaults(name: str, table: object) -> None:
+    """An entry of defaults.clean.formats has a format's name and some of its options."""
+    options = {field.name for field in dataclasses.fields(tasks.get(name).options)}
+    strict.check_keys(table, options, set(), f"defaults.clean.formats.{name}")
 
 
 def _sources(chosen: Params) -> Iterator[str]:

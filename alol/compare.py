@@ -88,8 +88,12 @@ def settings(row: Row, task: str, sections: Iterable[str]) -> dict[str, str]:
                 kept[key] = _text(value)
         else:
             kept[rest if section == "defaults" else key] = _text(value)
-    merged = {**kept, **_component_defaults(kept, own), **own}
-    taken = ("rewards.kinds.", "rewards.training.")  # what the components take of these stands under their names
+    merged = {**kept, **_component_defaults(kept, own), **_format_defaults(kept, own), **own}
+    taken = (
+        "rewards.kinds.",
+        "rewards.training.",
+        "clean.formats.",
+    )  # what a task takes of these stands under its names
     return {
         key: value
         for key, value in sorted(merged.items())
@@ -103,12 +107,24 @@ def _component_defaults(defaults: Mapping[str, str], own: Mapping[str, str]) -> 
     for key, kind in own.items():
         if key.startswith("rewards.") and key.endswith(".kind"):
             component = key.removesuffix(".kind")
-            sources = {f"rewards.kinds.{kind}.": f"{component}."}
+            kinds = [kind]
+            while (base := defaults.get(f"rewards.kinds.{kinds[-1]}.kind")) is not None and base not in kinds:
+                kinds.append(base)
+            for name in reversed(kinds):
+                found |= _moved(defaults, f"rewards.kinds.{name}.", f"{component}.")
             if any(other.startswith(f"{component}.train.") for other in own):
-                sources["rewards.training."] = f"{component}.train."
-            for source, target in sources.items():
-                found |= {target + k.removeprefix(source): v for k, v in defaults.items() if k.startswith(source)}
+                found |= _moved(defaults, "rewards.training.", f"{component}.train.")
     return found
+
+
+def _format_defaults(defaults: Mapping[str, str], own: Mapping[str, str]) -> dict[str, str]:
+    """What a task's clean.options take from their format."""
+    name = own.get("clean.format", defaults.get("clean.format"))
+    return _moved(defaults, f"clean.formats.{name}.", "clean.options.")
+
+
+def _moved(table: Mapping[str, str], source: str, target: str) -> dict[str, str]:
+    return {target + key.removeprefix(source): value for key, value in table.items() if key.startswith(source)}
 
 
 def _text(value: Any) -> str:

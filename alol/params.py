@@ -8,14 +8,17 @@ values of the wrong type are refused by name. Tables that belong to a registry (
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from alol.errors import InputError, known
+from alol.files import write_json
 from alol.strict import build, check_keys, convert, merge
 
 PARAMS = Path("params.yaml")
+SETTINGS = "settings.json"
 T = TypeVar("T")
 Number = int | float | bool | None
 
@@ -298,6 +301,18 @@ def load(task: str | None = None, algorithm: str | None = None, path: Path = PAR
     )
 
 
+def keep(params: Params, names: Sequence[str], folder: Path) -> None:
+    """Writes these of the parameters, filled in, to settings.json in `folder`: what the output was made with.
+
+    In dvc.yaml, later stages that read the same parameters depend on this file instead of naming them again.
+    """
+    values = {name: getattr(params, name) for name in names}
+    plain = {
+        name: dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value for name, value in values.items()
+    }
+    write_json(folder / SETTINGS, plain)
+
+
 def _named(cls: type[T], defaults: dict, own: dict, where: str) -> dict[str, T]:
     if not isinstance(own, dict):
         raise InputError(f"params.yaml: {where} must be a table of names")
@@ -307,10 +322,13 @@ def _named(cls: type[T], defaults: dict, own: dict, where: str) -> dict[str, T]:
 
 
 def _clean(defaults: dict, own: dict, where: str) -> Clean:
-    """Labels are a table of names, each merged over the defaults' `label_texts`."""
+    """Options are merged over their format's; labels are a table of names, each merged over `label_texts`."""
+    keys = {"format", "limit", "labels", "label_texts", "formats"}
+    check_keys(defaults, keys, keys, "defaults.clean")
     defaults = dict(defaults)
-    texts = defaults.pop("label_texts")
+    texts, formats = defaults.pop("label_texts"), merge({}, defaults.pop("formats"), "defaults.clean.formats")
     merged = merge(defaults, own, where)
+    merged["options"] = merge(formats.get(merged["format"], {}), merged.get("options", {}), f"{where}.options")
     labels = _named(Labels, texts, merged.pop("labels"), f"{where}.labels")
     plain = build(Clean, {**merged, "labels": {}}, where)
     return dataclasses.replace(plain, labels=labels)
@@ -337,11 +355,22 @@ def _test_rewards(defaults: dict, own: dict, changes: Any, where: str) -> dict[s
 def _component(defaults: dict, own: Any, where: str) -> dict[str, Any]:
     if not isinstance(own, dict) or "kind" not in own:
         raise InputError(f"params.yaml: {where} needs a `kind`; known: {', '.join(sorted(defaults['kinds']))}")
-    if own["kind"] not in defaults["kinds"]:
-        raise known(f"reward kind at {where}:", own["kind"], defaults["kinds"])
-    table = merge(defaults["kinds"][own["kind"]], own, where)
+    kind = _kind(defaults["kinds"], own["kind"], where)
+    table = merge(kind, {**own, "kind": kind["kind"]}, where)
     if table.get("train") is not None:
         table["train"] = merge(defaults["training"], table["train"], f"{where}.train")
     if table.get("scorer") is not None:
         table["scorer"] = _component(defaults, table["scorer"], f"{where}.scorer")
     return table
+
+
+def _kind(kinds: dict, name: Any, where: str) -> dict[str, Any]:
+    """The keys of a kind, and those of the kind that it is made of, if it has a `kind` of its own."""
+    if not isinstance(name, str) or name not in kinds:
+        raise known(f"reward kind at {where}:", name, kinds)
+    own = merge({}, kinds[name], f"defaults.rewards.kinds.{name}")
+    if "kind" not in own:
+        return {**own, "kind": name}
+    others = {key: table for key, table in kinds.items() if key != name}  # it cannot be made of itself
+    base = _kind(others, own["kind"], f"defaults.rewards.kinds.{name}")
+    return merge(base, {**own, "kind": base["kind"]}, where)

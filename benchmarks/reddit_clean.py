@@ -64,7 +64,7 @@ def write_params(folder: Path, sample: int) -> None:
 
     yaml = YAML()
     raw = yaml.load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    options = raw["tasks"][TASK]["clean"]["options"]
+    options = raw["defaults"]["clean"]["formats"]["reddit"]
     tokenizer = ByteLevelBPETokenizer()
     tokenizer.train_from_iterator(WORDS, vocab_size=400, min_frequency=1, show_progress=False)
     (folder / "tokenizer").mkdir()

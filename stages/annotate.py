@@ -1,7 +1,8 @@
 """Scores the data's own responses: data/clean -> data/annotated, one column per reward component."""
 
 from alol import paths, rewards
-from alol.params import Params
+from alol.files import replacing
+from alol.params import Params, keep
 from alol.rewards import scoring
 from stages._cli import command
 
@@ -10,7 +11,9 @@ from stages._cli import command
 def main(params: Params) -> None:
     """Score the data's responses with every reward component."""
     components, test = rewards.load_both(params, paths.reward_model(params.task))
-    scoring.annotate(components, test, paths.clean(params.task), paths.annotated(params.task))
+    with replacing(paths.annotated(params.task)) as folder:
+        scoring.annotate(components, test, paths.clean(params.task), folder)
+        keep(params, ["rewards", "test_rewards"], folder)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Stage reference: the supervised policy that everything is measured against."""
 
 from alol import launch, paths, reference
-from alol.params import Params
+from alol.params import Params, keep
 from stages._cli import command
 
 
@@ -11,6 +11,8 @@ def main(params: Params) -> None:
     accelerator = launch.accelerator(params.launch)
     with launch.output(paths.reference(params.task), accelerator) as folder:
         reference.make(params, paths.clean(params.task), folder, accelerator)
+        if folder is not None:
+            keep(params, ["policy"], folder)
 
 
 if __name__ == "__main__":

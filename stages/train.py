@@ -1,7 +1,7 @@
 """Stage train: the policy, from the reference, with the chosen algorithm."""
 
 from alol import improve, launch, paths
-from alol.params import Params
+from alol.params import Params, keep
 from stages._cli import command
 
 
@@ -18,6 +18,8 @@ def main(params: Params) -> None:
             paths.baselines(task) / "validation.parquet",
         )
         improve.improve(params, inputs, folder, accelerator)
+        if folder is not None:
+            keep(params, ["algorithm", "hyperparameters", "seed", "train", "generate"], folder)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from alol import launch, models, paths, value
 from alol.files import replacing
-from alol.params import Params
+from alol.params import Params, keep
 from stages._cli import command
 
 
@@ -14,6 +14,7 @@ def main(params: Params) -> None:
     fit = value.from_rollouts(policy, paths.baselines(params.task) / "validation.parquet", params, accelerator.device)
     with replacing(paths.value(params.task)) as folder:
         value.save(fit, folder, params.value)
+        keep(params, ["reward"], folder)
     value.save_error(fit, paths.METRICS / "value.json")
 
 

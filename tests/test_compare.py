@@ -142,6 +142,31 @@ def test_of_the_rewards_kinds_only_what_a_component_takes_matters():
     ]
 
 
+def test_a_kind_made_of_another_and_a_formats_options_matter_as_a_task_takes_them():
+    given = {
+        "tasks__demo__rewards__good__kind": "mine",
+        "defaults__rewards__kinds__mine__kind": "classifier",
+        "defaults__rewards__kinds__mine__label": 1,
+        "defaults__rewards__kinds__classifier__label": 0,
+        "defaults__rewards__kinds__classifier__low": 0.5,
+        "tasks__demo__clean__format": "table",
+        "tasks__demo__clean__options__seed": 4,
+        "defaults__clean__formats__table__test": "a",
+    }
+    same = [
+        {**given, "defaults__rewards__kinds__classifier__label": 7},
+        {**given, "defaults__clean__formats__hha__train": "b"},
+        {**given, "defaults__clean__formats__table__seed": 9},
+    ]
+    assert len(collect(row("a", **given), *(row("b", **changes) for changes in same))[0]) == 1
+    other = [
+        {**given, "defaults__rewards__kinds__classifier__low": 0.25},
+        {**given, "defaults__rewards__kinds__mine__label": 2},
+        {**given, "defaults__clean__formats__table__test": "c"},
+    ]
+    assert len(collect(row("a", **given), *(row("c", 0.25, **changes) for changes in other))[0]) == 4
+
+
 def test_labels_say_what_differs_under_the_shortest_clear_name():
     runs, _ = collect(
         row("a", 0.9),

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 from ruamel.yaml import YAML
 
 from alol import params, paths, report
 from alol.algorithms import NAMES
-from alol.rewards.training import COMPONENTS
+from alol.files import read_json
+from tests import small
 from tests.closure import FOLDERS, ROOT, dependencies
 
 GRAPH = YAML(typ="safe").load(ROOT / "dvc.yaml")
 STAGES = GRAPH["stages"]
 LIGHT = ("check", "download", "clean", "aggregate", "compare", "judge")
+
+
+SECTION = {"seed": "seed", "algorithms": "hyperparameters"}  # of Params, by the first part of a key in params.yaml
 
 
 def filled(text: str) -> str:
@@ -37,7 +43,7 @@ def test_a_stage_is_described_and_called_by_its_name(name):
 @pytest.mark.parametrize("name", STAGES)
 def test_parameters_are_narrow_and_exist(name):
     raw = params.read(ROOT / "params.yaml")
-    for key in map(filled, STAGES[name]["params"]):
+    for key in map(filled, STAGES[name].get("params", [])):
         table = raw
         for part in key.split("."):
             table = table[part]
@@ -47,16 +53,33 @@ def test_parameters_are_narrow_and_exist(name):
             assert key.replace("defaults.", "tasks.${task}.") in STAGES[name]["params"]
 
 
-@pytest.mark.parametrize("name", ["value", "train"])
-def test_a_stage_that_lists_no_reward_components_depends_on_what_reward_model_says_of_them(name):
-    folder = "models/${task}/reward_model"
-    assert not {"defaults.rewards", "tasks.${task}.rewards"} & set(STAGES[name]["params"])
-    assert {folder, f"{folder}/{COMPONENTS}"} & set(STAGES[name]["deps"])
-    assert {"defaults.rewards", "tasks.${task}.rewards"} <= set(STAGES["reward_model"]["params"])
+class Watched(params.Params):
+    """Parameters that note which of them are read."""
+
+    read: ClassVar[set[str]] = set()
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in params.Params.__dataclass_fields__:
+            Watched.read.add(name)
+        return super().__getattribute__(name)
 
 
-def test_the_seed_is_read_by_train_and_what_follows():
-    assert {name for name in STAGES if "seed" in STAGES[name]["params"]} == {"train", "evaluate", "aggregate"}
+def test_a_stage_depends_on_the_parameters_that_it_reads(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    small.write(tmp_path)
+    load = params.load
+    monkeypatch.setattr(params, "load", lambda *given: Watched(**vars(load(*given))))
+    for name, stage in STAGES.items():
+        Watched.read.clear()
+        small.run([name])
+        inputs = [Path(filled(dep)) for dep in stage["deps"]]
+        made_with = [path if path.name == params.SETTINGS else path / params.SETTINGS for path in inputs]
+        known = {key for path in made_with if path.exists() for key in read_json(path)}
+        known |= {
+            SECTION.get(key.split(".")[0], key.removeprefix("tasks.${task}.").removeprefix("defaults.").split(".")[0])
+            for key in stage.get("params", [])
+        }
+        assert Watched.read - {"task", "algorithm", "launch"} <= known, name
 
 
 def test_paths_are_those_of_the_graph():

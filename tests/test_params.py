@@ -40,6 +40,26 @@ def test_a_task_is_merged_over_the_defaults(edited):
     assert (train.batch_size, train.evaluations, train.optimizer.lr, train.optimizer.eps) == (3, 77, 0.5, 1e-8)
 
 
+def test_options_are_merged_over_their_formats(edited):
+    own = {"format": "table", "options": {"train": "x.csv", "prompt": "q", "response": "a", "shares": {"test": 0.3}}}
+    path = edited(tasks__demo__clean=own, defaults__clean__formats__table__shares={"validation": 0.2, "test": 0.1})
+    expected = {
+        "train": "x.csv", "prompt": "q", "response": "a", "shares": {"validation": 0.2, "test": 0.3},
+        "validation": None, "test": None, "seed": 1, "id": None, "preference": None, "context": {},
+    }  # fmt: skip
+    assert params.load("demo", "nll", path).clean.options == expected
+
+
+def test_a_kind_may_be_made_of_another(edited):
+    kinds = {"a": {"kind": "b", "model": "mine"}, "b": {"kind": "preference", "model": "other", "output": "logit"}}
+    changes = {f"defaults__rewards__kinds__{name}": table for name, table in kinds.items()}
+    path = edited(**changes, tasks__demo__rewards={"x": {"kind": "a", "max_length": 7}}, tasks__demo__test_rewards={})
+    found = params.load("demo", "nll", path).rewards["x"]
+    assert {key: found[key] for key in ("kind", "model", "output", "max_length", "low")} == {
+        "kind": "preference", "model": "mine", "output": "logit", "max_length": 7, "low": 0.0,
+    }  # fmt: skip
+
+
 def test_the_files_own_task_and_algorithm_are_the_default(edited):
     loaded = params.load(path=edited(algorithm="wbc"))
     assert (loaded.task, loaded.algorithm, loaded.hyperparameters) == ("demo", "wbc", {})
@@ -61,6 +81,14 @@ def test_the_files_own_task_and_algorithm_are_the_default(edited):
             {"tasks__demo__rewards": {"x": {"kind": "nope"}}},
             "unknown reward kind at tasks.demo.rewards.x: 'nope'; known: class",
         ),
+        (
+            {"defaults__rewards__kinds__classifier": {"kind": "classifier"}},
+            "unknown reward kind at defaults.rewards.kinds.classifier: 'classifier'; known: critic, depth,",
+        ),
+        ({"defaults__rewards__kinds__classifier": None}, "defaults.rewards.kinds.classifier must be a table of keys"),
+        ({"tasks__demo__rewards__helpful__kind": ["tfidf"]}, "unknown reward kind at tasks.demo.rewards.helpful:"),
+        ({"defaults__clean__formats": ...}, "missing key 'formats' in defaults.clean"),
+        ({"tasks__demo__clean__options": 3}, "tasks.demo.clean.options must be a table of keys, not 3"),
         ({"tasks__demo__rewards": {}}, "tasks.demo.rewards must name at least one reward component"),
         ({"seed": "one"}, "seed is 'one', but must be an integer"),
         ({"surprise": 1}, "unknown key 'surprise'"),

@@ -274,5 +274,5 @@ def test_a_bad_score_in_a_table_names_the_table_in_one_line(tmp_path, monkeypatc
 def test_a_task_without_trained_components_gets_a_folder_that_says_what_they_are(tmp_path):
     given = load(tmp_path, {"length": LENGTH})
     assert training.train(given.rewards, tmp_path, tmp_path / "out", given.launch) == {}
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["components.json"]
-    assert read_json(tmp_path / "out/components.json") == {"length": {**LENGTH, "low": 0.0, "high": None}}
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["settings.json"]
+    assert read_json(tmp_path / "out/settings.json") == {"rewards": {"length": {**LENGTH, "low": 0.0, "high": None}}}

@@ -34,11 +34,10 @@ def score_table(rewards: Rewards, source: Path, target: Path, columns: pa.Schema
 
 def annotate(rewards: Rewards, test_rewards: Rewards, source: Path, target: Path) -> None:
     """Scores the splits of data/clean/<task>; training rows by models that have not seen their prompts."""
-    with replacing(target) as partial:
-        for split in schema.SPLITS:
-            origin: Origin = "train" if split == schema.TRAIN else "source"
-            table, scorer = f"{split}.parquet", test_rewards if split == schema.TEST else rewards
-            score_table(scorer, source / table, partial / table, schema.RESPONSES, origin)
+    for split in schema.SPLITS:
+        origin: Origin = "train" if split == schema.TRAIN else "source"
+        table, scorer = f"{split}.parquet", test_rewards if split == schema.TEST else rewards
+        score_table(scorer, source / table, target / table, schema.RESPONSES, origin)
 
 
 def score_rollouts(rewards: Rewards, test_rewards: Rewards, source: Path, target: Path) -> None:

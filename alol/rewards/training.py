@@ -20,7 +20,7 @@ from tqdm import tqdm
 from alol import schema
 from alol.errors import InputError, known
 from alol.files import replacing, write_json
-from alol.params import Launch
+from alol.params import SETTINGS, Launch
 from alol.rewards import scratch, tfidf
 from alol.rewards.critic import sentences
 from alol.rewards.examples import Examples, divide, gather
@@ -31,13 +31,12 @@ from alol.rewards.trained import fold_folder, text
 
 log = logging.getLogger(__name__)
 CHUNK = 32  # batches that are sorted by length together
-COMPONENTS = "components.json"
 
 
 def train(specs: dict[str, dict[str, Any]], clean: Path, folder: Path, launch: Launch) -> dict[str, dict[str, float]]:
     """Writes the fitted state of every component to `folder`; component -> accuracy, rows (measured on) and models.
 
-    `specs` are written beside it: what depends on the components' bounds or functions depends on that file.
+    `specs` are written beside it, as by `alol.params.keep`.
     """
     metrics: dict[str, dict[str, float]] = {}
     with replacing(folder) as partial:
@@ -48,7 +47,7 @@ def train(specs: dict[str, dict[str, Any]], clean: Path, folder: Path, launch: L
                 tfidf.save(partial / name, tfidf.fit(row["response"] for group in groups for row in group))
             elif isinstance(options, Trainable) and options.train is not None:
                 metrics[name] = _Trainer(name, options, clean, launch).run(partial / name)
-        write_json(partial / COMPONENTS, specs)
+        write_json(partial / SETTINGS, {"rewards": specs})
     return metrics
 
 
