@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from itertools import groupby
+from itertools import accumulate, chain, groupby
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention.varlen import varlen_attn
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from transformers.modeling_utils import AttentionInterface
@@ -32,20 +33,50 @@ class Packed:
     """Pieces of tokens in one row: input_ids and position_ids [1, L].
 
     `sizes` of the pieces add up to L. A piece attends to itself (if `causal`, to what came so far), and before it to
-    the piece that `before` names (-1: none); `masks` then holds who sees whom: [size, size of before + size].
+    the piece that `before` names (-1: none).
     """
 
     input_ids: Tensor
     position_ids: Tensor
     sizes: tuple[int, ...]
     before: tuple[int, ...]
-    masks: tuple[Tensor | None, ...]
     causal: bool = True
+
+    @cached_property
+    def bounds(self) -> tuple[Tensor, int]:
+        """Where each piece begins, and where the last one ends [pieces + 1]; the size of the longest."""
+        return _bounds(self.sizes, self.input_ids.device)
+
+    @property
+    def starts(self) -> Tensor:
+        """The position of each piece's first token."""
+        return self.bounds[0][:-1].long()
 
     @property
     def ends(self) -> Tensor:
         """The position of each piece's last token."""
-        return torch.tensor(self.sizes, device=self.input_ids.device).cumsum(0) - 1
+        return self.bounds[0][1:].long() - 1
+
+    @cached_property
+    def seen(self) -> tuple[Tensor | None, tuple[Tensor, int]]:
+        """The positions that each piece attends to, piece by piece (None: its own), and the bounds of these."""
+        if max(self.before) < 0:
+            return None, self.bounds
+        starts = [0, *accumulate(self.sizes)]
+        groups = [
+            [place for piece in ((k, i) if k >= 0 else (i,)) for place in range(starts[piece], starts[piece + 1])]
+            for i, k in enumerate(self.before)
+        ]
+        device = self.input_ids.device
+        return torch.tensor([*chain(*groups)], device=device), _bounds(list(map(len, groups)), device)
+
+    @cached_property
+    def masks(self) -> list[Tensor | None]:
+        """Who sees whom in a piece with another before it: [size, size of before + size]."""
+        device = self.input_ids.device
+        return [
+            _mask(n, self.sizes[k], device) if k >= 0 else None for n, k in zip(self.sizes, self.before, strict=True)
+        ]
 
     @cached_property
     def runs(self) -> list[tuple[int, ...]]:
@@ -66,6 +97,10 @@ class Packed:
         self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, dropout: float, scaling: float | None
     ) -> Tensor:
         """Attention within each piece, and to the piece before it."""
+        if (dtype := kernel_precision(query, dropout)) is not None:
+            places, bounds = self.seen
+            key, value = (x if places is None else x[:, :, places] for x in (key, value))
+            return at_once(*(x.to(dtype) for x in (query, key, value)), self.bounds, bounds, self.causal, scaling)
         groups = query.shape[1] // key.shape[1]
         key, value = repeat_kv(key, groups), repeat_kv(value, groups)
         # split, not slices: the gradient of a split is one concatenation
@@ -86,6 +121,40 @@ class Packed:
             # token by token, as the kernel wrote them
             found.append(attended.transpose(1, 2).reshape(1, -1, *query.shape[1::2]))
         return torch.cat(found, dim=1)
+
+
+def kernel_precision(query: Tensor, dropout: float) -> torch.dtype | None:
+    """The precision in which pieces of all sizes attend in one call; None where there is no kernel for it.
+
+    It is flash attention's, in 16 bits and without dropout.
+    """
+    if not query.is_cuda or dropout or query.shape[-1] % 8 or query.shape[-1] > 256:
+        return None
+    dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else query.dtype
+    new = torch.cuda.get_device_capability(query.device) >= (8, 0)
+    return dtype if new and dtype in (torch.bfloat16, torch.float16) else None
+
+
+def at_once(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    queries: tuple[Tensor, int],
+    keys: tuple[Tensor, int],
+    causal: bool,
+    scaling: float | None,
+) -> Tensor:
+    """Attention of pieces end to end with bounds of their queries and keys, [1, heads, L, D] each: [1, L, heads, D].
+
+    A causal piece's last query sees all of its keys, the one before all but one, and so on.
+    """
+    rows = (x[0].transpose(0, 1) for x in (query, key, value))
+    (begins, longest), (key_begins, longest_key) = queries, keys
+    found = varlen_attn(
+        *rows, begins, key_begins, longest, longest_key, scale=scaling, window_size=(-1, 0 if causal else -1),
+        enable_gqa=query.shape[1] != key.shape[1],
+    )  # fmt: skip
+    return found[None]
 
 
 def apart(row: Tensor, count: int) -> Tensor:
@@ -145,11 +214,8 @@ def layout(
                 sizes.append(len(tail))
                 before.append(first)
     found = [position for row in predictors for position in row]
-    masks = tuple(_mask(size, sizes[k], device) if k >= 0 else None for size, k in zip(sizes, before, strict=True))
     tokens, places, indices = (torch.tensor(x, dtype=torch.long, device=device) for x in (ids, positions, found))
-    packed = Packed(
-        input_ids=tokens[None], position_ids=places[None], sizes=tuple(sizes), before=tuple(before), masks=masks
-    )
+    packed = Packed(input_ids=tokens[None], position_ids=places[None], sizes=tuple(sizes), before=tuple(before))
     return Layout(packed, indices, tuple(starts), tuple(map(len, prompts)))
 
 
@@ -177,10 +243,12 @@ def sequences(
     tokens, positions = (
         torch.tensor(x, dtype=torch.long, device=device)[None] for x in ([i for row in ids for i in row], places)
     )
-    sizes, none = tuple(map(len, ids)), (None,) * len(ids)
-    return Packed(
-        input_ids=tokens, position_ids=positions, sizes=sizes, before=(-1,) * len(ids), masks=none, causal=causal
-    )
+    sizes, none = tuple(map(len, ids)), (-1,) * len(ids)
+    return Packed(input_ids=tokens, position_ids=positions, sizes=sizes, before=none, causal=causal)
+
+
+def _bounds(sizes: Sequence[int], device: torch.device) -> tuple[Tensor, int]:
+    return torch.tensor([0, *accumulate(sizes)], dtype=torch.int32, device=device), max(sizes)
 
 
 def _mask(size: int, prefix: int, device: torch.device | str) -> Tensor:
@@ -269,27 +337,27 @@ def pooled_first(model: nn.Module, packed: Packed, token_types: Tensor) -> Any:
         del last.forward  # the class's own again
 
 
-def _starts(packed: Packed) -> Tensor:
-    """The position of each piece's first token."""
-    return packed.ends - torch.tensor(packed.sizes, device=packed.input_ids.device) + 1
-
-
 def _first_of_layer(layer: nn.Module, hidden: Tensor, *_: Any, packed: Packed, **__: Any) -> Tensor:
     """What BERT's layer makes of each text's first token, from all states [1, L, H]: [1, B, H]."""
     own = layer.attention.self
-    first = hidden[0, _starts(packed)]
+    first = hidden[0, packed.starts]
 
     def heads(states: Tensor) -> Tensor:
         return states.view(len(states), own.num_attention_heads, own.attention_head_size).transpose(0, 1)[None]
 
     counts, dropout = [len(run) for run in packed.runs], own.dropout.p if own.training else 0.0
-    keys, values = (heads(states(hidden[0])).split(packed.spans, dim=2) for states in (own.key, own.value))
-    found = [
-        F.scaled_dot_product_attention(*(apart(x, count) for x in (q, k, v)), dropout_p=dropout, scale=own.scaling)
-        for q, k, v, count in zip(heads(own.query(first)).split(counts, dim=2), keys, values, counts, strict=True)
-    ]
-    context = torch.cat(found)[:, :, 0].flatten(1)
-    return layer.feed_forward_chunk(layer.attention.output(context, first))[None]
+    query, key, value = heads(own.query(first)), heads(own.key(hidden[0])), heads(own.value(hidden[0]))
+    if (dtype := kernel_precision(query, dropout)) is not None:
+        alone = _bounds([1] * len(first), hidden.device)
+        context = at_once(*(x.to(dtype) for x in (query, key, value)), alone, packed.bounds, False, own.scaling)[0]
+    else:
+        keys, values = (x.split(packed.spans, dim=2) for x in (key, value))
+        found = [
+            F.scaled_dot_product_attention(*(apart(x, count) for x in (q, k, v)), dropout_p=dropout, scale=own.scaling)
+            for q, k, v, count in zip(query.split(counts, dim=2), keys, values, counts, strict=True)
+        ]
+        context = torch.cat(found)[:, :, 0]
+    return layer.feed_forward_chunk(layer.attention.output(context.flatten(1), first))[None]
 
 
 def _inputs(packed: Any) -> dict[str, Any]:

@@ -71,7 +71,8 @@ class Tokens:
 def padding(size: Size) -> Iterator[dict[str, Any]]:
     """The share of padding with the task's own settings, in all that runs a model over much data.
 
-    Beside it that of batches of as many rows as they come: prompts padded to the longest and responses too.
+    Beside it that of batches of rows as they come, prompts padded to the longest and responses too: as many rows as an
+    update has, for train and advantage, and as many as are generated or scored at once.
     """
     found = dialogues.load(size)
     p = params.load(size.task, "a_lol", dialogues.ROOT / "params.yaml")
@@ -79,7 +80,7 @@ def padding(size: Size) -> Iterator[dict[str, Any]]:
     rows = [row for row in found.train if row["response"]][: size.scored]
     encoder = Encoder(found.tokenizer, p.policy)
     prompts, responses = encoder.prompts(rows), encoder.responses([row["response"] for row in rows])
-    few, many = p.launch.micro_batch, p.launch.generate_batch
+    few, many = p.train.batch_size, p.launch.generate_batch
     for name, work, parts, batch in (
         ("train", _train, (prompts, responses), few),
         ("advantage", _advantage, (prompts, responses), few),

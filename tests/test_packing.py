@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoConfig, AutoModelForCausalLM
+from torch.nn.attention.varlen import varlen_attn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from alol import packing, tuning
 from alol.batching import Batch
@@ -67,6 +70,78 @@ def test_unpadded_sequences_give_what_padded_ones_do(architecture, shared, monke
     for name, expected in padded[4].items():
         scale = expected.norm().clamp(min=0.1)  # that of a key bias is 0 but for rounding
         assert (unpadded[4][name] - expected).norm() / scale < 1e-5, name
+
+
+def plain_kernel(query, key, value, begins, key_begins, longest, longest_key, *, scale, window_size, enable_gqa):
+    """What `varlen_attn` computes on a GPU, one sequence at a time: [L, heads, D]."""
+    inspect.signature(varlen_attn).bind(
+        query, key, value, begins, key_begins, longest, longest_key,
+        scale=scale, window_size=window_size, enable_gqa=enable_gqa,
+    )  # fmt: skip
+    assert begins.dtype == key_begins.dtype == torch.int32
+    assert (longest, longest_key) == tuple(int(x.diff().max()) for x in (begins, key_begins))
+    assert window_size in ((-1, 0), (-1, -1))
+    assert enable_gqa or query.shape[1] == key.shape[1]
+    found = []
+    for i in range(len(begins) - 1):
+        q = query[begins[i] : begins[i + 1]]
+        k, v = (
+            x[key_begins[i] : key_begins[i + 1]].repeat_interleave(query.shape[1] // key.shape[1], 1)
+            for x in (key, value)
+        )
+        scores = torch.einsum("qhd,khd->hqk", q, k) * (scale or q.shape[-1] ** -0.5)
+        if window_size == (-1, 0):
+            hidden = torch.ones_like(scores[0], dtype=torch.bool).triu(len(k) - len(q) + 1)
+            scores = scores.masked_fill(hidden, float("-inf"))
+        found.append(torch.einsum("hqk,khd->qhd", scores.softmax(-1), v))
+    return torch.cat(found)
+
+
+@pytest.fixture
+def kernel(monkeypatch):
+    """Calls of a kernel that takes pieces of all sizes, as there is on a GPU."""
+    calls = []
+    monkeypatch.setattr(packing, "kernel_precision", lambda query, dropout: query.dtype)
+    monkeypatch.setattr(
+        packing, "varlen_attn", lambda *given, **options: calls.append(1) or plain_kernel(*given, **options)
+    )
+    return calls
+
+
+@pytest.mark.parametrize("shared", [1, 32])
+@pytest.mark.parametrize("architecture", packing.DECODERS)
+def test_pieces_of_all_sizes_in_one_call_give_what_a_call_for_each_size_does(
+    architecture, shared, monkeypatch, request
+):
+    monkeypatch.setattr(packing, "SHARED", shared)
+    model = decoder(architecture)
+    assert packing.packable(model)
+    expected = results(model)
+    calls = request.getfixturevalue("kernel")
+    found = results(model)
+    assert len(calls) == 3 * 2  # forward passes times layers
+    torch.testing.assert_close(found[:4], expected[:4], rtol=1e-4, atol=1e-5)
+    for name, gradient in expected[4].items():
+        assert (found[4][name] - gradient).norm() / gradient.norm().clamp(min=0.1) < 1e-5, name
+
+
+@pytest.mark.parametrize("architecture", ["bert", "roberta"])
+@torch.no_grad()
+def test_an_encoder_takes_texts_of_all_lengths_in_one_call(architecture, request):
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_config(AutoConfig.for_model(architecture, vocab_size=64, **sizes))
+    assert packing.ready(model.eval(), packing.ENCODERS)
+    packed = packing.sequences([[5, 6, 7, 8], [9], [10, 11, 12]], "cpu", causal=False, start=2)
+    types = torch.zeros_like(packed.input_ids)
+    expected = packing.pooled_first(model, packed, types).logits
+    calls = request.getfixturevalue("kernel")
+    torch.testing.assert_close(packing.pooled_first(model, packed, types).logits, expected, rtol=1e-5, atol=1e-6)
+    assert len(calls) == 2
+
+
+def test_a_processor_has_no_kernel_for_pieces_of_all_sizes():
+    assert packing.kernel_precision(torch.zeros(1, 2, 3, 8, dtype=torch.bfloat16), 0.0) is None
 
 
 @pytest.mark.parametrize("architecture", [name for name in packing.DECODERS if name != "opt"])
