@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar
 
 from alol.errors import InputError, known
 from alol.files import write_json
-from alol.strict import build, check_keys, convert, merge
+from alol.strict import build, check_keys, convert, merge, table
 
 PARAMS = Path("params.yaml")
 SETTINGS = "settings.json"
@@ -259,6 +259,8 @@ def read(path: Path = PARAMS) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise InputError(f"{path}: must be a table of keys")
     check_keys(raw, KEYS, KEYS, str(path))
+    for name in ("algorithms", "defaults", "tasks"):
+        table(raw[name], name)
     return raw
 
 
@@ -274,9 +276,9 @@ def load(task: str | None = None, algorithm: str | None = None, path: Path = PAR
     names = [*SECTIONS, *OTHER_SECTIONS]
     shared = set(names) - {"test_rewards"}  # names components of one task, which share their kinds' defaults already
     check_keys(defaults, shared, shared, "defaults")
-    if not isinstance(own, dict):
-        raise InputError(f"{path}: {where} must be a table of sections")
-    missing = [name for name in names if name not in own]
+    check_keys(defaults["rewards"], {"kinds", "training"}, {"kinds", "training"}, "defaults.rewards")
+    table(defaults["rewards"]["kinds"], "defaults.rewards.kinds")
+    missing = [name for name in names if name not in table(own, where)]
     if missing:
         raise InputError(
             f"{path}: {where} lacks the sections {missing}; write `{missing[0]}: {{}}` where nothing differs"
@@ -314,11 +316,8 @@ def keep(params: Params, names: Sequence[str], folder: Path) -> None:
 
 
 def _named(cls: type[T], defaults: dict, own: dict, where: str) -> dict[str, T]:
-    if not isinstance(own, dict):
-        raise InputError(f"params.yaml: {where} must be a table of names")
-    return {
-        name: build(cls, merge(defaults, table, f"{where}.{name}"), f"{where}.{name}") for name, table in own.items()
-    }
+    places = {name: f"{where}.{name}" for name in table(own, where)}
+    return {name: build(cls, merge(defaults, own[name], place), place) for name, place in places.items()}
 
 
 def _clean(defaults: dict, own: dict, where: str) -> Clean:
@@ -326,9 +325,11 @@ def _clean(defaults: dict, own: dict, where: str) -> Clean:
     keys = {"format", "limit", "labels", "label_texts", "formats"}
     check_keys(defaults, keys, keys, "defaults.clean")
     defaults = dict(defaults)
-    texts, formats = defaults.pop("label_texts"), merge({}, defaults.pop("formats"), "defaults.clean.formats")
+    texts, formats = defaults.pop("label_texts"), table(defaults.pop("formats"), "defaults.clean.formats")
     merged = merge(defaults, own, where)
-    merged["options"] = merge(formats.get(merged["format"], {}), merged.get("options", {}), f"{where}.options")
+    name = str(merged["format"])
+    options = table(formats.get(name, {}), f"defaults.clean.formats.{name}")
+    merged["options"] = merge(options, merged.get("options", {}), f"{where}.options")
     labels = _named(Labels, texts, merged.pop("labels"), f"{where}.labels")
     plain = build(Clean, {**merged, "labels": {}}, where)
     return dataclasses.replace(plain, labels=labels)
@@ -338,14 +339,12 @@ def _rewards(defaults: dict, own: dict, where: str) -> dict[str, dict[str, Any]]
     """Each component's keys over its kind's, and its `train:` (and a nested `scorer`) over the training defaults."""
     if not isinstance(own, dict) or not own:
         raise InputError(f"params.yaml: {where} must name at least one reward component")
-    return {name: _component(defaults, table, f"{where}.{name}") for name, table in own.items()}
+    return {name: _component(defaults, given, f"{where}.{name}") for name, given in own.items()}
 
 
 def _test_rewards(defaults: dict, own: dict, changes: Any, where: str) -> dict[str, dict[str, Any]]:
     """The components of `own`, with the `changes` of those that score the test split otherwise."""
-    if not isinstance(changes, dict):
-        raise InputError(f"params.yaml: {where} must be a table of component names")
-    for name in changes:
+    for name in table(changes, where):
         if name not in own:
             raise known(f"reward component in {where}:", name, own)
     merged = {name: merge(own[name], changes.get(name, {}), f"{where}.{name}") for name in own}
@@ -356,21 +355,21 @@ def _component(defaults: dict, own: Any, where: str) -> dict[str, Any]:
     if not isinstance(own, dict) or "kind" not in own:
         raise InputError(f"params.yaml: {where} needs a `kind`; known: {', '.join(sorted(defaults['kinds']))}")
     kind = _kind(defaults["kinds"], own["kind"], where)
-    table = merge(kind, {**own, "kind": kind["kind"]}, where)
-    if table.get("train") is not None:
-        table["train"] = merge(defaults["training"], table["train"], f"{where}.train")
-    if table.get("scorer") is not None:
-        table["scorer"] = _component(defaults, table["scorer"], f"{where}.scorer")
-    return table
+    merged = merge(kind, {**own, "kind": kind["kind"]}, where)
+    if merged.get("train") is not None:
+        merged["train"] = merge(defaults["training"], merged["train"], f"{where}.train")
+    if merged.get("scorer") is not None:
+        merged["scorer"] = _component(defaults, merged["scorer"], f"{where}.scorer")
+    return merged
 
 
 def _kind(kinds: dict, name: Any, where: str) -> dict[str, Any]:
     """The keys of a kind, and those of the kind that it is made of, if it has a `kind` of its own."""
     if not isinstance(name, str) or name not in kinds:
         raise known(f"reward kind at {where}:", name, kinds)
-    own = merge({}, kinds[name], f"defaults.rewards.kinds.{name}")
+    own = table(kinds[name], f"defaults.rewards.kinds.{name}")
     if "kind" not in own:
         return {**own, "kind": name}
-    others = {key: table for key, table in kinds.items() if key != name}  # it cannot be made of itself
+    others = {key: kind for key, kind in kinds.items() if key != name}  # it cannot be made of itself
     base = _kind(others, own["kind"], f"defaults.rewards.kinds.{name}")
     return merge(base, {**own, "kind": base["kind"]}, where)

@@ -12,32 +12,35 @@ from alol.errors import InputError
 T = TypeVar("T")
 
 
-def build(cls: type[T], table: Any, where: str) -> T:
+def table(value: Any, where: str) -> dict[Any, Any]:
+    """`value`, which must be a table."""
+    if not isinstance(value, dict):
+        raise InputError(f"params.yaml: {where} must be a table of keys, not {value!r}")
+    return value
+
+
+def build(cls: type[T], given: Any, where: str) -> T:
     """A dataclass from a table; `where` names the table in messages (`tasks.demo.train`)."""
-    if not isinstance(table, dict):
-        raise InputError(f"params.yaml: {where} must be a table of keys, not {table!r}")
     fields = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    check_keys(table, fields, fields, where)
+    check_keys(given, fields, fields, where)
     hints = typing.get_type_hints(cls)
-    return cls(**{name: convert(hints[name], table[name], f"{where}.{name}") for name in fields})
+    return cls(**{name: convert(hints[name], given[name], f"{where}.{name}") for name in fields})
 
 
 def merge(defaults: Any, own: Any, where: str) -> dict[str, Any]:
-    if not isinstance(own, dict):
-        raise InputError(f"params.yaml: {where} must be a table of keys, not {own!r}")
-    merged = dict(defaults)
-    for key, value in own.items():
+    """`own` over `defaults`, tables within them likewise; `where` names `own` in messages."""
+    merged = dict(table(defaults, f"what {where} is merged over"))
+    for key, value in table(own, where).items():
         nested = isinstance(merged.get(key), dict) and isinstance(value, dict)
         merged[key] = merge(merged[key], value, f"{where}.{key}") if nested else value
     return merged
 
 
-def check_keys(table: Any, allowed: set[str], required: set[str], where: str) -> None:
-    if not isinstance(table, dict):
-        raise InputError(f"params.yaml: {where} must be a table of keys")
-    if unknown := sorted(set(map(str, table)) - allowed):
+def check_keys(given: Any, allowed: set[str], required: set[str], where: str) -> None:
+    found = set(map(str, table(given, where)))
+    if unknown := sorted(found - allowed):
         raise InputError(f"params.yaml: unknown key '{unknown[0]}' in {where}; known: {', '.join(sorted(allowed))}")
-    if missing := sorted(required - set(table)):
+    if missing := sorted(required - found):
         raise InputError(f"params.yaml: missing key '{missing[0]}' in {where}")
 
 

@@ -88,6 +88,8 @@ def test_the_files_own_task_and_algorithm_are_the_default(edited):
         ({"defaults__rewards__kinds__classifier": None}, "defaults.rewards.kinds.classifier must be a table of keys"),
         ({"tasks__demo__rewards__helpful__kind": ["tfidf"]}, "unknown reward kind at tasks.demo.rewards.helpful:"),
         ({"defaults__clean__formats": ...}, "missing key 'formats' in defaults.clean"),
+        ({"defaults__clean__formats__demo": 3}, "defaults.clean.formats.demo must be a table of keys, not 3"),
+        ({"tasks__demo__clean__format": ["demo"]}, "tasks.demo.clean.format is ['demo'], but must be a text"),
         ({"tasks__demo__clean__options": 3}, "tasks.demo.clean.options must be a table of keys, not 3"),
         ({"tasks__demo__rewards": {}}, "tasks.demo.rewards must name at least one reward component"),
         ({"seed": "one"}, "seed is 'one', but must be an integer"),
@@ -99,6 +101,34 @@ def test_mistakes_are_named(edited, changes, message):
         params.load(path=edited(**changes))
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_no_mistake_of_any_key_is_a_traceback(monkeypatch):
+    raw = YAML(typ="safe").load(ROOT / "params.yaml")
+    raw["tasks"] = {"demo": raw["tasks"]["demo"]}
+    monkeypatch.setattr(params, "read", lambda path: raw)
+    assert params.load()
+    refused = 0
+    for table, key in [*tables(raw["defaults"]), *tables(raw["tasks"]["demo"])]:
+        right = table[key]
+        for wrong in (..., None, 3, ["x"], "x"):
+            table[key] = wrong
+            if wrong is ...:
+                del table[key]
+            try:
+                params.load()
+            except InputError:
+                refused += 1
+            table[key] = right
+    assert refused > 600
+
+
+def tables(table):
+    """Every table within a table, with each of its keys."""
+    for key, value in list(table.items()):
+        yield table, key
+        if isinstance(value, dict):
+            yield from tables(value)
 
 
 def test_a_syntax_error_names_its_line(tmp_path):
