@@ -89,11 +89,8 @@ def settings(row: Row, task: str, sections: Iterable[str]) -> dict[str, str]:
         else:
             kept[rest if section == "defaults" else key] = _text(value)
     merged = {**kept, **_component_defaults(kept, own), **_format_defaults(kept, own), **own}
-    taken = (
-        "rewards.kinds.",
-        "rewards.training.",
-        "clean.formats.",
-    )  # what a task takes of these stands under its names
+    # what a task takes of these stands under its names
+    taken = ("rewards.kinds.", "rewards.training.", "clean.formats.")
     return {
         key: value
         for key, value in sorted(merged.items())
