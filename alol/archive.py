@@ -21,7 +21,7 @@ MAX_BYTES = 64 << 30
 MAX_FILES = 200_000
 CHUNK = 1 << 20  # bytes
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
-DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, OSError)
+DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError)
 
 
 def is_archive(name: str) -> bool:
@@ -46,6 +46,8 @@ def unpack(path: Path, folder: Path, name: str) -> None:
                 size += _write(stream, _target(folder, member, name), MAX_BYTES - size, name, bar)
     except InputError:
         raise
+    except NotImplementedError as error:  # a method of compression that zipfile does not have
+        raise InputError(f"{name} cannot be unpacked: {_short(error)}; unpack it by hand and name its folder") from None
     except DAMAGE as error:
         # a full disk or a missing permission is not the archive's fault; a jump to where no file can be is
         if getattr(error, "errno", None) not in (None, errno.EINVAL):

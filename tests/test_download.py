@@ -86,6 +86,17 @@ def test_a_flipped_byte_in_a_zip_is_found(folder):
         archive.unpack(folder / "data.zip", folder / "out", "data.zip")
 
 
+def test_a_method_of_compression_that_is_not_known_is_not_called_damage(folder):
+    write_zip(folder / "data.zip", {"a.json": "x" * 5000})
+    content = bytearray((folder / "data.zip").read_bytes())
+    for header, offset in ((b"PK\x03\x04", 8), (b"PK\x01\x02", 10)):
+        content[content.index(header) + offset] = 97
+    (folder / "data.zip").write_bytes(content)
+    expected = r"^data\.zip cannot be unpacked: That compression method is not supported; unpack it by hand"
+    with pytest.raises(InputError, match=expected):
+        archive.unpack(folder / "data.zip", folder / "out", "data.zip")
+
+
 def test_a_full_disk_is_not_blamed_on_the_archive(folder, monkeypatch):
     def full(*arguments):
         raise OSError(errno.ENOSPC, "No space left on device")
