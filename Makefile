@@ -19,6 +19,7 @@ bench: $(VENV)/.ready
 lint: $(VENV)/.ready
 	ruff check .
 	ruff format --check .
+	lint-imports
 
 $(VENV)/.ready: requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -26,5 +27,5 @@ $(VENV)/.ready: requirements.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) .cache .pytest_cache .ruff_cache data models reports
+	rm -rf $(VENV) .cache .pytest_cache .ruff_cache .import_linter_cache data models reports
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -12,8 +12,8 @@ from typing import Any
 
 import click
 
-from alol.errors import InputError
-from alol.files import replacing, write_json
+from alol.base.errors import InputError
+from alol.base.files import replacing, write_json
 from benchmarks import measure
 from benchmarks.size import FULL, TINY, Size
 

@@ -19,11 +19,15 @@ import torch
 from click.testing import CliRunner
 from torch import nn
 
-from alol import advantage, algorithms, generate, launch, packing, params, schema, train, value
-from alol.logprob import ResponseLogp
-from alol.rewards import options, scratch
+from alol.algorithms import registry
+from alol.compute import generate, launch, packed_models, packing
+from alol.compute.logprob import ResponseLogp
+from alol.config import params
+from alol.data import schema
+from alol.models.tokens import Encoder
+from alol.rewards import options, untrained
 from alol.rewards.network import Network, all_logits
-from alol.tokens import Encoder
+from alol.training import advantage, loop, value
 from benchmarks import dialogues, project
 from benchmarks.size import Size
 
@@ -114,9 +118,9 @@ def _train(model: nn.Module, encoder: Encoder, rows: list[dict[str, Any]], p: pa
     ones = np.ones(len(rows), np.float32)
     zeros = pa.array([[0.0] * len(ids) for ids in responses], pa.list_(pa.float32()))
     columns = {"prompt_ids": prompts, "response_ids": responses, "ref_logp": zeros, "reward": ones, "advantage": ones}
-    examples, main = train.Examples(pa.table(columns)), launch.accelerator(p.launch)
-    chosen = algorithms.FROM_DATA["a_lol"]
-    step = train.Step(ResponseLogp(model), 0, examples, chosen, p.hyperparameters, p.launch, main)
+    examples, main = loop.Examples(pa.table(columns)), launch.accelerator(p.launch)
+    chosen = registry.FROM_DATA["a_lol"]
+    step = loop.Step(ResponseLogp(model), 0, examples, chosen, p.hyperparameters, p.launch, main)
     for part in torch.tensor(dialogues.shuffled(len(rows))).split(p.train.batch_size):
         step(part)
 
@@ -138,11 +142,11 @@ def _networks(p: params.Params, rows: list[dict[str, Any]]) -> Iterator[tuple[st
     texts = [text for row in rows for text in (row["prompt"], row["response"])]
     for name, built in options.fitted(p.rewards):
         if isinstance(built, options.Preference) and built.train is not None:
-            tokenizer = scratch.preference_tokenizer(texts, built.train, built)
-            yield name, scratch.preference(built, name, tokenizer)
+            tokenizer = untrained.preference_tokenizer(texts, built.train, built)
+            yield name, untrained.preference(built, name, tokenizer)
         elif isinstance(built, options.Classifier) and built.train is not None:
-            tokenizer = scratch.classifier_tokenizer(texts, built.train, built.max_length)
-            yield name, scratch.classifier(built, name, tokenizer, 2)
+            tokenizer = untrained.classifier_tokenizer(texts, built.train, built.max_length)
+            yield name, untrained.classifier(built, name, tokenizer, 2)
 
 
 def reads(size: Size) -> Iterator[dict[str, Any]]:
@@ -165,7 +169,7 @@ def reads(size: Size) -> Iterator[dict[str, Any]]:
         valued.update(map(tuple, batch.prompts))
 
     def of_anything(model: nn.Module, packed: Any) -> None:
-        # in train, the policy under evaluation writes without gradients (alol.decode); all else would be a reference
+        # in train, the policy under evaluation writes without gradients (alol.compute.decode); else it were a reference
         if not torch.is_grad_enabled() and type(packed) is packing.Packed:
             frozen.append(packed)
 
@@ -178,7 +182,7 @@ def reads(size: Size) -> Iterator[dict[str, Any]]:
         ):
             for stage in BEFORE_TRAIN:
                 _stage(stage)
-            with counted(packing, "states", of_anything):
+            with counted(packed_models, "states", of_anything):
                 for algorithm, seed in runs:
                     _write(seed=seed)
                     _stage("train", algorithm)

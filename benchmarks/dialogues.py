@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerBase
 
-from alol import clean, download, models, params, schema
+from alol.config import params
+from alol.data import clean, download, schema
+from alol.models import scratch
 from benchmarks.size import Size
 
 ROOT = Path(__file__).parents[1]
@@ -42,7 +44,7 @@ def load(size: Size) -> Dialogues:
     kept = set(sorted(kept)[: size.texts]) if len(kept) > size.texts else kept
     train = [row for row in train if row["prompt_id"] in kept]
     texts = [text for row in train for text in (row["prompt"], row["response"])]
-    return Dialogues(train, validation, models.train_tokenizer(texts, size.words))
+    return Dialogues(train, validation, scratch.train_tokenizer(texts, size.words))
 
 
 def encoded(rows: list[dict[str, Any]], tokenizer: Any, size: Size) -> tuple[list[list[int]], list[list[int]]]:

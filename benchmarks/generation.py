@@ -11,9 +11,10 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from transformers import GenerationConfig
 
-from alol import generate, params
-from alol.batching import pad
-from alol.kernels import fused
+from alol.compute import generate
+from alol.compute.batching import pad
+from alol.compute.kernels import fused
+from alol.config import params
 from benchmarks import dialogues, measure
 from benchmarks.size import Size
 

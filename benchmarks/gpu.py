@@ -18,7 +18,9 @@ from typing import Any
 
 import click
 
-from alol import launch, models, params
+from alol.compute import launch
+from alol.config import params
+from alol.models import scratch
 from benchmarks import measure
 from benchmarks.gpu_llama import llama
 from benchmarks.gpu_run import SOURCE, Run, Sizes, precision
@@ -53,7 +55,7 @@ def main(out: Path | None, **options: Any) -> None:
     result: dict[str, Any] = {**measure.machine(), "precision": precision(), "sizes": dataclasses.asdict(sizes)}
     settings = dataclasses.replace(params.load(sizes.task, "a_lol", SOURCE).launch, precision=precision())
     with tempfile.TemporaryDirectory() as folder:
-        tokenizer = models.train_tokenizer(["a few words for a tokenizer"], 300)
+        tokenizer = scratch.train_tokenizer(["a few words for a tokenizer"], 300)
         run = Run(sizes, launch.accelerator(settings), tokenizer, Path(folder))
         for name, part in {"llama": llama, "gpt2_xl": gpt2_xl, "trl": against_trl}.items():
             result[name] = part(run)

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from alol import generate, params
+from alol.compute import generate
+from alol.config import params
 from benchmarks import measure, plain
 from benchmarks.gpu_run import (
     Ours,

@@ -19,9 +19,13 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from alol import algorithms, memory, models, params, train, tuning
-from alol.batching import Batch, chunks
-from alol.logprob import ResponseLogp, response_logp
+from alol.algorithms import registry
+from alol.base import memory
+from alol.compute.batching import Batch, chunks
+from alol.compute.logprob import ResponseLogp, response_logp
+from alol.config import params
+from alol.models import policies, trainable
+from alol.training import loop
 from benchmarks import measure
 
 TOLERANCE = {"fp32": 1e-5, "bf16": 2e-2}  # relative, of the loss and of the gradient
@@ -175,12 +179,12 @@ class Ours:
     """The pipeline's own step and optimizer over the rows of a table, in their order."""
 
     def __init__(self, run: Run, p: params.Params, model: nn.Module, table: pa.Table, algorithm: str) -> None:
-        chosen = algorithms.FROM_DATA[algorithm]
-        examples = (train.Groups if chosen.group else train.Examples)(table)
+        chosen = registry.FROM_DATA[algorithm]
+        examples = (loop.Groups if chosen.group else loop.Examples)(table)
         self.model, self.size, self.clip_norm = model, p.train.batch_size, p.train.optimizer.clip_norm
-        self.optimizer = train.make_optimizer(model, p.train.optimizer)
+        self.optimizer = loop.make_optimizer(model, p.train.optimizer)
         scorer = run.main.prepare(ResponseLogp(model))
-        self.step = train.Step(scorer, run.pad_id, examples, chosen, p.hyperparameters, p.launch, run.main)
+        self.step = loop.Step(scorer, run.pad_id, examples, chosen, p.hyperparameters, p.launch, run.main)
 
     def rows(self, update: int) -> Tensor:
         return torch.arange(update * self.size, (update + 1) * self.size)
@@ -230,7 +234,7 @@ def target(found: float, wanted: float, passed: bool) -> dict[str, float | bool]
 
 def base(run: Run) -> nn.Module:
     """The base as the pipeline loads it in NF4."""
-    return models.base_model(str(run.folder), None, quantized=True).to(run.main.device)
+    return policies.base_model(str(run.folder), None, quantized=True).to(run.main.device)
 
 
 def adapter(p: params.Params) -> LoraConfig:
@@ -243,5 +247,5 @@ def adapted(run: Run, p: params.Params) -> nn.Module:
     torch.manual_seed(1)
     model = get_peft_model(base(run), adapter(p)).to(run.main.device).eval()
     if p.launch.recompute:
-        tuning.recompute(model)
+        trainable.recompute(model)
     return model

@@ -11,7 +11,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
-from alol import params
+from alol.config import params
 from benchmarks import measure
 from benchmarks.gpu_run import (
     Ours,

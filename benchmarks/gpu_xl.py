@@ -10,8 +10,9 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, GPT2Config
 
-from alol import params, tuning
-from alol.kernels import fused
+from alol.compute.kernels import fused
+from alol.config import params
+from alol.models import trainable
 from benchmarks import measure
 from benchmarks.gpu_run import (
     SOURCE,
@@ -94,7 +95,7 @@ def utilisation(run: Run, dtype: torch.dtype, rate: float) -> dict[str, Any]:
     with torch.device(device()):
         model = fused(AutoModelForCausalLM.from_config(config, dtype=dtype))
     if p.launch.recompute:
-        tuning.recompute(model)
+        trainable.recompute(model)
     table = with_reference(run, p, model, texts(sizes.xl_vocabulary, sizes, sizes.updates * sizes.xl_batch))
     ours = Ours(run, p, model, table, "a_lol")
     _, used = measured(lambda: [ours.update(i) for i in range(sizes.updates)])

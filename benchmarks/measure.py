@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import transformers
 
-from alol import memory
+from alol.base import memory
 
 
 class ParityError(Exception):
@@ -87,7 +87,7 @@ def gradient_difference(ours: torch.nn.Module, theirs: torch.nn.Module, scale: f
 
 
 def reset_peak() -> None:
-    """Lets `alol.memory.peak` start anew, where the system can (Linux)."""
+    """Lets `alol.base.memory.peak` start anew, where the system can (Linux)."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 

@@ -24,9 +24,9 @@ import click
 from tokenizers import ByteLevelBPETokenizer
 from tqdm import tqdm
 
-from alol import paths
-from alol.files import write_json
-from alol.summary import align
+from alol.base.files import write_json
+from alol.config import paths
+from alol.evaluation.summary import align
 
 ROOT = Path(__file__).parents[1]
 TASK = "reddit_pos"

@@ -11,7 +11,7 @@ import torch
 from tokenizers import Tokenizer, processors
 from transformers import PreTrainedTokenizerFast, RobertaConfig, RobertaForSequenceClassification, pipeline
 
-from alol import params
+from alol.config import params
 from alol.rewards.classifier import ClassifierNetwork, sigmoid
 from alol.rewards.network import all_logits
 from alol.rewards.options import Classifier

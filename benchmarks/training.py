@@ -17,10 +17,13 @@ import pyarrow as pa
 import torch
 from torch import nn
 
-from alol import algorithms, launch, params, train
-from alol.batching import Batch
-from alol.kernels import fused
-from alol.logprob import ResponseLogp, response_logp
+from alol.algorithms import registry
+from alol.compute import launch
+from alol.compute.batching import Batch
+from alol.compute.kernels import fused
+from alol.compute.logprob import ResponseLogp, response_logp
+from alol.config import params
+from alol.training import loop
 from benchmarks import dialogues, measure, plain
 from benchmarks.size import Size
 
@@ -41,15 +44,15 @@ class Ours:
 
     def __init__(self, size: Size, model: nn.Module, data: Data, algorithm: str, options: dict[str, float]) -> None:
         settings = params.load(size.task, "a_lol", dialogues.ROOT / "params.yaml")
-        chosen = algorithms.FROM_DATA[algorithm]
-        examples = (train.Groups if chosen.group else train.Examples)(data.table)
+        chosen = registry.FROM_DATA[algorithm]
+        examples = (loop.Groups if chosen.group else loop.Examples)(data.table)
         # TRL and the plain method run a batch at once, so ours does too
         limits = dataclasses.replace(settings.launch, micro_batch=size.batch * examples.responses, tokens=10**9)
         self.model, self.count = fused(model).train(), len(examples)
         optimizer = dataclasses.replace(settings.train.optimizer, name="adamw", lr=LR)
-        self.optimizer = train.make_optimizer(model, optimizer)
+        self.optimizer = loop.make_optimizer(model, optimizer)
         main = launch.accelerator(dataclasses.replace(limits, device="cpu", precision="fp32"))
-        self.gradients = train.Step(ResponseLogp(model), 0, examples, chosen, options, limits, main)
+        self.gradients = loop.Step(ResponseLogp(model), 0, examples, chosen, options, limits, main)
         self.order = torch.tensor(dialogues.shuffled(self.count))
         self.batch = size.batch
 
@@ -165,7 +168,7 @@ MEASURED = 3  # updates in the measurement of memory
 
 
 def our_updates(size: Size, vocabulary: int, algorithm: str) -> Callable[[], None]:
-    pairs = algorithms.FROM_DATA[algorithm].group
+    pairs = registry.FROM_DATA[algorithm].group
     data = examples(size, vocabulary, pairs=pairs, count=size.batch * MEASURED)
     options = {"a_lol": {"clip": CLIP}, "dpo": {"beta": BETA}}.get(algorithm, {})
 

@@ -12,9 +12,10 @@ from collections.abc import Callable
 
 import click
 
-from alol import memory, params, paths
-from alol.errors import InputError
-from alol.files import write_json
+from alol.base import memory
+from alol.base.errors import InputError
+from alol.base.files import write_json
+from alol.config import params, paths, sections
 
 
 def command(
@@ -50,7 +51,7 @@ def command(
     return wrap
 
 
-def _relaunch(name: str, launch: params.Launch) -> int | None:
+def _relaunch(name: str, launch: sections.Launch) -> int | None:
     """Runs the stage again in `launch.processes` processes of this machine, which accelerate finds by the environment.
 
     Returns their exit code; None when this process should go on itself: one is enough, or it is already one of several.

@@ -7,9 +7,11 @@ from typing import Any
 
 import click
 
-from alol import params, paths, report, schema, summary, tasks
-from alol.errors import InputError
-from alol.files import read_json, replacing, write_json
+from alol.base.errors import InputError
+from alol.base.files import read_json, replacing, write_json
+from alol.config import params, paths
+from alol.data import formats, schema
+from alol.evaluation import report, summary
 from stages._cli import command
 
 
@@ -43,7 +45,7 @@ def measure(p: params.Params, split: str, policy: Path) -> tuple[dict[str, summa
         "reference": schema.rows(paths.baselines(p.task) / table),
         "policy": schema.rows(policy / table),
     }
-    return rows, summary.compared(rows, p, tasks.get(p.clean.format))
+    return rows, summary.compared(rows, p, formats.get(p.clean.format))
 
 
 def load(path: Path) -> dict[str, Any]:

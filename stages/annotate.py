@@ -1,8 +1,9 @@
 """Scores the data's own responses: data/clean -> data/annotated, one column per reward component."""
 
-from alol import paths, rewards
-from alol.files import replacing
-from alol.params import Params, keep
+from alol import rewards
+from alol.base.files import replacing
+from alol.config import paths
+from alol.config.params import Params, keep
 from alol.rewards import scoring
 from stages._cli import command
 

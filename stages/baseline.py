@@ -1,7 +1,8 @@
 """Scores the reference's rollouts: data/rollouts -> data/baselines, one column per reward component."""
 
-from alol import paths, rewards
-from alol.params import Params
+from alol import rewards
+from alol.config import paths
+from alol.config.params import Params
 from alol.rewards import scoring
 from stages._cli import command
 

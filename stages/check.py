@@ -5,13 +5,14 @@ python -m stages.check
 
 import click
 
-from alol import check, params
+from alol.checks import parameters
+from alol.config import params
 
 
 @click.command()
 def main() -> None:
     """Check parameters, names, sources and reward functions."""
-    problems = check.problems()
+    problems = parameters.problems()
     for line in problems:
         click.echo(f"Error: {line}", err=True)
     if problems:

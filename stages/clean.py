@@ -1,8 +1,8 @@
 """Raw files to one table of prompts and responses per split, and the task's labelled texts."""
 
-from alol import paths
-from alol.clean import clean
-from alol.params import Params
+from alol.config import paths
+from alol.config.params import Params
+from alol.data.clean import clean
 from stages._cli import command
 
 

@@ -15,11 +15,12 @@ from typing import Any
 
 import click
 
-from alol import compare, comparison, figures, params, paths, results
-from alol.errors import InputError
-from alol.files import read_json, replacing
-from alol.report import write_csv
-from alol.summary import align
+from alol.base.errors import InputError
+from alol.base.files import read_json, replacing
+from alol.config import params, paths
+from alol.evaluation import comparison, experiments, figures, published_columns
+from alol.evaluation.report import write_csv
+from alol.evaluation.summary import align
 
 
 @click.command(name="compare")
@@ -33,8 +34,8 @@ def main(task: str | None) -> None:
         for name in names:
             if name not in raw["tasks"]:
                 raise params.known("task", name, raw["tasks"])
-        rows = experiments()
-        stale = {compare.name(row): reason for row in rows if (reason := staleness(row, set(raw)))}
+        rows = dvc_rows()
+        stale = {experiments.name(row): reason for row in rows if (reason := staleness(row, set(raw)))}
         groups = {name: report(name, rows, set(raw), stale) for name in dict.fromkeys(names)}
         if len(groups) > 1:
             together(groups)
@@ -42,7 +43,7 @@ def main(task: str | None) -> None:
         raise click.ClickException(str(error)) from None
 
 
-def experiments() -> list[dict[str, Any]]:
+def dvc_rows() -> list[dict[str, Any]]:
     """DVC's table of the workspace, of every commit on a branch, and of the experiments that start from these."""
     import dvc.api
     from dvc.exceptions import DvcException
@@ -71,7 +72,7 @@ def staleness(row: dict[str, Any], sections: set[str]) -> str | None:
         return f"{params.PARAMS} is of another version of the project, with other keys"
     else:
         lock = git("show", f"{row['rev']}:./dvc.lock")
-    return compare.stale(compare.plain(row), lock, sections) if lock else None
+    return experiments.stale(experiments.plain(row), lock, sections) if lock else None
 
 
 @cache
@@ -87,22 +88,22 @@ def readable(text: str) -> bool:
     return True
 
 
-def report(task: str, rows: list[dict[str, Any]], sections: set[str], stale: dict[str, str]) -> list[compare.Group]:
+def report(task: str, rows: list[dict[str, Any]], sections: set[str], stale: dict[str, str]) -> list[experiments.Group]:
     """Write the files of one task and say what is in them."""
-    runs, left_out = compare.collect(rows, task, sections, stale)
+    runs, left_out = experiments.collect(rows, task, sections, stale)
     for reason in sorted({reason for _, reason in left_out}):
         click.echo(f"left out, {reason}: {', '.join(name for name, same in left_out if same == reason)}")
     others = [
-        compare.checkpoint(path.parent.name, read_json(path))
+        experiments.checkpoint(path.parent.name, read_json(path))
         for path in sorted(paths.checkpoints(task).glob("*/summary.json"))
     ]
     if not runs and not others:
         raise InputError(f"no finished run of task '{task}' among DVC's {len(rows)}; make one with `dvc exp run`")
-    groups = compare.ranked([*compare.group(runs), *others])
+    groups = experiments.ranked([*experiments.group(runs), *others])
     base = paths.REPORTS / f"compare_{task}"
     published = paths.REPORTS / f"results_{task}.csv"
     if runs:
-        found = results.table(runs, task)
+        found = published_columns.table(runs, task)
         write_csv(published, found, list(found[0]))
     write_csv(base.with_suffix(".csv"), comparison.csv_rows(groups), ())
     with replacing(base.with_suffix(".md")) as partial:
@@ -115,7 +116,7 @@ def report(task: str, rows: list[dict[str, Any]], sections: set[str], stale: dic
     return groups
 
 
-def together(groups: dict[str, list[compare.Group]]) -> None:
+def together(groups: dict[str, list[experiments.Group]]) -> None:
     """Write one table and one figure over several tasks."""
     rows = comparison.across(groups)
     base = paths.REPORTS / f"compare_{'_'.join(groups)}"

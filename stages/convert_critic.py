@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
-from alol import convert_critic
-from alol.errors import InputError
-from alol.summary import align
+from alol.base.errors import InputError
+from alol.evaluation.summary import align
+from alol.rewards import convert_critic
 
 
 @click.command(name="convert_critic")

@@ -1,8 +1,8 @@
 """Fetches what a task's `source` names: files, archives (unpacked), hub data sets, or the demo's generated corpus."""
 
-from alol import paths
-from alol.download import fetch
-from alol.params import Params
+from alol.config import paths
+from alol.config.params import Params
+from alol.data.download import fetch
 from stages._cli import command
 
 

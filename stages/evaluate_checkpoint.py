@@ -10,9 +10,12 @@ import logging
 
 import click
 
-from alol import checkpoint, launch, params, paths, schema, summary
-from alol.errors import InputError
-from alol.files import replacing, write_json
+from alol.base.errors import InputError
+from alol.base.files import replacing, write_json
+from alol.compute import launch
+from alol.config import params, paths
+from alol.data import schema
+from alol.evaluation import external_models, summary
 
 
 @click.command(name="evaluate_checkpoint")
@@ -43,7 +46,7 @@ def main(
     try:
         loaded = _changed(params.load(task), max_prompt, cut)
         template = _template(system, human, assistant)
-        _evaluate(name, loaded, checkpoint.Checkpoint(**which), template)
+        _evaluate(name, loaded, external_models.Checkpoint(**which), template)
     except InputError as error:
         raise click.ClickException(str(error)) from None
 
@@ -57,14 +60,14 @@ def _changed(loaded: params.Params, max_prompt: int | None, cut: tuple[str, ...]
     return dataclasses.replace(loaded, policy=policy, generate=generate)
 
 
-def _template(system: str, human: str | None, assistant: str | None) -> checkpoint.Template | None:
+def _template(system: str, human: str | None, assistant: str | None) -> external_models.Template | None:
     if human is None and assistant is None:
         if system:
             raise InputError("--system belongs to a prompt of its own: give --human and --assistant too")
         return None
     if human is None or assistant is None:
         raise InputError("a prompt of its own needs both --human and --assistant")
-    return checkpoint.Template(_lines(system), _lines(human), _lines(assistant))
+    return external_models.Template(_lines(system), _lines(human), _lines(assistant))
 
 
 def _lines(text: str) -> str:
@@ -72,14 +75,14 @@ def _lines(text: str) -> str:
 
 
 def _evaluate(
-    name: str, loaded: params.Params, found: checkpoint.Checkpoint, template: checkpoint.Template | None
+    name: str, loaded: params.Params, found: external_models.Checkpoint, template: external_models.Template | None
 ) -> None:
     task = loaded.task
-    rows = checkpoint.answers(
+    rows = external_models.answers(
         found, template, loaded, paths.reference(task), paths.clean(task), paths.reward_model(task),
         launch.accelerator(loaded.launch),
     )  # fmt: skip
-    numbers = checkpoint.summarise(rows, paths.annotated(task), paths.baselines(task), loaded)
+    numbers = external_models.summarise(rows, paths.annotated(task), paths.baselines(task), loaded)
     target = paths.checkpoints(task) / name
     with replacing(target) as folder:
         folder.mkdir(parents=True)

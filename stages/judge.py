@@ -12,9 +12,11 @@ from typing import Any
 
 import click
 
-from alol import endpoint, figures, judge, params, paths, schema, summary
-from alol.errors import InputError, known
-from alol.files import replacing, write_json
+from alol.base.errors import InputError, known
+from alol.base.files import replacing, write_json
+from alol.config import params, paths, sections
+from alol.data import schema
+from alol.evaluation import endpoint, figures, judge, summary
 
 
 @click.command(name="judge")
@@ -34,7 +36,7 @@ def main(first: str, second: str, task: str | None) -> None:
         raise click.ClickException(str(error)) from None
 
 
-def compare(task: str, first: str, second: str, settings: endpoint.Judge) -> None:
+def compare(task: str, first: str, second: str, settings: sections.Judge) -> None:
     rows = {name: responses(params.load(task), name) for name in (first, second)}
     if len(rows) < 2:
         raise InputError(f"'{first}' against itself: name two runs")
@@ -72,7 +74,7 @@ def responses(loaded: params.Params, name: str) -> list[dict[str, Any]]:
 
 
 def write(
-    task: str, names: tuple[str, str], found: list[dict[str, Any]], left_out: int, settings: endpoint.Judge
+    task: str, names: tuple[str, str], found: list[dict[str, Any]], left_out: int, settings: sections.Judge
 ) -> None:
     """The four files in reports/, and the table."""
     short = [name.removesuffix(".parquet").strip("/.").replace("/", "-") for name in names]

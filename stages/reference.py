@@ -1,7 +1,9 @@
 """Stage reference: the supervised policy that everything is measured against."""
 
-from alol import launch, paths, reference
-from alol.params import Params, keep
+from alol.compute import launch
+from alol.config import paths
+from alol.config.params import Params, keep
+from alol.training import reference
 from stages._cli import command
 
 

@@ -1,8 +1,8 @@
 """Trains the reward components that have a `train` section; an (almost) empty folder when there is none."""
 
-from alol import paths
-from alol.files import write_json
-from alol.params import Params
+from alol.base.files import write_json
+from alol.config import paths
+from alol.config.params import Params
 from alol.rewards import training
 from stages._cli import command
 

@@ -1,7 +1,11 @@
 """Stage rollout: the reference's own responses to the validation and test prompts, unscored."""
 
-from alol import launch, models, paths, rollout, schema
-from alol.params import Params
+from alol.compute import launch
+from alol.config import paths
+from alol.config.params import Params
+from alol.data import schema
+from alol.models import policies
+from alol.training import rollout
 from stages._cli import command
 
 
@@ -9,7 +13,7 @@ from stages._cli import command
 def main(params: Params) -> None:
     """Let the reference policy answer the validation and test prompts."""
     accelerator = launch.accelerator(params.launch)
-    policy = models.load(paths.reference(params.task))
+    policy = policies.load(paths.reference(params.task))
     with launch.output(paths.rollouts(params.task), accelerator) as folder:
         for split in (schema.VALIDATION, schema.TEST):
             prompts = rollout.prompt_rows(paths.clean(params.task) / f"{split}.parquet")

@@ -7,8 +7,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("alol", "stages", "custom")
-INERT = {"alol/errors.py", "alol/memory.py", "stages/_cli.py"}  # no edit of these changes what a stage writes
-FOLDERS = ("alol/tasks", "alol/rewards")  # dependencies as a whole: a task or a reward may be added to them
+INERT = {"alol/base/errors.py", "alol/base/memory.py", "stages/_cli.py"}  # no edit of these changes what a stage writes
+# Dependencies as a whole: what every stage reads, and what a format, a topic or a reward may be added to.
+FOLDERS = ("alol/config", "alol/data/demo", "alol/data/formats", "alol/rewards")
 
 
 def module_file(name: str) -> Path | None:
@@ -43,15 +44,20 @@ def closure(start: Path) -> set[Path]:
     return seen
 
 
+def only_documents(file: Path) -> bool:
+    """Whether a package's file holds its docstring and nothing that runs."""
+    return all(isinstance(node, ast.Expr) for node in ast.parse(file.read_text(encoding="utf-8")).body)
+
+
 def dependencies(stage: str) -> set[str]:
     """What a stage's `deps` in dvc.yaml must list of code: files, but INERT ones, or one of FOLDERS for what is in it.
 
     Reward functions are reached by their dotted path in params.yaml, so whatever loads rewards depends on `custom` too.
     """
-    files = {str(path) for path in closure(Path("stages", f"{stage}.py"))} - INERT
-    files -= {f"{name}/__init__.py" for name in (*PACKAGES, "alol/losses")}
+    files = {str(path) for path in closure(Path("stages", f"{stage}.py"))} - INERT - {"stages/__init__.py"}
+    files -= {file for file in files if file.endswith("__init__.py") and only_documents(ROOT / file)}
     result = {next((folder for folder in FOLDERS if file.startswith(folder + "/")), file) for file in files}
-    templates = {str(path.relative_to(ROOT)) for path in (ROOT / "alol").glob("*.j2")}
-    if "alol/report.py" in result:
+    templates = {str(path.relative_to(ROOT)) for path in (ROOT / "alol").rglob("*.j2")}
+    if "alol/evaluation/report.py" in result:
         result |= templates
     return result | ({"custom"} if "alol/rewards" in result else set())

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from alol import models
-from alol.params import Scratch
+from alol.config.sections import Scratch
+from alol.models import scratch
 
 TEXTS = [
     "User: what is the capital of France?\nAssistant:",
@@ -40,7 +40,7 @@ def serving():
 
 @pytest.fixture(scope="session")
 def tokenizer():
-    return models.train_tokenizer(TEXTS * 3, 400)
+    return scratch.train_tokenizer(TEXTS * 3, 400)
 
 
 @pytest.fixture(scope="session", params=["gpt2", "llama"])
@@ -53,7 +53,7 @@ def tiny_model(architecture: str, tokenizer, seed: int = 0, layers: int = 2):
     settings = Scratch(
         architecture=architecture, layers=layers, width=64, heads=4, context=128, vocabulary=400, init_scale=5.0
     )
-    return models.scratch(settings, tokenizer, seed)
+    return scratch.new_model(settings, tokenizer, seed)
 
 
 @pytest.fixture(scope="session")

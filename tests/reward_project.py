@@ -8,7 +8,8 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from alol import params, schema
+from alol.config import params
+from alol.data import schema
 
 PARAMS = Path(__file__).parent.parent / "params.yaml"
 SECTIONS = "source clean test_rewards reward policy reference generate value train aggregate".split()

@@ -22,13 +22,13 @@ from transformers import (
     RobertaForSequenceClassification,
 )
 
-from alol.rewards import scratch
+from alol.rewards import untrained
 from alol.rewards.critic_model import CriticConfig, CriticModel
 from alol.rewards.toxichat import OffensiveModel
 from tests.closure import ROOT
+from tests.data.test_reddit import COLUMNS
+from tests.rewards.test_rewards_networks import strong, training
 from tests.small import BEFORE_TRAIN, FROM_TRAIN
-from tests.test_reddit import COLUMNS
-from tests.test_rewards_networks import strong, training
 
 END = "<|endoftext|>"
 WORDS = "bread cats dogs rain music rivers games books trains gardens".split()
@@ -45,7 +45,7 @@ def sentence(i: int) -> str:
 
 def gpt2_tokenizer(folder: Path, parts: bool = False) -> PreTrainedTokenizerFast:
     """Byte-level BPE as GPT-2's: end of text begins and ends, and nothing pads. `parts`: vocab.json and merges.txt."""
-    tokenizer = scratch._bpe([*SENTENCES, "<head> </head> <relation> </relation> [GEN] PersonX"], 400, [END])
+    tokenizer = untrained._bpe([*SENTENCES, "<head> </head> <relation> </relation> [GEN] PersonX"], 400, [END])
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, bos_token=END)
     fast.save_pretrained(folder)
     if parts:
@@ -66,7 +66,7 @@ def gpt2(folder: Path, cls: Any = GPT2LMHeadModel, **keys: Any) -> Path:
 def roberta(
     folder: Path, cls: Any = RobertaForSequenceClassification, config: Any = RobertaConfig, **keys: Any
 ) -> Path:
-    tokenizer = scratch.classifier_tokenizer(SENTENCES, training(), 40)
+    tokenizer = untrained.classifier_tokenizer(SENTENCES, training(), 40)
     tokenizer.model_input_names = ["input_ids", "attention_mask"]
     torch.manual_seed(1)
     sizes = {**SIZES, "max_position_embeddings": 64, "pad_token_id": 0, "type_vocab_size": 1}

@@ -1,7 +1,7 @@
-"""Reward components: one signature for every kind, declared bounds, checked scores.
+"""Reward components: one signature for every kind, declared bounds, checked scores; training of those that learn.
 
-A kind is an options dataclass (its keys in params.yaml) and a class with `score`: see `alol.rewards.options.KINDS`.
-`load` gives all components of a task, ready to score; the classes are imported only then.
+May import: base to models. A new kind is an options dataclass (its keys in params.yaml) and a class with `score`, both
+named in `alol.rewards.options.KINDS`. `load` gives all components of a task, ready to score.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import importlib
 from pathlib import Path
 from typing import Any
 
-from alol.params import Launch, Params
-from alol.rewards.checks import check
+from alol.config.params import Params
+from alol.config.sections import Launch
 from alol.rewards.components import Component, Origin, Rewards, bounds, total
 from alol.rewards.options import KINDS, parse
 
-__all__ = ["KINDS", "Component", "Origin", "Rewards", "bounds", "check", "component", "load", "load_both", "total"]
+__all__ = ["KINDS", "Component", "Origin", "Rewards", "bounds", "component", "load", "load_both", "total"]
 
 
 def component(name: str, table: dict[str, Any], folder: Path, launch: Launch, where: str | None = None) -> Component:

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from alol import packing
-from alol.errors import InputError, known
+from alol.base.errors import InputError, known
+from alol.compute import packed_models
 from alol.rewards import critic_model  # which registers its architecture with the auto classes
+from alol.rewards.folds import texts
 from alol.rewards.network import Encoded, Network, NetworkReward, batch_of, last_attended, last_states, packed
 from alol.rewards.options import Classifier
-from alol.rewards.trained import texts
 
 
 class ClassifierNetwork:
@@ -58,14 +58,14 @@ class ClassifierNetwork:
 
     def logits(self, rows: Sequence[Encoded]) -> torch.Tensor:
         """[B, C], without padding where the architecture is known to pool its first token, or the last."""
-        if packing.ready(self.model, (*packing.ENCODERS, critic_model.CriticConfig.model_type)):
+        if packed_models.ready(self.model, (*packed_models.ENCODERS, critic_model.CriticConfig.model_type)):
             start = first_position(self.model)
             texts = packed(self, rows, causal=False, start=start)
             segments = torch.zeros_like(texts.input_ids)
             if "token_type_ids" in self.tokenizer.model_input_names:
                 segments[0] = torch.from_numpy(np.concatenate([row.segments for row in rows]))
-            return packing.pooled_first(self.model, texts, segments).logits
-        if packing.packable(self.model) and isinstance(getattr(self.model, "score", None), torch.nn.Linear):
+            return packed_models.pooled_first(self.model, texts, segments).logits
+        if packed_models.packable(self.model) and isinstance(getattr(self.model, "score", None), torch.nn.Linear):
             return self.model.score(last_states(self, rows))
         return self.padded_logits(batch_of(self, rows))
 

@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from alol.errors import InputError
+from alol.base.errors import InputError
 
 # Whose texts are scored. generated: a model's own. source: the data's, whose stored scores may be used. train: the
 # data's, to be scored by models that did not see the prompts.

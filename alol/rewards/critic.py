@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from alol.errors import InputError, known
+from alol.base.errors import InputError, known
 from alol.rewards.classifier import ClassifierNetwork, ClassifierReward
 from alol.rewards.components import Origin
+from alol.rewards.folds import text
 from alol.rewards.network import Encoded
 from alol.rewards.options import Critic
-from alol.rewards.trained import text
 
 DRAW = "draw"  # key of the context that says which draw of names is meant
 # Common first names, of women and men in turn.

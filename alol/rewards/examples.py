@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alol import schema
-from alol.errors import InputError
+from alol.base.errors import InputError
+from alol.data import schema
+from alol.rewards.folds import fold, key
 from alol.rewards.options import Classifier, Critic, Preference, Trainable
-from alol.rewards.trained import fold, key
 
 log = logging.getLogger(__name__)
 Row = tuple[str, str, dict[str, Any]]  # prompt, response, context

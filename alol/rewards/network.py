@@ -17,14 +17,14 @@ import transformers
 from tqdm import tqdm
 from transformers import AutoTokenizer
 
-from alol import packing
-from alol.batching import chunks
-from alol.errors import InputError
-from alol.kernels import fused
-from alol.params import Launch
+from alol.base.errors import InputError
+from alol.compute import packed_models, packing
+from alol.compute.batching import chunks
+from alol.compute.kernels import fused
+from alol.config.sections import Launch
 from alol.rewards.components import Origin
+from alol.rewards.folds import fold, fold_folder, key
 from alol.rewards.options import FULL, Toxichat, Trainable, local
-from alol.rewards.trained import fold, fold_folder, key
 
 
 class Encoded(NamedTuple):
@@ -115,7 +115,7 @@ def packed(network: Network, rows: Sequence[Encoded], **options: Any) -> packing
 def last_states(network: Network, rows: Sequence[Encoded]) -> torch.Tensor:
     """The last hidden state of each input's last token [B, H], of a decoder that runs without padding."""
     texts = packed(network, rows)
-    return packing.states(network.model, texts, texts.ends)
+    return packed_models.states(network.model, texts, texts.ends)
 
 
 def last_attended(mask: torch.Tensor) -> torch.Tensor:

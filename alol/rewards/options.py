@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from alol.errors import known
-from alol.strict import build
+from alol.base.errors import known
+from alol.config.build import build
 
 PAIRS = "pairs"  # of Training.texts: the task's own response pairs
 FULL = "full"  # folder of the model that is trained on every training row

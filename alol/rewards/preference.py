@@ -14,8 +14,8 @@ from torch import nn
 from transformers import AutoConfig, GPTNeoXConfig, GPTNeoXModel
 from transformers.models.gpt_neox.modeling_gpt_neox import GPTNeoXPreTrainedModel
 
-from alol import packing
-from alol.errors import InputError
+from alol.base.errors import InputError
+from alol.compute import packed_models
 from alol.rewards.classifier import sigmoid
 from alol.rewards.network import Encoded, NetworkReward, batch_of, last_attended, last_states, packed
 from alol.rewards.options import Preference
@@ -88,13 +88,13 @@ class PreferenceNetwork:
 
     def logits(self, rows: Sequence[Encoded]) -> torch.Tensor:
         """[B, 1]"""
-        if not packing.ready(self.model, (RewardModelConfig.model_type,)):
+        if not packed_models.ready(self.model, (RewardModelConfig.model_type,)):
             batch = batch_of(self, rows)
             return self.model(batch["input_ids"], batch["attention_mask"]).unsqueeze(-1)
         if self.model.config.pooling == "last":
             return self.model.out_proj(last_states(self, rows))
         texts = packed(self, rows)
-        parts = packing.states(self.model, texts).split(texts.sizes)
+        parts = packed_models.states(self.model, texts).split(texts.sizes)
         return self.model.out_proj(torch.stack([part.mean(0) for part in parts]))
 
 

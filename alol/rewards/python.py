@@ -11,8 +11,8 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from alol.errors import InputError
-from alol.params import Launch
+from alol.base.errors import InputError
+from alol.config.sections import Launch
 from alol.rewards.components import Origin
 from alol.rewards.options import Python
 

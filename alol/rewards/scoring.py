@@ -7,9 +7,9 @@ from pathlib import Path
 import pyarrow as pa
 from tqdm import tqdm
 
-from alol import schema
-from alol.errors import InputError
-from alol.files import replacing
+from alol.base.errors import InputError
+from alol.base.files import replacing
+from alol.data import schema
 from alol.rewards.components import Origin, Rewards
 
 

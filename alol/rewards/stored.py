@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from alol.errors import InputError
-from alol.params import Launch
+from alol.base.errors import InputError
+from alol.config.sections import Launch
 from alol.rewards.components import Origin
 from alol.rewards.options import Stored
 

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from alol.errors import InputError
-from alol.files import read_json, write_json
-from alol.params import Launch
+from alol.base.errors import InputError
+from alol.base.files import read_json, write_json
+from alol.config.sections import Launch
 from alol.rewards.components import Origin
 from alol.rewards.options import Tfidf
 

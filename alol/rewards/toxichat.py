@@ -14,8 +14,8 @@ import torch
 from torch import nn
 from transformers import GPT2Config, GPT2Model, GPT2PreTrainedModel
 
-from alol import packing
-from alol.errors import InputError
+from alol.base.errors import InputError
+from alol.compute import packed_models
 from alol.rewards.classifier import softmax
 from alol.rewards.network import Encoded, NetworkReward, batch_of, last_attended, last_states
 from alol.rewards.options import Toxichat
@@ -71,7 +71,7 @@ class OffensiveNetwork:
 
     def logits(self, rows: Sequence[Encoded]) -> torch.Tensor:
         """[B, 2]"""
-        if packing.packable(self.model):
+        if packed_models.packable(self.model):
             return self.model.off_classifier(last_states(self, rows))
         batch = batch_of(self, rows)
         return self.model(batch["input_ids"], batch["attention_mask"])

@@ -17,17 +17,18 @@ import torch
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, logsigmoid
 from tqdm import tqdm
 
-from alol import schema
-from alol.errors import InputError, known
-from alol.files import replacing, write_json
-from alol.params import SETTINGS, Launch
-from alol.rewards import scratch, tfidf
+from alol.base.errors import InputError, known
+from alol.base.files import replacing, write_json
+from alol.config.params import SETTINGS
+from alol.config.sections import Launch
+from alol.data import schema
+from alol.rewards import tfidf, untrained
 from alol.rewards.critic import sentences
 from alol.rewards.examples import Examples, divide, gather
+from alol.rewards.folds import fold_folder, text
 from alol.rewards.network import Encoded, Network, all_logits, by_length, device, quiet
 from alol.rewards.options import FULL, Critic, Preference, Tfidf, Trainable, Training, fitted
 from alol.rewards.preference import dialogue
-from alol.rewards.trained import fold_folder, text
 
 log = logging.getLogger(__name__)
 CHUNK = 32  # batches that are sorted by length together
@@ -36,7 +37,7 @@ CHUNK = 32  # batches that are sorted by length together
 def train(specs: dict[str, dict[str, Any]], clean: Path, folder: Path, launch: Launch) -> dict[str, dict[str, float]]:
     """Writes the fitted state of every component to `folder`; component -> accuracy, rows (measured on) and models.
 
-    `specs` are written beside it, as by `alol.params.keep`.
+    `specs` are written beside it, as by `alol.config.params.keep`.
     """
     metrics: dict[str, dict[str, float]] = {}
     with replacing(folder) as partial:
@@ -94,25 +95,25 @@ class _Trainer:
     def _tokenizer(self) -> Any:
         train, rows = self.options.train, self.examples.rows
         if train.init != "scratch":
-            return scratch.checkpoint_tokenizer(self.options, self.where)
+            return untrained.checkpoint_tokenizer(self.options, self.where)
         if isinstance(self.options, Preference):
-            dialogues = (dialogue(self.options, self.where, scratch.END, *row) for row in rows)
-            return scratch.preference_tokenizer(dialogues, train, self.options)
+            dialogues = (dialogue(self.options, self.where, untrained.END, *row) for row in rows)
+            return untrained.preference_tokenizer(dialogues, train, self.options)
         if isinstance(self.options, Critic):
             texts = (part for row in rows for part in sentences(self.options, self.where, *row[1:]))
         else:
             texts = (text(name, self.where, *row) for row in rows for name in self.options.inputs)
-        return scratch.classifier_tokenizer(texts, train, self.options.max_length)
+        return untrained.classifier_tokenizer(texts, train, self.options.max_length)
 
     def _network(self) -> Network:
         if isinstance(self.options, Preference):
-            return scratch.preference(self.options, self.where, self.tokenizer)
+            return untrained.preference(self.options, self.where, self.tokenizer)
         classes, output = max(self.examples.labels) + 1, self.options.output
         if classes < 2 or (output == "sigmoid" and classes > 2):
             needed = "two" if output == "sigmoid" else "two or more"
             raise InputError(f"{self.where}.train: the texts have {classes} classes, but {output} needs {needed}")
         single = output == "sigmoid" or (output == "logit" and classes == 2)
-        return scratch.classifier(self.options, self.where, self.tokenizer, 1 if single else classes)
+        return untrained.classifier(self.options, self.where, self.tokenizer, 1 if single else classes)
 
     def _trained(self, chosen: Sequence[int], title: str) -> Network:
         """A network fitted to the chosen examples; the same numbers for the same seed on one machine."""

@@ -1,0 +1,67 @@
+"""Losses over the ranked responses to one prompt: DPO, its reference-free form, and PRO.
+
+Shapes: `logp` and `ref_logp` [B, K, T] are log-probabilities (<= 0) of the response tokens, `mask` [B, K, T] is 1 on
+response tokens (end of text included) and 0 on padding; a response that a prompt lacks has no 1 in its mask.
+`raw_reward` is [B, K]. Every loss returns [B]; the trainer takes the mean.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from alol.algorithms.offline import Algorithm, total
+
+if TYPE_CHECKING:  # as in offline
+    from torch import Tensor
+
+
+def dpo(*, logp: Tensor, mask: Tensor, ref_logp: Tensor, beta: float) -> Tensor:
+    """Direct preference optimisation (arXiv 2305.18290, equation 7): the first response against each of the others.
+
+    -ln sigmoid(beta [(ln pi(y_0) - ln pi(y_k)) - (ln pi_ref(y_0) - ln pi_ref(y_k))]), the mean over k that there are.
+    """
+    from torch.nn.functional import logsigmoid
+
+    score = beta * total(logp - ref_logp, mask)  # [B, K]
+    there = mask.any(-1)[:, 1:]
+    losses = -logsigmoid(score[:, :1] - score[:, 1:]) * there
+    return losses.sum(-1) / there.sum(-1)
+
+
+def dpo_ref_free(*, logp: Tensor, mask: Tensor, beta: float) -> Tensor:
+    """DPO against a uniform reference: the log-ratios are plain log-probabilities."""
+    return dpo(logp=logp, mask=mask, ref_logp=logp.new_zeros(logp.shape), beta=beta)
+
+
+def pro(*, logp: Tensor, mask: Tensor, raw_reward: Tensor, sft_weight: float) -> Tensor:
+    """Preference ranking optimisation (arXiv 2306.17492), the responses ranked by reward.
+
+    With s_k the mean token log-probability of the k-th best response, T_kj = r_k - r_j and T_kk = max_j T_kj over
+    j > k: sum_k [ln sum_{j >= k} exp(T_kj s_j) - T_kk s_k] - sft_weight (K - 1)^2 ln pi(best).
+
+    The published code adds 1e-10 inside of the logarithm, against an overflow to minus infinity that logsumexp does not
+    have; the two differ by ln(1 + 1e-10 / sum), less than 1e-5 unless every exponent is below -11.
+    """
+    import torch
+
+    there = mask.any(-1)
+    order = raw_reward.masked_fill(~there, -math.inf).argsort(dim=-1, descending=True, stable=True)
+    there, reward, sums = (x.gather(-1, order) for x in (there, raw_reward, total(logp, mask)))
+    score = sums / mask.sum(-1).gather(-1, order).clamp(min=1)  # [B, K]
+    ranking = torch.zeros_like(score[:, 0])
+    for k in range(score.shape[1] - 1):
+        rest = there[:, k + 1 :]
+        gap = (reward[:, k : k + 1] - reward[:, k + 1 :]) * rest  # >= 0
+        best = gap.amax(-1) * score[:, k]
+        others = (gap * score[:, k + 1 :]).masked_fill(~rest, -math.inf)
+        terms = torch.cat([best.unsqueeze(-1), others], dim=-1)
+        ranking = ranking + (terms.logsumexp(-1) - best) * rest.any(-1)
+    return ranking - sft_weight * (there.sum(-1) - 1) ** 2 * sums[:, 0]
+
+
+PAIRS = {
+    "dpo": Algorithm(dpo, ("ref_logp",), None, group=True),
+    "dpo_ref_free": Algorithm(dpo_ref_free, (), None, group=True),
+    "pro": Algorithm(pro, ("raw_reward",), None, group=True),
+}

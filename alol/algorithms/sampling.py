@@ -1,0 +1,54 @@
+"""What is drawn for training, and for how long: the run's length, its evaluation points and the indices of every batch.
+
+Drawn once for the global batch from the seed alone; processes then split what was drawn.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import WeightedRandomSampler
+
+from alol.base.errors import InputError
+
+
+def run_length(updates: int | None, epochs: float | None, rows: int, batch_size: int, share: float) -> int:
+    """Optimizer steps of a run: `updates`, or `epochs` over `rows`, times `share`, truncated.
+
+    `share` is the share of rows with a positive advantage under priority sampling, else 1. Raises InputError unless
+    exactly one of `updates` and `epochs` is given, or when nothing would be left to run.
+    """
+    if (updates is None) == (epochs is None):
+        raise InputError("params.yaml: exactly one of `updates` and `epochs` must be set, the other null")
+    steps = updates if updates is not None else epochs * rows / batch_size
+    length = int(steps * share + 1e-9)  # 1e-9: 9000 x 0.677 is 6093, whatever the binary fraction
+    if length < 1:
+        raise InputError(
+            f"params.yaml: {rows} rows in batches of {batch_size} give no update; raise `updates` or `epochs`"
+        )
+    return length
+
+
+def evaluation_points(updates: int, evaluations: int) -> list[int]:
+    """The updates after which to evaluate: evenly spaced, the last one at the end."""
+    if evaluations < 1:
+        raise InputError(f"params.yaml: `evaluations` is {evaluations}, but must be at least 1")
+    return sorted({max(1, updates * i // evaluations) for i in range(1, evaluations + 1)})
+
+
+def draws(count: int, updates: int, batch_size: int, seed: int, weights: np.ndarray | None = None) -> Tensor:
+    """Indices [updates, batch_size] below `count`.
+
+    With `weights` [count]: with replacement, proportional to the weights (>= 0, not all 0). Without: shuffled epochs,
+    one after the other, so that every index is drawn equally often to within one.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    needed = updates * batch_size
+    if weights is not None:
+        sampler = WeightedRandomSampler(torch.tensor(weights, dtype=torch.float64), needed, generator=generator)
+        order = torch.tensor(list(sampler))
+    else:
+        epochs = -(-needed // count)
+        order = torch.cat([torch.randperm(count, generator=generator) for _ in range(epochs)])[:needed]
+    return order.view(updates, batch_size)

@@ -1,0 +1,4 @@
+"""What can be known to be wrong before anything runs. Loads no model and needs no deep-learning library.
+
+May import: every room. A new check is a generator of lines in `parameters`, or in `reward_parameters` for a kind.
+"""

@@ -1,0 +1,103 @@
+"""Token ids to tensors, and rows to micro-batches of similar length under a token budget."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
+
+import torch
+from torch import Tensor
+
+from alol.compute.packing import Layout, layout
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Prompts and responses as token ids, and as the tensors that are asked for.
+
+    `response_ids`, `response_mask`: [B, T], padded on the right (T = 0 without responses). For models that run padded,
+    `input_ids`, `attention_mask`, `position_ids`: [B, P + T], prompts padded on the left, so that responses start at
+    one column. For the others, `layout`: all without padding.
+    Masks come from the lengths, so a pad id equal to the end of text does no harm.
+    """
+
+    prompts: Sequence[Sequence[int]]
+    responses: Sequence[Sequence[int]]
+    pad_id: int
+    device: torch.device | str
+
+    @property
+    def input_ids(self) -> Tensor:
+        return self._joined[0]
+
+    @property
+    def attention_mask(self) -> Tensor:
+        return self._joined[1]
+
+    @cached_property
+    def position_ids(self) -> Tensor:
+        return positions(self.attention_mask)
+
+    @property
+    def response_ids(self) -> Tensor:
+        return self._response[0]
+
+    @property
+    def response_mask(self) -> Tensor:
+        return self._response[1]
+
+    @property
+    def prompt_length(self) -> int:
+        return max(map(len, self.prompts), default=0)
+
+    @cached_property
+    def layout(self) -> Layout:
+        return layout(self.prompts, self.responses, self.device)
+
+    @cached_property
+    def prompt_ids(self) -> tuple[Tensor, Tensor]:
+        """The prompts alone and their mask, padded on the right as an encoder wants them: [B, P] each."""
+        ids, mask = pad(self.prompts, self.pad_id, left=False)
+        return ids.to(self.device), mask.to(self.device)
+
+    @cached_property
+    def _response(self) -> tuple[Tensor, Tensor]:
+        ids, mask = pad(self.responses, self.pad_id, left=False)
+        return ids.to(self.device), mask.to(self.device)
+
+    @cached_property
+    def _joined(self) -> tuple[Tensor, Tensor]:
+        prompts = (x.to(self.device) for x in pad(self.prompts, self.pad_id, left=True))
+        ids, mask = (torch.cat(pair, dim=1) for pair in zip(prompts, self._response, strict=True))
+        return ids, mask
+
+
+def pad(ids: Sequence[Sequence[int]], pad_id: int, *, left: bool) -> tuple[Tensor, Tensor]:
+    """Token ids [B, L] and their mask [B, L] (1 on tokens), padded to the longest."""
+    lengths = torch.tensor([len(row) for row in ids], dtype=torch.long)[:, None]
+    places = torch.arange(int(lengths.max()) if len(ids) else 0)
+    mask = places >= len(places) - lengths if left else places < lengths
+    flat = torch.tensor(list(chain.from_iterable(ids)), dtype=torch.long)
+    return torch.full(mask.shape, pad_id).masked_scatter_(mask, flat), mask.long()
+
+
+def positions(mask: Tensor) -> Tensor:
+    """Position of each token among the tokens that are not padding: absolute embeddings must not count pads."""
+    return (mask.cumsum(-1) - 1).clamp(min=0)
+
+
+def chunks(lengths: Sequence[int], rows: int, tokens: int) -> list[list[int]]:
+    """Indices in batches of at most `rows` and, padded to their longest, at most `tokens` (at least one row each).
+
+    Sorted by length, longest first, so that padding is small and the largest batch comes at once.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    batches: list[list[int]] = []
+    for i in order:
+        if batches and len(batches[-1]) < rows and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= tokens:
+            batches[-1].append(i)
+        else:
+            batches.append([i])
+    return batches

@@ -1,0 +1,179 @@
+"""Continuous batching: a prompt takes the place of a response that has ended, and nothing is padded.
+
+Prompts are read end to end (alol.compute.packing); their keys and values go into slots, of which those in use always
+come first. Each step continues all of them by one token.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from alol.compute import packed_models, packing
+
+Choose = Callable[[Tensor, list[int]], list[int]]  # from logits [n, V] of the sequences named, a token for each
+
+
+@dataclass
+class Slots:
+    """Keys and values of sequences by layer, [slots, key heads, capacity, D] each, made when a layer first writes."""
+
+    count: int
+    capacity: int
+    keys: dict[int, Tensor] = field(default_factory=dict)
+    values: dict[int, Tensor] = field(default_factory=dict)
+
+    def layer(self, index: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        """The buffers of a layer; `like` [1, key heads, L, D] has their type."""
+        if index not in self.keys:
+            shape = (self.count, like.shape[1], self.capacity, like.shape[3])
+            self.keys[index], self.values[index] = like.new_zeros(shape), like.new_zeros(shape)
+        return self.keys[index], self.values[index]
+
+    def move(self, sources: list[int], targets: list[int], length: int) -> None:
+        """Copies sequences of at most `length` tokens into other slots."""
+        for buffers in (self.keys, self.values):
+            for buffer in buffers.values():
+                buffer[targets, :, :length] = buffer[sources, :, :length]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading(packing.Packed):
+    """Prompts laid end to end whose keys and values go into the slots from `first` on."""
+
+    slots: Slots
+    first: int
+
+    def attend(
+        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, dropout: float, scaling: float | None
+    ) -> Tensor:
+        keys, values = self.slots.layer(module.layer_idx, key)
+        for slot, (k, v) in enumerate(zip(*(x[0].split(self.sizes, dim=1) for x in (key, value)), strict=True)):
+            keys[self.first + slot, :, : k.shape[1]], values[self.first + slot, :, : v.shape[1]] = k, v
+        return super().attend(module, query, key, value, dropout, scaling)
+
+
+@dataclass(frozen=True)
+class Continuing:
+    """One token of each of the first n sequences, whose lengths so far are `lengths` [n]."""
+
+    input_ids: Tensor  # [1, n]
+    position_ids: Tensor  # [1, n]
+    slots: Slots
+    lengths: Tensor
+    mask: Tensor  # [n, 1, 1, longest + 1]
+
+    def attend(
+        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, dropout: float, scaling: float | None
+    ) -> Tensor:
+        keys, values = self.slots.layer(module.layer_idx, key)
+        count, span = len(self.lengths), self.mask.shape[-1]
+        rows = torch.arange(count, device=key.device)
+        keys[rows, :, self.lengths], values[rows, :, self.lengths] = (x[0].transpose(0, 1) for x in (key, value))
+        # query heads that share a key head are as many queries to it
+        grouped = query[0].transpose(0, 1).reshape(count, key.shape[1], -1, query.shape[-1])
+        found = F.scaled_dot_product_attention(
+            grouped, keys[:count, :, :span], values[:count, :, :span], attn_mask=self.mask, scale=scaling
+        )
+        return found.reshape(1, count, query.shape[1], -1)
+
+
+@dataclass
+class Run:
+    """A batch of sequences under way; `tokens` counts what went through the model."""
+
+    model: nn.Module
+    prompts: Sequence[Sequence[int]]
+    slots: Slots
+    device: torch.device
+    active: list[int] = field(default_factory=list)  # the prompt in each slot
+    lengths: list[int] = field(default_factory=list)  # of the sequences in the slots, without the latest token
+    latest: list[int] = field(default_factory=list)
+    tokens: int = 0
+
+    def read(self, chosen: list[int]) -> Tensor:
+        """Puts prompts into the next slots; logits [len(chosen), V] of what follows each."""
+        packed = packing.sequences([self.prompts[i] for i in chosen], self.device)
+        logits = self._logits(Reading(**vars(packed), slots=self.slots, first=len(self.active)), packed.ends)
+        self.active += chosen
+        self.lengths += [len(self.prompts[i]) for i in chosen]
+        self.tokens += sum(packed.sizes)
+        return logits
+
+    def step(self) -> Tensor:
+        """Continues every sequence by its latest token; logits [n, V] of what follows."""
+        lengths = torch.tensor(self.lengths, device=self.device)
+        mask = torch.arange(max(self.lengths) + 1, device=self.device) <= lengths[:, None]
+        ids = torch.tensor([self.latest], device=self.device)
+        logits = self._logits(Continuing(ids, lengths[None], self.slots, lengths, mask[:, None, None]), None)
+        self.tokens += len(self.active)
+        self.lengths = [length + 1 for length in self.lengths]
+        return logits
+
+    def end(self, ended: list[int]) -> None:
+        """Frees slots; sequences of the last slots take their places."""
+        kept = len(self.active) - len(ended)
+        holes = [slot for slot in ended if slot < kept]
+        gone = set(ended)
+        sources = [slot for slot in range(kept, len(self.active)) if slot not in gone]
+        if holes:
+            self.slots.move(sources, holes, max(self.lengths[slot] for slot in sources))
+        for column in (self.active, self.lengths, self.latest):
+            for hole, source in zip(holes, sources, strict=True):
+                column[hole] = column[source]
+            del column[kept:]
+
+    def _logits(self, packed: Reading | Continuing, chosen: Tensor | None) -> Tensor:
+        return self.model.get_output_embeddings()(packed_models.states(self.model, packed, chosen)).float()
+
+
+@torch.no_grad()
+def continuous(
+    model: nn.Module,
+    prompts: Sequence[Sequence[int]],
+    choose: Choose,
+    ended: Callable[[list[list[int]], list[int]], list[bool]],
+    *,
+    longest: int,
+    slots: int,
+    tokens: int,
+    done: Callable[[int], object] = lambda count: None,
+) -> tuple[list[list[int]], int]:
+    """A response to each prompt, the token that ended it included, and how many tokens went through the model.
+
+    `choose` names each sequence's next token from its logits; `ended` says of responses, and the prompts that they
+    belong to, whether they are complete; none grows beyond `longest`. At most `slots` sequences are under way, and
+    prompts of at most `tokens` tokens (or one) are read at once. `done` is told how many have ended.
+    For models of which `packing.packable` is true, in evaluation mode.
+    """
+    responses: list[list[int]] = [[] for _ in prompts]
+    waiting = deque(sorted(range(len(prompts)), key=lambda i: -len(prompts[i])))
+    capacity = max(map(len, prompts), default=0) + longest
+    run = Run(model, prompts, Slots(min(slots, len(prompts)), capacity), next(model.parameters()).device)
+    while waiting or run.active:
+        free = run.slots.count - len(run.active)
+        # reading a few prompts at a time would leave slots empty for less than it costs
+        if waiting and (free >= max(1, run.slots.count // 8) or not run.active):
+            first, chosen = len(run.active), [waiting.popleft()]
+            budget = tokens - len(prompts[chosen[0]])
+            while waiting and len(chosen) < free and len(prompts[waiting[0]]) <= budget:
+                budget -= len(prompts[waiting[0]])
+                chosen.append(waiting.popleft())
+            logits = run.read(chosen)
+        else:
+            first, logits = 0, run.step()
+        chosen = run.active[first:]
+        run.latest[first:] = choose(logits, chosen)
+        for i, token in zip(chosen, run.latest[first:], strict=True):
+            responses[i].append(token)
+        over = ended([responses[i] for i in chosen], chosen)
+        finished = [first + k for k, i in enumerate(chosen) if over[k] or len(responses[i]) >= longest]
+        if finished:
+            run.end(finished)
+            done(len(finished))
+    return responses, run.tokens

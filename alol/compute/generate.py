@@ -1,0 +1,212 @@
+"""Responses of a policy to prompts: by continuous batching, or in batches of similar length padded on the left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from tqdm import tqdm
+from transformers import (
+    GenerationConfig,
+    PreTrainedTokenizerBase,
+    StopStringCriteria,
+    TemperatureLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from alol.compute import packed_models
+from alol.compute.batching import pad
+from alol.compute.decode import continuous
+from alol.compute.launch import gather_shards
+from alol.compute.logprob import is_encoder_decoder
+from alol.config.sections import Generate, Launch
+
+
+def generate(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    settings: Generate,
+    launch: Launch,
+    *,
+    seed: int,
+    main: Accelerator,
+    name: str = "generate",
+) -> list[str]:
+    """One response text per prompt (token ids), in order; the work is shared by the processes of `main`.
+
+    `model` must be in evaluation mode on main's device. Sampling draws from `seed` alone, so that a run repeats itself.
+    """
+    ids = sample_ids(model, tokenizer, prompts, settings, launch, seed=seed, main=main, name=name)
+    return [decode(tokenizer, row, settings) for row in ids]
+
+
+def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], settings: Generate) -> str:
+    """The text of a response's token ids, as rewards and users see it."""
+    return finish(tokenizer.decode(ids, skip_special_tokens=True), settings)
+
+
+def sample_ids(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    settings: Generate,
+    launch: Launch,
+    *,
+    seed: int,
+    main: Accelerator,
+    name: str,
+) -> list[list[int]]:
+    """Like `generate`, as token ids: the token that ended a response included, padding not."""
+    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+    mine = order[main.process_index :: main.num_processes]
+    chosen = [prompts[i] for i in mine]
+    bar = tqdm(total=len(mine), desc=name, unit="prompt", leave=False, disable=not main.is_main_process)
+    with bar, torch.random.fork_rng(), torch.no_grad(), main.autocast():
+        if settings.beams == 1 and packed_models.packable(model):
+            generator = torch.Generator().manual_seed(seed)
+            draws = torch.rand(len(prompts), settings.max_new_tokens, generator=generator, dtype=torch.float64)
+            ids, _ = decode_all(model, tokenizer, chosen, settings, launch, draws[mine], bar.update)
+        else:
+            ids = []
+            for start in range(0, len(mine), launch.generate_batch):
+                torch.manual_seed(seed * 1_000_003 + start * main.num_processes + main.process_index)
+                batch = chosen[start : start + launch.generate_batch]
+                ids += _batch(model, tokenizer, batch, settings, main.device)
+                bar.update(len(batch))
+    result: list[list[int]] = [[] for _ in prompts]
+    for i, row in zip(order, gather_shards(ids, main), strict=True):
+        result[i] = row
+    return result
+
+
+def decode_all(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    settings: Generate,
+    launch: Launch,
+    draws: Tensor,
+    done: Callable[[int], object] = lambda count: None,
+) -> tuple[list[list[int]], int]:
+    """Responses by continuous batching, and the tokens that went through the model.
+
+    `draws` [N, max_new_tokens] in [0, 1) decide the sampled tokens, so that they do not depend on the batch.
+    """
+    choice = Choice(prompts, settings, draws, next(model.parameters()).device)
+    ends = {tokenizer.eos_token_id, *settings.stop_ids}
+    stop = StopStringCriteria(tokenizer, settings.stop) if settings.stop else None
+
+    def ended(responses: list[list[int]], rows: list[int]) -> list[bool]:
+        over = [response[-1] in ends for response in responses]
+        if stop is None:
+            return over
+        reach = stop.maximum_token_len
+        tails = [[*prompts[i][-reach:], *response][-reach:] for i, response in zip(rows, responses, strict=True)]
+        found = stop(pad(tails, tokenizer.pad_token_id, left=True)[0], None).tolist()
+        return [x or y for x, y in zip(over, found, strict=True)]
+
+    return continuous(
+        model, prompts, choice, ended, longest=settings.max_new_tokens, slots=launch.generate_batch,
+        tokens=launch.tokens, done=done,
+    )  # fmt: skip
+
+
+class Choice:
+    """The next token of each sequence: the likeliest, or the one at which its number falls in the distribution."""
+
+    def __init__(
+        self, prompts: Sequence[Sequence[int]], settings: Generate, draws: Tensor, device: torch.device
+    ) -> None:
+        self.prompts, self.settings, self.draws = prompts, settings, draws.to(device)
+        self.taken = [0] * len(prompts)
+        self.seen: dict[int, Tensor] = {}
+        self.warpers = [TemperatureLogitsWarper(settings.temperature)] if settings.temperature != 1.0 else []
+        self.warpers += [TopPLogitsWarper(settings.top_p)] if settings.top_p < 1.0 else []
+
+    def __call__(self, logits: Tensor, rows: list[int]) -> list[int]:
+        """Token ids [n] from logits [n, V] of the sequences `rows`."""
+        if self.settings.repetition_penalty != 1.0:
+            logits = self._penalised(logits, rows)
+        if not self.settings.sample:
+            tokens = logits.argmax(-1)
+        else:
+            for warper in self.warpers:
+                logits = warper(None, logits)
+            heaped = logits.softmax(-1, dtype=torch.float64).cumsum(-1)
+            drawn = self.draws[rows, [self.taken[i] for i in rows]][:, None] * heaped[:, -1:]
+            tokens = torch.searchsorted(heaped, drawn, right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
+        for n, i in enumerate(rows):
+            self.taken[i] += 1
+            if i in self.seen:
+                self.seen[i][tokens[n]] = True
+        return tokens.tolist()
+
+    def _penalised(self, logits: Tensor, rows: list[int]) -> Tensor:
+        """Logits of words that the prompt or the response holds, divided by the penalty, or times it if negative."""
+        for i in rows:
+            if i not in self.seen:
+                self.seen[i] = torch.zeros(logits.shape[-1], dtype=torch.bool, device=logits.device)
+                self.seen[i][list(self.prompts[i])] = True
+        penalty = self.settings.repetition_penalty
+        seen = torch.stack([self.seen[i] for i in rows])
+        return torch.where(seen, torch.where(logits < 0, logits * penalty, logits / penalty), logits)
+
+
+def _batch(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    settings: Generate,
+    device: torch.device,
+) -> list[list[int]]:
+    encoded = is_encoder_decoder(model)
+    ids, mask = pad(prompts, tokenizer.pad_token_id, left=not encoded)
+    start = 1 if encoded else ids.shape[1]  # an encoder-decoder's output begins with its start token
+    output = model.generate(
+        input_ids=ids.to(device),
+        attention_mask=mask.to(device),
+        generation_config=_config(model, tokenizer, settings),
+        tokenizer=tokenizer if settings.stop else None,
+    )
+    ends = {tokenizer.eos_token_id, *settings.stop_ids}
+    return [_trimmed(row, ends, tokenizer.pad_token_id) for row in output[:, start:].tolist()]
+
+
+def _trimmed(ids: list[int], ends: set[int], pad_id: int) -> list[int]:
+    """Without the padding after a response's end; where end of text pads, its first occurrence is the end."""
+    for position, token in enumerate(ids):
+        if token in ends:
+            return ids[: position + 1]
+    length = len(ids)
+    while length > 1 and ids[length - 1] == pad_id:
+        length -= 1
+    return ids[:length]
+
+
+def _config(model: nn.Module, tokenizer: PreTrainedTokenizerBase, settings: Generate) -> GenerationConfig:
+    sampling = {"temperature": settings.temperature, "top_p": settings.top_p, "top_k": 0} if settings.sample else {}
+    return GenerationConfig(
+        max_new_tokens=settings.max_new_tokens,
+        num_beams=settings.beams,
+        do_sample=settings.sample,
+        repetition_penalty=settings.repetition_penalty,
+        eos_token_id=[tokenizer.eos_token_id, *settings.stop_ids],
+        pad_token_id=tokenizer.pad_token_id,
+        stop_strings=settings.stop or None,
+        decoder_start_token_id=model.config.decoder_start_token_id if is_encoder_decoder(model) else None,
+        **sampling,
+    )
+
+
+def finish(text: str, settings: Generate) -> str:
+    """A decoded response cut at the first of the `cut` texts and stripped, a trailing `stop` text removed."""
+    for mark in settings.cut:
+        text = text.split(mark, 1)[0]
+    text = text.strip()
+    for mark in settings.stop:
+        if text.endswith(mark.strip()):
+            text = text.replace(mark.strip(), "").strip()
+    return text

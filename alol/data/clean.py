@@ -1,0 +1,142 @@
+"""Raw files to the pipeline's rows: a task's format reads them, this checks them and writes one table per split.
+
+Rows stream from the files to Parquet. What only a format can know (a file's line, a column) it checks itself.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from alol.base.errors import InputError
+from alol.base.files import replacing
+from alol.config import build
+from alol.config.sections import Clean, Labels
+from alol.data import formats, rawfiles, schema
+from alol.data.compact_sets import Seen, digest
+from alol.data.formats import Row
+from alol.data.schema import SPLITS, TRAIN
+
+logger = logging.getLogger(__name__)
+
+
+def clean(task: str, options: Clean, raw: Path, target: Path) -> None:
+    """Writes {train,validation,test}.parquet, and labels/<name>.parquet and texts/<name>.parquet, below `target`.
+
+    All of them or nothing; `texts` are what the format gives beside the splits.
+
+    Raises InputError naming the file and line, or the prompt, that is wrong, and the split that has no rows.
+    """
+    if not raw.is_dir():
+        raise InputError(f"{raw} is missing; run `dvc repro download` (or `python -m stages.download --task {task}`)")
+    if options.limit is not None and options.limit < 1:
+        raise InputError(f"tasks.{task}.clean.limit is {options.limit}; give a number of prompts, or null for all")
+    form = formats.get(options.format)
+    splits = form.read(raw, build.build(form.options, options.options, f"tasks.{task}.clean.options"))
+    with replacing(target) as folder:
+        folder.mkdir()
+        for split in SPLITS:
+            limit = options.limit if split == TRAIN else None
+            _write_split(folder / f"{split}.parquet", checked(splits[split], split, limit), split, task)
+        for name in sorted(set(splits) - set(SPLITS)):
+            _write_split(folder / "texts" / f"{name}.parquet", checked(splits[name], name, None), name, task)
+        for name, labels in options.labels.items():
+            _write_labels(folder / "labels" / f"{name}.parquet", raw, labels, f"tasks.{task}.clean.labels.{name}")
+
+
+def _write_split(path: Path, rows: Iterator[Row], split: str, task: str) -> None:
+    prompts: Counter[str] = Counter()
+    responses = 0
+    with schema.writing(path, schema.RESPONSES) as writer:
+        for row in tqdm(rows, desc=f"clean {split}", unit=" rows", disable=None):
+            writer.write([row])
+            prompts[row["subset"]] += row["rank"] == 0
+            responses += 1
+        if not responses:
+            raise InputError(f"the {split} split of '{task}' has no rows; check tasks.{task}.clean and its raw files")
+    subsets = ", ".join(f"{name} {count}" for name, count in prompts.items())
+    logger.info("%-10s %8d prompts %9d responses  (%s)", split, prompts.total(), responses, subsets)
+
+
+def checked(rows: Iterable[Row], split: str, limit: int | None) -> Iterator[Row]:
+    """The rows of the first `limit` prompts, after checking each.
+
+    The rows of one prompt must follow each other with the ranks 0, 1, 2, ...; a prompt must not be empty nor its id
+    come back later; an empty response is one that says nothing, which a format may refuse.
+    """
+    seen = Seen()
+    current, rank = None, 0
+    for row in rows:
+        where = f"{split}, prompt '{row['prompt_id']}'"
+        if row["prompt_id"] != current:
+            if not seen.add(digest(row["prompt_id"])):
+                raise InputError(f"{where}: its rows are not together, or two prompts have this id")
+            if limit is not None and len(seen) > limit:
+                return
+            current, rank = row["prompt_id"], 0
+        if row["rank"] != rank:
+            raise InputError(f"{where}: a row has rank {row['rank']}, where {rank} must follow")
+        if not row["prompt"].strip():
+            raise InputError(f"{where}: the prompt is empty")
+        rank += 1
+        yield row
+
+
+def _write_labels(path: Path, raw: Path, labels: Labels, where: str) -> None:
+    """The rows whose label stands in one of the classes; the rest is counted by label and left out."""
+    indices = class_of(labels.classes, where)
+    kept: Counter[int] = Counter()
+    other: Counter[str] = Counter()
+    empty: list[str] = []
+    with schema.writing(path, schema.LABELLED) as writer:
+        for record in tqdm(rawfiles.records(rawfiles.find(raw, labels.file)), desc=f"clean {path.stem}", disable=None):
+            label = str(rawfiles.column(record, labels.label))
+            if label not in indices:
+                other[label] += 1
+                continue
+            if not _says_something(record, labels):
+                empty.append(record.where)
+                continue
+            kept[indices[label]] += 1
+            writer.write([_labelled(record, labels, indices[label])])
+        for index, values in enumerate(labels.classes):
+            if not kept[index]:
+                found = ", ".join(f"'{label}'" for label, _ in other.most_common(8)) or "none"
+                raise InputError(f"{where}: {labels.file} has no label of class {values}; other labels: {found}")
+    counts = ", ".join(f"class {index}: {count}" for index, count in sorted(kept.items()))
+    dropped = f"; left out: {other.total()} ({', '.join(sorted(other)[:8])})" if other else ""
+    dropped += f"; left out as empty: {len(empty)} (the first: {empty[0]})" if empty else ""
+    logger.info("labels/%s  %d rows (%s)%s", path.stem, kept.total(), counts, dropped)
+
+
+def _says_something(record: rawfiles.Record, labels: Labels) -> bool:
+    """Whether the response is no empty text: published collections have a few, from which nothing can be learnt."""
+    value = rawfiles.column(record, labels.response)
+    return not isinstance(value, str) or bool(value.strip())
+
+
+def class_of(classes: list[list[Any]], where: str) -> dict[str, int]:
+    """Label value, as text, to class; raises InputError for fewer than two classes or a value in two of them."""
+    if len(classes) < 2:
+        raise InputError(f"{where}.classes: give a list of label values for each of at least two classes")
+    indices: dict[str, int] = {}
+    for index, values in enumerate(classes):
+        for value in map(str, values):
+            if value in indices:
+                raise InputError(f"{where}.classes: '{value}' stands twice")
+            indices[value] = index
+    return indices
+
+
+def _labelled(record: rawfiles.Record, labels: Labels, label: int) -> dict[str, Any]:
+    return {
+        "prompt": rawfiles.text(record, labels.prompt) if labels.prompt else "",
+        "response": rawfiles.text(record, labels.response),
+        "context": {key: rawfiles.plain(record, column) for key, column in labels.context.items()},
+        "label": label,
+    }

@@ -1,0 +1,198 @@
+"""Fetches the entries of a task's `source` into one folder that appears whole or not at all.
+
+Transfers go to a work folder outside of it, where they survive a killed stage. alol.data.transfer brings a file over
+HTTP, alol.data.archive unpacks what is packed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import logging
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from alol.base.errors import InputError
+from alol.base.files import replacing
+from alol.config import build
+from alol.config.sections import Source
+from alol.data import archive
+from alol.data.transfer import transfer
+
+logger = logging.getLogger(__name__)
+
+VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+
+
+def fetch(task: str, sources: dict[str, Source], target: Path, work: Path) -> None:
+    """Fetches each source into `target`/<name>/ and replaces `target` once all are there.
+
+    `work` holds unfinished transfers. Raises InputError naming the key and the location that cannot be had, or a
+    file's expected and actual sha256.
+    """
+    if not sources:
+        raise InputError(f"tasks.{task}.source names nothing to fetch")
+    # The stack unwinds last: transfers are deleted once everything is in its place.
+    with contextlib.ExitStack() as finished, replacing(target) as folder:
+        for name, source in sources.items():
+            where = f"tasks.{task}.source.{name}"
+            check(name, source, where)
+            (folder / name).mkdir(parents=True)
+            FETCHERS[source.kind](source, where, folder / name, work, finished)
+            logger.info("%s: %s", where, source.location or source.kind)
+
+
+def check(name: str, source: Source, where: str) -> None:
+    """Raises InputError for what is known to be wrong without fetching anything."""
+    if not NAME.fullmatch(name):
+        raise InputError(f"{where}: a source's name must be letters, digits, '_', '-' and '.'")
+    if source.options and source.kind != "demo":
+        raise InputError(f"{where}.options: a source of kind {source.kind} has none")
+    if source.kind == "demo":
+        _generator(source, where)
+    elif source.kind == "path":
+        expand(source, where)
+    elif source.kind == "hub" and not source.revision:
+        raise InputError(f"{where}.revision: a hub data set needs the revision (a commit) to fetch")
+    else:
+        _location(source, where)
+
+
+def _demo(source: Source, where: str, folder: Path, work: Path, finished: contextlib.ExitStack) -> None:
+    from alol.data.demo import generator
+
+    generator.generate(_generator(source, where), folder)
+
+
+def _generator(source: Source, where: str) -> Any:
+    from alol.data.demo import generator
+
+    return build.build(generator.GeneratorOptions, source.options, f"{where}.options")
+
+
+def _path(source: Source, where: str, folder: Path, work: Path, finished: contextlib.ExitStack) -> None:
+    """A file, or a folder that is copied as it is."""
+    path = expand(source, where)
+    if path.is_dir():
+        if source.sha256:
+            raise InputError(f"{where}: {path} is a folder, and sha256 is that of a file; set it to null")
+        _copy(path, folder)
+    else:
+        check_sha256(path, source.sha256, f"{where}: {path}")
+        _place(path, path.name, folder)
+
+
+def expand(source: Source, where: str) -> Path:
+    """The local path that a source means; raises InputError when a variable is unset or nothing is there."""
+    location = _location(source, where)
+    hint = f"it can be had from {source.origin}" if source.origin else f"fetch it, then set {where}.location"
+    for match in VARIABLE.finditer(location):
+        name = match[1] or match[2]
+        if name not in os.environ:
+            raise InputError(f"{where}.location is {location}, but the environment variable {name} is not set; {hint}")
+    path = Path(os.path.expandvars(location))
+    if not path.is_absolute():
+        raise InputError(f"{where}.location is {location}: must be absolute or start with an environment variable")
+    if not path.exists():
+        raise InputError(f"{where}.location: {path} does not exist; {hint}")
+    if not os.access(path, os.R_OK):
+        raise InputError(f"{where}.location: {path} may not be read; check its permissions")
+    return path
+
+
+def _url(source: Source, where: str, folder: Path, work: Path, finished: contextlib.ExitStack) -> None:
+    url = _location(source, where)
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        raise InputError(f"{where}.location is {url}: must be an http:// or https:// URL")
+    place = finished.enter_context(_reserved(work, f"{url} {source.sha256}"))
+    name = PurePosixPath(unquote(parts.path)).name
+    name = name if NAME.fullmatch(name) else "download"
+    transfer(url, place / "data", f"{where}: {url}")
+    try:
+        check_sha256(place / "data", source.sha256, f"{where}: {url}")
+    except InputError:
+        shutil.rmtree(place)  # what is wrong as a whole is no start for another attempt
+        raise
+    _place(place / "data", name, folder)
+
+
+def _hub(source: Source, where: str, folder: Path, work: Path, finished: contextlib.ExitStack) -> None:
+    """A data set's files at one revision."""
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    name = _location(source, where)
+    if source.sha256:
+        raise InputError(f"{where}.sha256: of a hub data set the revision says what it is; set it to null")
+    place = finished.enter_context(_reserved(work, f"hub {name} {source.revision}"))
+    try:
+        huggingface_hub.snapshot_download(name, repo_type="dataset", revision=source.revision, local_dir=place / "data")
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"{where}: cannot fetch data set {name} at {source.revision}: {reason}") from None
+    shutil.rmtree(place / "data" / ".cache", ignore_errors=True)  # the hub client's own notes
+    _copy(place / "data", folder)
+
+
+FETCHERS: dict[str, Callable[[Source, str, Path, Path, contextlib.ExitStack], None]] = {
+    "path": _path,
+    "url": _url,
+    "hub": _hub,
+    "demo": _demo,
+}
+
+
+def _location(source: Source, where: str) -> str:
+    if not source.location:
+        raise InputError(f"{where}.location: a source of kind {source.kind} needs one")
+    return source.location
+
+
+def _place(path: Path, name: str, folder: Path) -> None:
+    if archive.is_archive(name):
+        archive.unpack(path, folder, name)
+    else:
+        shutil.copyfile(path, folder / name)
+
+
+def _copy(source: Path, folder: Path) -> None:
+    """The files below `source`, without their permissions (a read-only folder could not be replaced later)."""
+    for path in sorted(source.rglob("*")):
+        if path.is_file():
+            target = folder / path.relative_to(source)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+
+
+def check_sha256(path: Path, expected: str | None, what: str) -> None:
+    """Raises InputError with both digests when the file is not the expected one."""
+    if expected is None:
+        return
+    with path.open("rb") as file:
+        actual = hashlib.file_digest(file, "sha256").hexdigest()
+    if actual != expected.lower():
+        raise InputError(f"{what}: wrong sha256: expected {expected}, actual {actual}")
+
+
+@contextlib.contextmanager
+def _reserved(work: Path, key: str) -> Iterator[Path]:
+    """A work folder of that key, for one process at a time; deleted when the block ends well, else kept."""
+    place = work / hashlib.sha256(key.encode()).hexdigest()[:16]
+    work.mkdir(parents=True, exist_ok=True)
+    with place.with_suffix(".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            logger.info("waiting for another process that fetches the same")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        place.mkdir(exist_ok=True)
+        yield place
+        shutil.rmtree(place, ignore_errors=True)

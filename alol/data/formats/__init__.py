@@ -1,0 +1,46 @@
+"""Formats: how a task's raw files become rows. A format is a value in a literal dict; nothing registers itself.
+
+May import: base, config, the rest of data. A new format is a module with `FORMAT`, named in `get`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from alol.base.errors import known
+
+Row = dict[str, Any]  # the columns of alol.data.schema.RESPONSES
+Metric = Callable[[Sequence[str], Sequence[str], Sequence[dict]], list[float]]  # prompts, responses, contexts
+
+
+@dataclass(frozen=True)
+class Format:
+    """`read(raw folder, options)` gives, for each split, its rows, prompt by prompt; `metrics` are the task's own.
+
+    What it gives beside the splits are further texts, for rewards that are fitted to them.
+    """
+
+    options: type
+    read: Callable[[Path, Any], dict[str, Iterator[Row]]]
+    metrics: dict[str, Metric]
+    spread: tuple[str, ...] = ()  # those of which the standard deviation over rows is reported too
+
+
+def get(name: str) -> Format:
+    """The format of that name; raises InputError listing the known ones."""
+    from alol.data.formats import comet, demo, hha, knowledge, reddit, table
+
+    formats = {
+        "comet": comet.FORMAT,
+        "demo": demo.FORMAT,
+        "hha": hha.FORMAT,
+        "knowledge": knowledge.FORMAT,
+        "reddit": reddit.FORMAT,
+        "table": table.FORMAT,
+    }
+    if name not in formats:
+        raise known("format", name, formats)
+    return formats[name]

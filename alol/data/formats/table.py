@@ -1,0 +1,150 @@
+"""The format of a user's own task: tables with a column of prompts and a column of responses.
+
+A row holds one response, or a list of them; rows with the same id (without an id: the same prompt) are responses to one
+prompt, wherever they stand.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+from heapq import nsmallest
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from alol.base.errors import InputError
+from alol.data import rawfiles
+from alol.data.compact_sets import Counts, Key, digest
+from alol.data.formats import Format, Row, by_prompt
+from alol.data.rawfiles import Record
+from alol.data.schema import SPLITS, TEST, TRAIN, VALIDATION
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Parts of the training file's prompts that become the splits without a file of their own."""
+
+    validation: float
+    test: float
+
+
+@dataclass(frozen=True)
+class Options:
+    """Files are named below data/raw/<task>/; see alol.data.rawfiles for their kinds."""
+
+    train: str
+    validation: str | None  # null: split off from train
+    test: str | None
+    shares: Shares
+    seed: int  # of the splitting off
+    prompt: str  # column
+    response: str  # column: a text, or a list of texts, best first
+    id: str | None  # column; null: rows with equal prompts belong together
+    preference: str | None  # column: a number per response, larger is better; null: best first, as in the file
+    context: dict[str, str]  # context key -> column
+
+
+def read(raw: Path, options: Options) -> dict[str, Iterator[Row]]:
+    """The rows of each split; prompts in the order in which they are complete, ranks by preference or by order."""
+    train = rawfiles.find(raw, options.train)
+    files = {VALIDATION: options.validation, TEST: options.test}
+    paths = {split: rawfiles.find(raw, name) for split, name in files.items() if name is not None}
+    shares = {split: getattr(options.shares, split) for split in files if split not in paths}
+    for split, share in shares.items():
+        if not 0 < share < 1 or sum(shares.values()) >= 1:
+            raise InputError(f"shares.{split} is {share}: give a part between 0 and 1, less than 1 together, or a file")
+    counts = _count(train, options)
+    homes = _split_off(counts, shares, options.seed)
+    result = {}
+    for split in SPLITS:
+        if split in paths:
+            result[split] = _rows(paths[split], split, _count(paths[split], options), options)
+        else:
+            own = counts.select(lambda key, split=split: homes.get(key, TRAIN) == split) if homes else counts
+            result[split] = _rows(train, split, own, options)
+    return result
+
+
+def _key(record: Record, options: Options) -> Key:
+    value = rawfiles.column(record, options.id) if options.id else rawfiles.text(record, options.prompt)
+    if type(value) not in (str, int) or value == "":
+        raise InputError(f"{record.where}: column '{options.id}' must be a text or an integer, but is {value!r:.60}")
+    return digest(str(value))
+
+
+def _count(path: Path, options: Options) -> Counts:
+    return Counts(_key(record, options) for record in rawfiles.records(path))
+
+
+def _split_off(counts: Mapping[Key, int], shares: dict[str, float], seed: int) -> dict[Key, str]:
+    """Prompts that leave the training split: those whose seeded hash is smallest, the nearest number to each share.
+
+    A prompt's place depends on the set of prompts and the seed, not on the order of the file.
+    """
+    salt = seed.to_bytes(16, "big", signed=True)
+    sizes = {split: _part(share, len(counts)) for split, share in shares.items()}
+    order = iter(nsmallest(sum(sizes.values()), counts, lambda key: blake2b(key, key=salt, digest_size=16).digest()))
+    return {key: split for split, size in sizes.items() for key in islice(order, size)}
+
+
+def _part(share: float, count: int) -> int:
+    return max(1, math.floor(share * count + 0.5))
+
+
+def _rows(path: Path, split: str, counts: Mapping[Key, int], options: Options) -> Iterator[Row]:
+    """The rows of the prompts that are counted; records of other prompts are passed over."""
+    groups = by_prompt.together(rawfiles.records(path), lambda record: _key(record, options), counts)
+    for number, group in enumerate(groups):
+        yield from _prompt_rows(group, split, number, options)
+
+
+def _prompt_rows(group: list[Record], split: str, number: int, options: Options) -> Iterator[Row]:
+    prompt = rawfiles.text(group[0], options.prompt)
+    responses: list[tuple[str, float, Record]] = []
+    for record in group:
+        if rawfiles.text(record, options.prompt) != prompt:
+            raise InputError(f"{record.where}: another prompt than in {group[0].where}, with the same '{options.id}'")
+        responses += _responses(record, options)
+    if options.preference:
+        responses.sort(key=lambda item: -item[1])  # stable: equals stay in the file's order
+    name = f"{split}-{rawfiles.column(group[0], options.id) if options.id else number}"
+    for rank, (response, _, record) in enumerate(responses):
+        yield {
+            "prompt_id": name,
+            "subset": split,
+            "prompt": prompt,
+            "cuts": [0],
+            "turns": [],
+            "context": {key: rawfiles.plain(record, column) for key, column in options.context.items()},
+            "rank": rank,
+            "response": response,
+        }
+
+
+def _responses(record: Record, options: Options) -> list[tuple[str, float, Record]]:
+    """A record's responses, each with its preference (0 without such a column)."""
+    value = rawfiles.column(record, options.response)
+    texts = value if isinstance(value, list) else [value]
+    if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
+        raise InputError(f"{record.where}: column '{options.response}' must be a text or a list of texts, none empty")
+    if options.preference is None:
+        return [(text, 0.0, record) for text in texts]
+    given = rawfiles.column(record, options.preference)
+    numbers = [_number(item) for item in (given if isinstance(value, list) and isinstance(given, list) else [given])]
+    if len(numbers) != len(texts) or any(math.isnan(number) for number in numbers):
+        raise InputError(f"{record.where}: column '{options.preference}' must hold a number for each response")
+    return [(text, number, record) for text, number in zip(texts, numbers, strict=True)]
+
+
+def _number(value: Any) -> float:
+    """The value as a number (CSV holds texts); not a number when it is none."""
+    try:
+        return math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        return math.nan
+
+
+FORMAT = Format(Options, read, {})

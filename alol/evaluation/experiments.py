@@ -1,0 +1,283 @@
+"""Every run of a task side by side: rows of DVC's experiment table -> groups that differ in more than their seed.
+
+Works on the flat rows of `dvc.api.exp_show` (one dict per run, parameters and metrics under dotted keys, missing ones
+None); reading them is in the command, and the tables are in `alol.evaluation.comparison`.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from alol.base.errors import InputError
+from alol.config import paths
+
+SUMMARY, PARAMS = "metrics/summary.json", "params.yaml"
+POLICY = "policy.all."
+FIRST = ("policy.all.reward", "reference.all.reward", "delta.all.reward", "policy.macro.reward")
+LAST = ("discarded", "selected", "value_mse", "filter.precision", "filter.recall", "filter.base_rate")
+SUMMARIES = ("gold.", "reference.", "policy.", "validation.", "checkpoints.")  # parts of a summary
+# Beside the run's identity: `launch`, `judge` and `aggregate` change neither what is learned nor a mean reward.
+IGNORED = ("task", "seed", "algorithm", "launch", "judge", "aggregate")
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished run: `settings` are its effective parameters but the seed, `metrics` the numbers of its summary."""
+
+    name: str
+    algorithm: str
+    seed: str
+    settings: dict[str, str]
+    metrics: dict[str, float]
+    summary: dict[str, float]  # the numbers of metrics/summary.json, by dotted key
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ in their seed alone."""
+
+    algorithm: str
+    settings: dict[str, str]  # those in which groups differ
+    runs: list[Run]
+
+    @property
+    def label(self) -> str:
+        return " ".join([self.algorithm, *(f"{name}={value}" for name, value in self.settings.items())])
+
+    def values(self, metric: str) -> list[float]:
+        return [run.metrics[metric] for run in self.runs if metric in run.metrics]
+
+
+def name(row: Row) -> str:
+    """What the user calls this row of the experiment table."""
+    return str(row.get("Experiment") or row.get("rev"))
+
+
+def plain(row: Row) -> dict[str, Any]:
+    """Without the file names that DVC writes before keys found in several files; other metric files are dropped."""
+    result = {}
+    for key, value in row.items():
+        file, _, rest = key.rpartition(":")
+        if not file or file in (SUMMARY, PARAMS):
+            result[rest] = None if value == "None" else value
+    return result
+
+
+def settings(row: Row, task: str, sections: Iterable[str]) -> dict[str, str]:
+    """The parameters that matter to a run of `task`, its own merged over the defaults.
+
+    `sections` are the top-level keys of params.yaml; other keys of the row are metrics.
+    """
+    algorithm, sections = row.get("algorithm"), set(sections) - set(IGNORED)
+    kept, own = {}, {}
+    for key, value in row.items():
+        section, _, rest = key.partition(".")
+        if section not in sections or value is None:
+            continue
+        if section == "tasks":
+            if rest.startswith(f"{task}."):
+                own[rest.removeprefix(f"{task}.")] = _text(value)
+        elif section == "algorithms":
+            if rest.startswith(f"{algorithm}."):
+                kept[key] = _text(value)
+        else:
+            kept[rest if section == "defaults" else key] = _text(value)
+    merged = {**kept, **_component_defaults(kept, own), **_format_defaults(kept, own), **own}
+    # what a task takes of these stands under its names
+    taken = ("rewards.kinds.", "rewards.training.", "clean.formats.")
+    return {
+        key: value
+        for key, value in sorted(merged.items())
+        if key.partition(".")[0] not in IGNORED and not key.startswith(taken)
+    }
+
+
+def _component_defaults(defaults: Mapping[str, str], own: Mapping[str, str]) -> dict[str, str]:
+    """What the reward components of a task (and their scorers) take from their kinds and from the training section."""
+    found = {}
+    for key, kind in own.items():
+        if key.startswith("rewards.") and key.endswith(".kind"):
+            component = key.removesuffix(".kind")
+            kinds = [kind]
+            while (base := defaults.get(f"rewards.kinds.{kinds[-1]}.kind")) is not None and base not in kinds:
+                kinds.append(base)
+            for name in reversed(kinds):
+                found |= _moved(defaults, f"rewards.kinds.{name}.", f"{component}.")
+            if any(other.startswith(f"{component}.train.") for other in own):
+                found |= _moved(defaults, "rewards.training.", f"{component}.train.")
+    return found
+
+
+def _format_defaults(defaults: Mapping[str, str], own: Mapping[str, str]) -> dict[str, str]:
+    """What a task's clean.options take from their format."""
+    name = own.get("clean.format", defaults.get("clean.format"))
+    return _moved(defaults, f"clean.formats.{name}.", "clean.options.")
+
+
+def _moved(table: Mapping[str, str], source: str, target: str) -> dict[str, str]:
+    return {target + key.removeprefix(source): value for key, value in table.items() if key.startswith(source)}
+
+
+def _text(value: Any) -> str:
+    """One notation, since DVC gives 1, 1.0 and "1" for the same parameter."""
+    try:
+        return f"{float(str(value)):.12g}"
+    except ValueError:
+        return str(value)
+
+
+def stale(row: Row, lock: str, sections: Iterable[str]) -> str | None:
+    """Why the metrics beside dvc.lock (its text) are not those of the row's parameters; None when they are.
+
+    A params.yaml that was edited or committed without a run stands beside the metrics of the run before.
+    """
+    from ruamel.yaml import YAML
+
+    stages = (YAML(typ="safe").load(lock) or {}).get("stages", {})
+    now = {key: value for key, value in row.items() if key.partition(".")[0] in set(sections)}
+    made = {out["path"]: out.get("md5") for stage in stages.values() for out in stage.get("outs", [])}
+    generated = [path for path in made if Path(path).is_relative_to(paths.generations("", ""))]
+    if generated and str(paths.generations(str(row.get("task")), str(row.get("algorithm")))) not in generated:
+        return "its metrics were made for another task or algorithm; run `dvc repro`"
+    for stage_name, stage in stages.items():
+        for key, value in stage.get("params", {}).get(PARAMS, {}).items():
+            if _leaves(value, key) != _leaves({k: v for k, v in now.items() if k == key or k.startswith(f"{key}.")}):
+                return f"its metrics were made with another value of {key}; run `dvc repro`"
+        for dep in stage.get("deps", []):
+            if made.get(dep["path"], dep.get("md5")) != dep.get("md5"):
+                return f"stage {stage_name} did not run after {dep['path']} changed; run `dvc repro`"
+    return None
+
+
+def _leaves(value: Any, prefix: str = "") -> dict[str, str]:
+    """Dotted key -> text of the values in nested tables; without nulls and empty ones, which DVC's rows lack."""
+    if not isinstance(value, Mapping):
+        return {} if value is None or value == [] or value == "[]" else {prefix: _text(value)}
+    join = f"{prefix}." if prefix else ""
+    return {key: text for name, item in value.items() for key, text in _leaves(item, f"{join}{name}").items()}
+
+
+def collect(
+    rows: Iterable[Row], task: str, sections: Iterable[str], stale: Mapping[str, str]
+) -> tuple[list[Run], list[tuple[str, str]]]:
+    """The task's finished runs, each once, and (name, reason) of the rows left out.
+
+    `stale` maps names of rows whose metrics belong to other parameters to the reason.
+    """
+    runs: dict[tuple[Any, ...], Run] = {}
+    left_out: list[tuple[str, str]] = []
+    for raw in rows:
+        row = plain(raw)
+        found = _metrics(row)
+        reason = _unusable(row, task, found) or stale.get(name(row))
+        if reason is None:
+            own = settings(row, task, sections)
+            summary = _finite({key: value for key, value in row.items() if key.startswith(SUMMARIES)})
+            run = Run(name(row), str(row["algorithm"]), _text(row["seed"]), own, found, summary)
+            key = (run.algorithm, run.seed, tuple(run.settings.items()))
+            first = runs.setdefault(key, run)
+            if first is run:
+                continue
+            other = "" if first.metrics == run.metrics else ", with other results: other code, data or machine"
+            reason = f"same parameters and seed as {first.name}{other}"
+        left_out.append((name(row), reason))
+    return list(runs.values()), left_out
+
+
+def _unusable(row: Row, task: str, found: Mapping[str, float]) -> str | None:
+    """Why a row cannot be compared; None when it can."""
+    state = str(row.get("State") or "").lower()
+    if state in ("queued", "running"):
+        return state
+    if state == "failed":
+        return "failed"
+    if row.get("task") != task:
+        return f"task {row['task']}" if row.get("task") else "it names no task"
+    if FIRST[0] not in found or row.get("algorithm") is None or row.get("seed") is None:
+        return f"no {SUMMARY}"
+    return None
+
+
+def _metrics(row: Row) -> dict[str, float]:
+    """The numbers of metrics/summary.json that the comparison shows."""
+    return _finite({key: value for key, value in row.items() if key.startswith(POLICY) or key in (*FIRST, *LAST)})
+
+
+def _finite(row: Row) -> dict[str, float]:
+    return {
+        key: float(value)
+        for key, value in row.items()
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    }
+
+
+def group(runs: Sequence[Run]) -> list[Group]:
+    """Groups of runs by algorithm and settings, best mean reward first, named by what they differ in."""
+    members: dict[tuple[Any, ...], list[Run]] = {}
+    for run in runs:
+        members.setdefault((run.algorithm, *run.settings.items()), []).append(run)
+    found = list(members.values())
+    names = _differing([same[0] for same in found])
+    groups = [
+        Group(same[0].algorithm, _chosen(same[0], names), sorted(same, key=lambda run: (len(run.seed), run.seed)))
+        for same in found
+    ]
+    return ranked(groups)
+
+
+def ranked(groups: Iterable[Group]) -> list[Group]:
+    """Best mean reward first."""
+    return sorted(groups, key=lambda g: (-statistics.fmean(g.values(FIRST[0])), g.label))
+
+
+def checkpoint(name: str, summary: Mapping[str, Any]) -> Group:
+    """A model that others trained, from the summary that evaluate_checkpoint wrote; InputError where it is none."""
+    found = _metrics(_numbers(summary))
+    if FIRST[0] not in found:
+        raise InputError(f"the summary of checkpoint '{name}' has no {FIRST[0]}; evaluate it again")
+    return Group(name, {}, [Run(name, name, "", {}, found, {})])
+
+
+def _numbers(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted key -> value of nested tables."""
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        flat |= _numbers(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return flat
+
+
+def _differing(runs: Sequence[Run]) -> list[str]:
+    """Settings in which the runs differ; those of an algorithm are compared among its own runs."""
+    names = sorted({key for run in runs for key in run.settings})
+    return [
+        key
+        for key in names
+        if len({run.settings.get(key) for run in runs if not key.startswith("algorithms.") or _own(run, key)}) > 1
+    ]
+
+
+def _own(run: Run, key: str) -> bool:
+    return key.startswith(f"algorithms.{run.algorithm}.")
+
+
+def _chosen(run: Run, names: Sequence[str]) -> dict[str, str]:
+    """The settings named, under the shortest ends of their keys that tell them apart."""
+    mine = [key for key in names if not key.startswith("algorithms.") or _own(run, key)]
+    return {_short(key, names): run.settings.get(key, "null") for key in mine}
+
+
+def _short(key: str, names: Sequence[str]) -> str:
+    parts = key.split(".")
+    if parts[0] == "algorithms":
+        return parts[-1]
+    for count in range(1, len(parts)):
+        end = ".".join(parts[-count:])
+        if sum(other == end or other.endswith(f".{end}") for other in names) == 1:
+            return end
+    return key

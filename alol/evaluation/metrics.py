@@ -1,0 +1,115 @@
+"""Numbers about texts and about samples of rewards: diversity, METEOR, intervals and p-values.
+
+Plain functions of lists and arrays; what is measured on which rows is decided in `alol.evaluation.summary`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cache
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+CHUNK = 1 << 21  # random numbers held at once
+PERCENTILES = (0, 10, 25, 50, 75, 90, 100)
+
+
+def words(text: str) -> list[str]:
+    return text.split()
+
+
+def distinct(texts: Sequence[str], n: int) -> float:
+    """Distinct n-grams over all n-grams of the texts pooled (Li et al. 2016), lower-cased; 0 when there is none."""
+    grams: set[tuple[str, ...]] = set()
+    total = 0
+    for text in texts:
+        tokens = words(text.lower())
+        found = [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
+        grams.update(found)
+        total += len(found)
+    return len(grams) / total if total else 0.0
+
+
+class _Stemmer(Protocol):
+    def stem(self, word: str) -> str: ...
+
+
+class _CachedStemmer:
+    """Porter's stemmer; texts repeat their words, so every word is stemmed once."""
+
+    def __init__(self, stemmer: _Stemmer) -> None:
+        self.stem = cache(stemmer.stem)
+
+
+class _NoSynonyms:
+    """Stands in for WordNet, which is a download: METEOR then matches words and stems alone."""
+
+    def synsets(self, word: str) -> list[object]:
+        return []
+
+
+def meteor_stem(responses: Sequence[str], references: Sequence[str]) -> list[float]:
+    """METEOR (Banerjee and Lavie 2005; nltk's constants) of each response, in [0, 1], without synonyms."""
+    from nltk.stem.porter import PorterStemmer
+    from nltk.translate.meteor_score import single_meteor_score
+
+    stemmer, wordnet = _CachedStemmer(PorterStemmer()), _NoSynonyms()
+    return [
+        float(single_meteor_score(words(reference), words(response), stemmer=stemmer, wordnet=wordnet))
+        for response, reference in zip(responses, references, strict=True)
+    ]
+
+
+def _chunks(draws: int, width: int) -> Iterator[int]:
+    """Sizes that add up to `draws`, each small enough for size x width numbers in memory."""
+    size = max(1, CHUNK // max(1, width))
+    for start in range(0, draws, size):
+        yield min(size, draws - start)
+
+
+def bootstrap_interval(groups: Sequence[Array], draws: int, seed: int) -> tuple[float, float]:
+    """95 % percentile bootstrap interval of the mean over groups of each group's mean.
+
+    Each group is resampled with replacement by itself; one group gives the ordinary interval of a mean.
+    """
+    generator = np.random.default_rng(seed)
+    means = np.zeros(draws)
+    for group in groups:
+        start = 0
+        for size in _chunks(draws, len(group)):
+            index = generator.integers(0, len(group), (size, len(group)))
+            means[start : start + size] += group[index].mean(axis=1) / len(groups)
+            start += size
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def sign_flip_p(groups: Sequence[Array], draws: int, seed: int) -> float:
+    """Two-sided p-value of paired differences under random signs; the statistic is the mean of the groups' means.
+
+    Exact, by going through every combination of signs, where these are no more than `draws`; otherwise
+    (1 + hits) / (1 + draws) of seeded draws. 1.0 when all differences are 0.
+    """
+    weighted = np.concatenate([group / (len(group) * len(groups)) for group in groups])
+    if not weighted.any():
+        return 1.0
+    scale = float(np.abs(weighted).sum())
+    threshold = abs(float(weighted.sum())) - 1e-9 * scale  # sums in another order must still count as equal
+    if len(weighted) < 60 and 2 ** len(weighted) <= draws:
+        bits = np.arange(2 ** len(weighted))[:, None] >> np.arange(len(weighted)) & 1
+        return float((np.abs((2 * bits - 1) @ weighted) >= threshold).mean())
+    generator = np.random.default_rng(seed)
+    hits = 0
+    for size in _chunks(draws, len(weighted)):
+        bits = generator.integers(0, 2, (size, len(weighted)), dtype=np.int8)
+        # The sum over signs is twice the sum over the positive ones, less the sum of all.
+        hits += int((np.abs(2 * (bits @ weighted) - weighted.sum()) >= threshold).sum())
+    return (1 + hits) / (1 + draws)
+
+
+def percentiles(values: Array) -> list[float]:
+    """The values at PERCENTILES."""
+    return [float(value) for value in np.percentile(values, PERCENTILES)]

@@ -1,0 +1,248 @@
+"""From the test rows of gold, reference and policy to metrics/summary.json: pure functions of lists of rows.
+
+A split is a test subset, `all` (its rows pooled) or `macro` (the mean over subsets). Reading and writing are in the
+stage, what a number means is in `alol.evaluation.metrics`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from alol.base.errors import InputError
+from alol.config import params, sections
+from alol.data import schema
+from alol.data.formats import Format, Metric
+from alol.evaluation import metrics
+from alol.evaluation.metrics import Array
+
+MODELS = ("gold", "reference", "policy")
+ALL, MACRO = "all", "macro"
+Rows = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One model's test rows: the texts and one array per metric that is a mean over rows."""
+
+    texts: list[str]
+    columns: dict[str, Array]
+    spread: Sequence[str] = ()  # columns of which the standard deviation is reported too
+
+
+def gold_rows(rows: Rows, p: params.Params) -> Rows:
+    """The gold response of each prompt: the preferred one, or the one that scores best (the first of equals)."""
+    if p.aggregate.gold == "preferred":
+        return [row for row in rows if row["rank"] == 0]
+    measure, reward = p.train.success, p.reward
+    groups = itertools.groupby(rows, lambda row: row["prompt_id"])
+    return [max(group, key=lambda row: schema.score(row, measure, reward.weights, reward.shift)) for _, group in groups]
+
+
+def check_aligned(tables: Mapping[str, Rows]) -> None:
+    """Raises InputError unless the tables (name -> rows) hold the same prompts in the same order."""
+    (first, rows), *others = tables.items()
+    if not rows:
+        raise InputError(f"{first} holds no test row; check the task's source and clean section")
+    for name, other in others:
+        if len(other) != len(rows):
+            raise InputError(f"{name} has {len(other)} rows but {first} has {len(rows)}; run `dvc repro`")
+        for i, (a, b) in enumerate(zip(rows, other, strict=True)):
+            if a["prompt_id"] != b["prompt_id"]:
+                found = f"row {i} is prompt '{b['prompt_id']}' but '{a['prompt_id']}' in {first}"
+                raise InputError(f"{name}: {found}; run `dvc repro`")
+
+
+def splits(subsets: Sequence[str]) -> dict[str, list[Array]]:
+    """Split name -> groups of row numbers; only `macro` has more than one group, and is the mean over them."""
+    names = sorted(set(subsets))
+    if len(names) > 1 and {ALL, MACRO} & set(names):
+        raise InputError(f"a test subset must not be called '{ALL}' or '{MACRO}'; rename it in the source")
+    column = np.array(subsets, dtype=object)
+    groups = {name: np.flatnonzero(column == name) for name in names}
+    return {
+        **{name: [index] for name, index in groups.items()},
+        ALL: [np.arange(len(subsets))],
+        MACRO: list(groups.values()),
+    }
+
+
+def measure(
+    rows: Rows, gold: Rows, reward: sections.Reward, task_metrics: Mapping[str, Metric], spread: Sequence[str] = ()
+) -> Measured:
+    """The metrics of each row; `gold` gives METEOR its references. InputError where one is not a finite number."""
+    texts = [row["response"] for row in rows]
+    columns = {"reward": [schema.total_reward(row, reward.weights, reward.shift) for row in rows]}
+    for name in reward.weights:
+        columns[f"reward_{name}"] = [row[f"reward_{name}"] for row in rows]
+    columns["length"] = [len(metrics.words(text)) for text in texts]
+    columns["meteor_stem"] = metrics.meteor_stem(texts, [row["response"] for row in gold])
+    prompts, contexts = [row["prompt"] for row in rows], schema.contexts(rows)
+    for name, function in task_metrics.items():
+        columns[name] = function(prompts, texts, contexts)
+    arrays = {name: np.array(values, dtype=np.float64) for name, values in columns.items()}
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            row = rows[int(np.flatnonzero(~np.isfinite(array))[0])]
+            raise InputError(f"{name} is not a finite number for prompt '{row['prompt_id']}'; check what computes it")
+    return Measured(texts, arrays, spread)
+
+
+def compared(tables: Mapping[str, Rows], p: params.Params, form: Format) -> dict[str, Measured]:
+    """The metrics of gold, reference and policy, whose `tables` must hold the same prompts in the same order."""
+    check_aligned(tables)
+    return {name: measure(rows, tables["gold"], p.reward, form.metrics, form.spread) for name, rows in tables.items()}
+
+
+def _split(measured: Measured, groups: list[Array], options: sections.Aggregate) -> dict[str, float]:
+    """The metrics of one model on one split."""
+    rewards = [measured.columns["reward"][index] for index in groups]
+    low, high = metrics.bootstrap_interval(rewards, options.bootstrap, options.seed)
+    return {**_means(measured, groups), "reward_low": number(low), "reward_high": number(high)}
+
+
+def _means(measured: Measured, groups: list[Array]) -> dict[str, float]:
+    result = {name: _mean(column, groups) for name, column in measured.columns.items()}
+    for name in measured.spread:
+        result[f"{name}_std"] = float(np.mean([measured.columns[name][index].std() for index in groups]))
+    for n in (1, 2, 3):
+        values = [metrics.distinct([measured.texts[i] for i in index], n) for index in groups]
+        result[f"distinct_{n}"] = float(np.mean(values))
+    return {name: number(value) for name, value in result.items()}
+
+
+def _mean(column: Array, groups: list[Array]) -> float:
+    return float(np.mean([column[index].mean() for index in groups]))
+
+
+def number(value: float) -> float:
+    """Six significant digits: more than a test set supports, and free of a last bit that differs between machines."""
+    if not math.isfinite(value):
+        raise InputError(f"a metric is {value}; check the reward components and the training log")
+    return float(f"{value:.6g}")
+
+
+def summarise(
+    subsets: Sequence[str], models: Mapping[str, Measured], options: sections.Aggregate
+) -> dict[str, dict[str, dict[str, float]]]:
+    """`gold | reference | policy | delta` -> split -> metric; `subsets` names the test subset of each row."""
+    groups = splits(subsets)
+    result = {
+        name: {split: _split(measured, index, options) for split, index in groups.items()}
+        for name, measured in models.items()
+    }
+    difference = models["policy"].columns["reward"] - models["reference"].columns["reward"]
+    result["delta"] = {}
+    for split, index in groups.items():
+        p_value = metrics.sign_flip_p([difference[i] for i in index], options.permutations, options.seed)
+        result["delta"][split] = {"reward": number(_mean(difference, index)), "p_value": number(p_value)}
+    return result
+
+
+def validation(models: Mapping[str, Measured]) -> dict[str, dict[str, float]]:
+    """`gold | reference | policy` -> metric, on the validation prompts pooled."""
+    return {name: _means(measured, [np.arange(len(measured.texts))]) for name, measured in models.items()}
+
+
+def checkpoints(history: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """`best | worst` -> update, epoch and value of the success measure, of the evaluations while training.
+
+    The evaluation before the first update is none of them; of equals the first counts.
+    """
+    found = [entry for entry in history if entry["update"] > 0]
+    chosen = {"best": max, "worst": min}
+    entries = {name: pick(found, key=lambda entry: entry["reward"]) for name, pick in chosen.items() if found}
+    return {
+        name: {"update": int(at["update"]), "epoch": number(at["epoch"]), "value": number(at["reward"])}
+        for name, at in entries.items()
+    }
+
+
+def filtered(good: Array, advantage: Array) -> dict[str, float]:
+    """How well A > 0 finds the responses that a human judged good: precision, recall, and the share of good ones."""
+    kept = advantage > 0
+    hits = float((kept & good).sum())
+    return {
+        "precision": number(hits / kept.sum() if kept.any() else 0.0),
+        "recall": number(hits / good.sum() if good.any() else 0.0),
+        "base_rate": number(float(good.mean())),
+    }
+
+
+def run_numbers(
+    training: Mapping[str, Any], value: Mapping[str, Any], reward_model: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """The keys of the summary that earlier stages measured."""
+    return {
+        "discarded": number(training["discarded"]),
+        "selected": int(training["selected"]),
+        "value_mse": number(value["value_mse"]),
+        "value_mse_constant": number(value["value_mse_constant"]),
+        "reward_accuracy": {
+            name: number(measured["accuracy"]) for name, measured in reward_model.items() if "accuracy" in measured
+        },
+    }
+
+
+def ordered(columns: Sequence[str]) -> list[str]:
+    """Metric names as tables show them: the reward and its interval, its components, the task's own, the rest."""
+    reward = ["reward", "reward_low", "reward_high"]
+    rest = ["length", "distinct_1", "distinct_2", "distinct_3", "meteor_stem"]
+    components = [name for name in columns if name.startswith("reward_") and name not in reward]
+    own = [name for name in columns if name not in {*reward, *rest, *components}]
+    return [name for name in [*reward, *sorted(components), *sorted(own), *rest] if name in columns]
+
+
+def split_names(summary: Mapping[str, Any]) -> list[str]:
+    """Splits to show: without `macro`, and without the subset itself, where there is one subset only."""
+    names = [name for name in summary["policy"] if name not in (ALL, MACRO)]
+    return [ALL, MACRO, *sorted(names)] if len(names) > 1 else [ALL]
+
+
+def tidy(summary: Mapping[str, Any], identity: Mapping[str, Any]) -> Rows:
+    """One row per model and split; `delta` and `p_value` stand in the policy's rows."""
+    rows = []
+    for model in MODELS:
+        for split, values in summary[model].items():
+            row = {**identity, "model": model, "split": split, **{name: values[name] for name in ordered(list(values))}}
+            delta = summary["delta"][split] if model == "policy" else {"reward": None, "p_value": None}
+            rows.append({**row, "delta": delta["reward"], "p_value": delta["p_value"]})
+    return rows
+
+
+def terminal_table(summary: Mapping[str, Any]) -> str:
+    """The splits worth showing as aligned text."""
+    names = [name for name in ordered(list(summary["policy"][ALL])) if name not in ("reward_low", "reward_high")]
+    header = ["split", "model", "reward", "95 %", *[name.removeprefix("reward_") for name in names[1:]]]
+    lines = []
+    for split in split_names(summary):
+        for model in MODELS:
+            values = summary[model][split]
+            interval = f"{values['reward_low']:.3f}..{values['reward_high']:.3f}"
+            lines.append([split, model, show(values["reward"]), interval, *[show(values[name]) for name in names[1:]]])
+    return align([header, *lines], left=2)
+
+
+def show(value: float | None) -> str:
+    """Three decimals, one for numbers such as lengths."""
+    if value is None:
+        return ""
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
+
+
+def align(lines: list[list[str]], left: int) -> str:
+    """Columns of equal width, the first `left` ones flush left; a rule below the header."""
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    lines = [lines[0], ["-" * width for width in widths], *lines[1:]]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if i < left else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )

@@ -1,0 +1,277 @@
+"""Policies on disk: built from scratch, loaded from a hub or a folder, as full models, LoRA or 4-bit QLoRA adapters.
+
+A policy's folder holds `policy.json` (what it is an adapter of, and how that was loaded), the tokenizer, and either a
+full model, an adapter, or nothing more when it stands for a published model as it is: never a copy of a base.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as transformers_logging
+
+from alol.base.errors import InputError
+from alol.base.files import is_local, read_json, write_json
+from alol.compute.kernels import fused
+from alol.compute.logprob import is_encoder_decoder
+from alol.config.sections import Policy
+
+transformers_logging.disable_progress_bar()  # of loading and saving weights: the stages show their own
+
+POINTER = "policy.json"
+ADAPTER, REFERENCE = "default", "reference"  # adapters on one base; peft saves "default" at a folder's root
+SAMPLE = 2**20  # bytes at either end of a weight file that go into a fingerprint
+DROPOUTS = (
+    "attn_pdrop",
+    "embd_pdrop",
+    "resid_pdrop",
+    "attention_dropout",
+    "hidden_dropout",
+    "dropout",
+    "activation_dropout",
+    "classifier_dropout",
+    "dropout_rate",
+    "summary_first_dropout",
+)
+
+
+@dataclass
+class LoadedPolicy:
+    """A model with its tokenizer; `pointer` is the content of its policy.json."""
+
+    model: nn.Module
+    tokenizer: PreTrainedTokenizerBase
+    pointer: dict[str, Any]
+
+
+def language_model_class(config: Any) -> Any:
+    return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+
+
+def context_length(model: nn.Module) -> int | None:
+    """Positions a model can take, None when its configuration names no limit."""
+    config = model.config
+    return getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+
+
+def check_context(model: nn.Module, max_prompt: int, new_tokens: int, key: str) -> None:
+    """Raises InputError when a prompt and `new_tokens` (params.yaml's `key`) could outgrow the model's context.
+
+    An encoder-decoder reads them apart: each must fit.
+    """
+    limit = context_length(model)
+    if is_encoder_decoder(model):
+        for name, length in (("policy.max_prompt", max_prompt), (key, new_tokens)):
+            if limit is not None and length > limit:
+                raise InputError(
+                    f"params.yaml: {name} = {length} is more than the model's context of {limit}; lower it"
+                )
+        return
+    if limit is not None and max_prompt + new_tokens > limit:
+        raise InputError(
+            f"params.yaml: policy.max_prompt = {max_prompt} and {key} = {new_tokens} are {max_prompt + new_tokens} "
+            f"tokens, more than the model's context of {limit}; lower one of them"
+        )
+
+
+def pointer(policy: Policy, base: str | None, adapter: str | None) -> dict[str, Any]:
+    """What `load` needs to find a policy again; `base` None means the full model lies in the folder itself."""
+    hub = base == policy.model
+    return {
+        "base": base,
+        "revision": policy.revision if hub else None,
+        "fingerprint": fingerprint(Path(base)) if base and hub and is_local(base) else None,
+        "adapter": adapter,
+        "adapter_revision": policy.adapter_revision if adapter else None,
+        "quantized": policy.tuning == "qlora",
+    }
+
+
+def fingerprint(folder: Path) -> str:
+    """A hash over a model folder's file names, sizes and the ends of each file."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(os.path.expandvars(folder)).iterdir()):
+        if path.is_file():
+            size = path.stat().st_size
+            with path.open("rb") as file:
+                head = file.read(SAMPLE)
+                file.seek(max(0, size - SAMPLE))
+                digest.update(f"{path.name}:{size}:".encode() + head + file.read())
+    return digest.hexdigest()
+
+
+def tokenizer_of(name: str, revision: str | None) -> PreTrainedTokenizerBase:
+    """The tokenizer of a hub id or folder; without a pad token, end of text pads (masks never rely on the id)."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(os.path.expandvars(name), revision=revision)
+    except (OSError, ValueError) as error:
+        raise InputError(f"the tokenizer of {name} could not be loaded: {_first_line(error)}") from None
+    if tokenizer.eos_token_id is None:
+        raise InputError(f"the tokenizer of {name} has no end-of-text token; choose a model that has one")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def base_model(name: str, revision: str | None, *, quantized: bool, dropout: float = 0.0) -> PreTrainedModel:
+    """A causal language model or an encoder-decoder by hub id or folder: in fp32, or in 4-bit NF4.
+
+    Arithmetic on 4-bit weights is in bf16 on an accelerator, and in fp32 where there is none: processors without bf16
+    instructions take ten times as long for it.
+    """
+    name = os.path.expandvars(name)
+    try:
+        config = without_dropout(AutoConfig.from_pretrained(name, revision=revision), dropout)
+        options: dict[str, Any] = {"dtype": torch.float32}
+        if quantized:
+            from transformers import BitsAndBytesConfig
+
+            compute = torch.bfloat16 if torch.cuda.is_available() else torch.float32
+            four_bit = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)
+            options = {"dtype": compute, "quantization_config": four_bit}
+        model = language_model_class(config).from_pretrained(name, revision=revision, config=config, **options)
+    except (OSError, ValueError) as error:
+        raise InputError(f"the model {name} could not be loaded: {_first_line(error)}") from None
+    for module in model.modules():
+        # bitsandbytes' CPU kernel for evaluation alone rounds differently from the one that training uses: with both,
+        # the stored reference log-probabilities would not be those of the policy at its first step
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    return fused(model).eval()
+
+
+def load(folder: Path, *, dropout: float = 0.0) -> LoadedPolicy:
+    """The policy of a folder, in evaluation mode on the CPU, an adapter wrapped around its base."""
+    if not (folder / POINTER).exists():
+        raise InputError(f"{folder / POINTER} is missing; run `dvc repro` to make it")
+    found = read_json(folder / POINTER)
+    base = base_path(folder, found["base"])
+    if found["fingerprint"] and found["fingerprint"] != fingerprint(Path(base)):
+        raise InputError(f"{base} has changed since {folder} was made from it; run `dvc repro -f reference`")
+    model: nn.Module = base_model(base, found["revision"], quantized=found["quantized"], dropout=dropout)
+    adapter, revision = own_adapter(folder, found)
+    if adapter:
+        model = with_adapter(model, adapter, revision, dropout)
+    local = (folder / "tokenizer_config.json").exists()
+    tokenizer = tokenizer_of(str(folder) if local else base, None if local else found["revision"])
+    return LoadedPolicy(model.eval(), tokenizer, found)
+
+
+def own_adapter(folder: Path, found: dict[str, Any]) -> tuple[str | None, str | None]:
+    """Where the adapter of a policy's folder lies, and its revision on a hub; `found` is its policy.json."""
+    if (folder / "adapter_config.json").exists():
+        return str(folder), None
+    return found["adapter"], found["adapter_revision"]
+
+
+def load_checkpoint(
+    reference: Path,
+    *,
+    model: str | None,
+    revision: str | None,
+    adapter: str | None,
+    adapter_revision: str | None,
+    quantized: bool | None,
+) -> LoadedPolicy:
+    """A model that others trained: an adapter on the base of the task's `reference`, or a complete `model`.
+
+    Names are hub ids or folders. `quantized` None: as the reference's base, or not, for another model.
+    """
+    if model is None:
+        if not (reference / POINTER).exists():
+            raise InputError(f"{reference / POINTER} is missing; run `dvc repro` to make it, or name a complete model")
+        found = read_json(reference / POINTER)
+        model, revision = base_path(reference, found["base"]), found["revision"]
+        quantized = found["quantized"] if quantized is None else quantized
+    pointer = {"base": model, "revision": revision, "fingerprint": None, "adapter": adapter}
+    pointer |= {"adapter_revision": adapter_revision, "quantized": bool(quantized)}
+    loaded: nn.Module = base_model(model, revision, quantized=bool(quantized))
+    if adapter:
+        loaded = with_adapter(loaded, adapter, adapter_revision, 0.0)
+    local = model == str(reference) or Path(model).parent == reference
+    tokenizer = tokenizer_of(str(reference), None) if local else tokenizer_of(model, revision)
+    return LoadedPolicy(loaded.eval(), tokenizer, pointer)
+
+
+def save(loaded: LoadedPolicy, folder: Path) -> None:
+    """Writes the policy into an existing or new folder: the adapter alone, or the full model."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if loaded.pointer["base"] is None:
+        loaded.model.save_pretrained(folder)
+    else:
+        loaded.model.peft_config[ADAPTER].base_model_name_or_path = loaded.pointer["base"]
+        loaded.model.save_pretrained(folder, save_embedding_layers=False, selected_adapters=[ADAPTER])
+    (folder / "README.md").unlink(missing_ok=True)  # peft's model card names the machine's paths
+    save_pointer(loaded, folder)
+
+
+def save_pointer(loaded: LoadedPolicy, folder: Path) -> None:
+    """Writes policy.json and the tokenizer, no weights."""
+    folder.mkdir(parents=True, exist_ok=True)
+    loaded.tokenizer.save_pretrained(folder)
+    write_json(folder / POINTER, loaded.pointer)
+
+
+def with_adapter(model: nn.Module, adapter: str, revision: str | None, dropout: float) -> nn.Module:
+    """`model` with an adapter (hub id or folder); InputError when it was made for another base.
+
+    Weights are compared by name too: an adapter of a deeper or shallower model would otherwise load in part.
+    """
+    from peft import PeftModel
+    from peft.utils import get_peft_model_state_dict, load_peft_weights
+
+    name, wrong = os.path.expandvars(adapter), f"the adapter {adapter} does not fit the base model"
+    try:
+        wrapped = PeftModel.from_pretrained(model, name, revision=revision)
+        given = set(load_peft_weights(name, device="cpu", revision=revision))
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InputError(f"{wrong}: {_first_line(error)}; use the base that it was trained on") from None
+    expected = set(get_peft_model_state_dict(wrapped, save_embedding_layers=False))
+    if expected != given:
+        example = sorted(expected ^ given)[0]
+        raise InputError(
+            f"{wrong}: it has {len(given)} weights and the base takes {len(expected)} (one that does not match: "
+            f"{example}); use the base that it was trained on"
+        )
+    set_dropout(wrapped, dropout, ADAPTER)
+    return wrapped
+
+
+def set_dropout(model: nn.Module, dropout: float, adapter: str) -> None:
+    """Of the LoRA layers of one adapter."""
+    for module in model.modules():
+        layers = getattr(module, "lora_dropout", {})
+        if adapter in layers and isinstance(layers[adapter], nn.Dropout):
+            layers[adapter].p = dropout
+
+
+def base_path(folder: Path, base: str | None) -> str:
+    """The base of a policy's folder: a path in it or beside it as a path from here, a hub id as it is."""
+    if base is None:
+        return str(folder)
+    return os.path.normpath(folder / base) if base.startswith(".") else os.path.expandvars(base)
+
+
+def without_dropout(config: Any, dropout: float = 0.0) -> Any:
+    for name in DROPOUTS:
+        if hasattr(config, name):
+            setattr(config, name, dropout)
+    return config
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]

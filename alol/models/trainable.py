@@ -1,0 +1,89 @@
+"""A loaded policy made ready to be trained: fully or as an adapter, beside the reference where that must stay live."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from alol.base.errors import InputError
+from alol.base.files import read_json
+from alol.compute.batching import Batch
+from alol.compute.logprob import is_encoder_decoder, response_logp
+from alol.config.sections import Policy
+from alol.models.policies import ADAPTER, POINTER, REFERENCE, LoadedPolicy, own_adapter, set_dropout
+
+
+def recompute(model: nn.Module) -> None:
+    """Stores fewer activations while training and computes them again in the backward pass: less memory, more time."""
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+
+def frozen_logp(policy: LoadedPolicy, reference: Path) -> Callable[[Batch], Tensor]:
+    """The response log-probabilities [B, T] of the reference, live beside `policy` (from `prepare`, not yet trained).
+
+    One base serves both where the policy is an adapter: the reference's own adapter is loaded as a second one, or the
+    policy's is switched off when the reference has none. A full model is copied.
+    """
+    from peft import PeftModel
+
+    model = policy.model
+    if not isinstance(model, PeftModel):
+        copied = copy.deepcopy(model).eval().requires_grad_(False)
+        return torch.no_grad()(lambda batch: response_logp(copied.to(batch.device), batch))
+    adapter, revision = own_adapter(reference, read_json(reference / POINTER))
+    if adapter:
+        model.load_adapter(os.path.expandvars(adapter), REFERENCE, is_trainable=False, revision=revision)
+        set_dropout(model, 0.0, REFERENCE)
+        model.set_adapter(ADAPTER)
+
+    @torch.no_grad()
+    def logp(batch: Batch) -> Tensor:
+        if not adapter:
+            with model.disable_adapter():
+                return response_logp(model, batch)
+        model.set_adapter(REFERENCE, inference_mode=True)
+        try:
+            return response_logp(model, batch)
+        finally:
+            model.set_adapter(ADAPTER)
+
+    return logp
+
+
+def prepare(loaded: LoadedPolicy, policy: Policy, folder: Path, seed: int) -> LoadedPolicy:
+    """The reference of `folder`, made ready to be trained as `policy.tuning` says.
+
+    full: every parameter. lora, qlora: the reference's own adapter goes on when it has one, else a new one that leaves
+    the model as it is (its B matrices are 0); the pointer then names the reference as the base.
+    """
+    model, found = loaded.model, dict(loaded.pointer)
+    if policy.tuning == "full":
+        if found["base"] is not None and found["adapter"]:
+            raise InputError("params.yaml: policy.tuning is full, but the reference has an adapter; use lora or qlora")
+        model.requires_grad_(True)
+        return LoadedPolicy(model, loaded.tokenizer, {**found, "base": None, "revision": None, "fingerprint": None})
+    from peft import LoraConfig, PeftModel, get_peft_model
+
+    torch.manual_seed(seed)
+    if isinstance(model, PeftModel):
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad = "lora_" in name
+    else:
+        config = LoraConfig(
+            r=policy.lora.r,
+            lora_alpha=policy.lora.alpha,
+            lora_dropout=policy.dropout,
+            target_modules=policy.lora.targets,
+            task_type="SEQ_2_SEQ_LM" if is_encoder_decoder(model) else "CAUSAL_LM",
+        )
+        model = get_peft_model(model, config)
+        if found["base"] is None:
+            found["base"] = f"../{folder.name}"
+    if found["base"].startswith("./"):
+        found["base"] = f"../{folder.name}/{found['base'][2:]}"
+    return LoadedPolicy(model, loaded.tokenizer, {**found, "adapter": None, "adapter_revision": None})

@@ -1,0 +1,118 @@
+"""Advantages of the training responses: A = R - V(x), beside the reference's token log-probabilities, computed once."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import nn
+from tqdm import tqdm
+
+from alol.base.errors import InputError
+from alol.compute.batching import Batch, chunks
+from alol.compute.logprob import response_logp_and_prompt_states
+from alol.config.params import Params
+from alol.config.sections import Launch, Reward
+from alol.data import schema
+from alol.models.policies import LoadedPolicy
+from alol.models.tokens import Encoder
+from alol.training.value import ValueHead, stack
+
+
+def of_table(
+    path: Path, policy: LoadedPolicy, head: ValueHead, params: Params, main: Accelerator
+) -> Iterator[dict[str, Any]]:
+    """The advantage rows of an annotated training table, row group by row group."""
+    policy.model.to(main.device)
+    encoder = Encoder(policy.tokenizer, params.policy)
+    with tqdm(total=schema.count(path), desc="advantage", unit="response") as bar:
+        for rows in schema.read(path):
+            with main.autocast():
+                yield from advantages(policy.model, head, encoder, rows, params.reward, params.launch, main.device)
+            bar.update(len(rows))
+
+
+@torch.no_grad()
+def advantages(
+    model: nn.Module,
+    head: ValueHead,
+    encoder: Encoder,
+    rows: list[dict[str, Any]],
+    reward: Reward,
+    launch: Launch,
+    device: torch.device | str,
+) -> list[dict[str, Any]]:
+    """The rows of alol.data.schema.ADVANTAGES for annotated `rows`, in order.
+
+    `model` is the reference policy and `head` its value head, both in evaluation mode. One forward pass gives V(x) and
+    the log-probabilities.
+    """
+    prompts, responses = encoder.prompts(rows), encoder.responses([row["response"] for row in rows])
+    logp, values = _measure(model, head, prompts, responses, encoder.tokenizer.pad_token_id, launch, device)
+    rewards = [schema.total_reward(row, reward.weights, reward.shift) for row in rows]
+    return [
+        {
+            "prompt_id": row["prompt_id"],
+            "rank": row["rank"],
+            "prompt_ids": prompts[i],
+            "response_ids": responses[i],
+            "ref_logp": logp[i],
+            "reward": rewards[i],
+            "raw_reward": raw(rewards[i], reward.raw, row),
+            "value": values[i],
+            "advantage": rewards[i] - values[i],
+        }
+        for i, row in enumerate(rows)
+    ]
+
+
+def raw(value: float, scale: str, row: dict[str, Any]) -> float:
+    """The reward on the scale that pro takes differences of: as it is, or ln(R / (1 - R)), the logit of a sigmoid."""
+    if scale == "identity":
+        return value
+    if not 0 < value < 1:
+        raise InputError(
+            f"params.yaml: reward.raw is logit, but prompt {row['prompt_id']}, rank {row['rank']}, has the reward "
+            f"{value:g}, which is not between 0 and 1; set reward.raw: identity"
+        )
+    return math.log(value / (1 - value))
+
+
+def _measure(
+    model: nn.Module,
+    head: ValueHead,
+    prompts: list[list[int]],
+    responses: list[list[int]],
+    pad_id: int,
+    launch: Launch,
+    device: torch.device | str,
+) -> tuple[list[np.ndarray], list[float]]:
+    """The reference's log-probabilities of each response and V of its prompt: one forward pass for both.
+
+    Responses to one prompt go together, so that models that run without padding read it once.
+    """
+    members: dict[tuple[int, ...], list[int]] = {}
+    for i, prompt in enumerate(prompts):
+        members.setdefault(tuple(prompt), []).append(i)
+    groups = list(members.values())
+    lengths = [sum(len(prompts[i]) + len(responses[i]) for i in group) for group in groups]
+    logp: list[Any] = [None] * len(prompts)
+    values = [0.0] * len(prompts)
+    for part in chunks(lengths, launch.micro_batch, launch.tokens):
+        chosen = [i for k in part for i in groups[k]]
+        batch = Batch([prompts[i] for i in chosen], [responses[i] for i in chosen], pad_id, device)
+        found, states = response_logp_and_prompt_states(model, batch)
+        firsts = itertools.accumulate((len(groups[k]) for k in part[:-1]), initial=0)
+        of_groups = head(*(x.to(device) for x in stack([states[n] for n in firsts]))).tolist()
+        for k, value in zip(part, of_groups, strict=True):
+            for i in groups[k]:
+                values[i] = value
+        for i, row in zip(chosen, found.cpu().numpy(), strict=True):
+            logp[i] = row[: len(responses[i])]
+    return logp, values

@@ -1,0 +1,222 @@
+"""PPO: the policy answers training prompts, its answers are scored, and it is moved towards those that were better.
+
+The online baseline, with the settings of TRL's former PPO trainer: a value head on the policy's own hidden states, a
+penalty on the log-ratio to the reference that adapts itself, clipped ratios and values. One step is one rollout of a
+batch of prompts and `epochs` passes over it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from alol.algorithms import ppo as losses
+from alol.algorithms.ppo import Options
+from alol.base.errors import InputError
+from alol.compute.batching import Batch, chunks
+from alol.compute.generate import decode, sample_ids
+from alol.compute.launch import from_main
+from alol.compute.logprob import response_logp_and_states
+from alol.config.sections import Generate, Launch, Optimizer
+from alol.models.policies import LoadedPolicy
+from alol.training.loop import History, Plan, make_optimizer, make_schedule
+
+
+class ActorCritic(nn.Module):
+    """The policy with a linear value head on the hidden state that predicts each response token."""
+
+    def __init__(self, model: nn.Module, width: int) -> None:
+        super().__init__()
+        self.model, self.value = model, nn.Linear(width, 1)
+        nn.init.zeros_(self.value.weight)  # scores are centred, so V starts as their mean
+        nn.init.zeros_(self.value.bias)
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Log-probabilities and values of the response tokens: [B, T] each, 0 on padding."""
+        logp, states = response_logp_and_states(self.model, batch)
+        return logp, self.value(states).squeeze(-1) * batch.response_mask
+
+
+@dataclass(frozen=True)
+class Experience:
+    """A rollout: token ids, and [B, T] tensors on the CPU over the response tokens."""
+
+    prompts: list[list[int]]
+    responses: list[list[int]]
+    mask: Tensor
+    logp: Tensor
+    values: Tensor
+    advantages: Tensor
+    returns: Tensor
+
+
+@dataclass
+class Trainer:
+    """What the steps of a run share. `score` gives the total rewards [B] of response texts to prompt rows."""
+
+    policy: LoadedPolicy
+    reference: Callable[[Batch], Tensor]
+    rows: list[dict[str, Any]]
+    ids: list[list[int]]
+    score: Callable[[list[dict[str, Any]], list[str]], np.ndarray] | None
+    options: Options
+    optimizer: Optimizer
+    generation: Generate
+    launch: Launch
+    main: Accelerator
+    seed: int
+
+    def __post_init__(self) -> None:
+        self.policy.model.to(self.main.device)
+        width = self.policy.model.config.hidden_size
+        self.actor = ActorCritic(self.policy.model, width).to(self.main.device)
+        self.scorer = self.main.prepare(self.actor)
+        self.kl_coef, self.moments = self.options.kl_coef, losses.RunningMoments()
+
+    def fit(self, run: Plan, *, evaluate: Callable[[], float], keep: Callable[[], None], bar: float) -> History:
+        """Trains in place for `run.draws` [steps, batch]; checkpoints are kept as in alol.training.loop.fit."""
+        history, best = History(validation=[{"update": 0, "reward": bar}]), bar
+        settings = dataclasses.replace(self.optimizer, lr=self.optimizer.lr * self.options.lr_scale)
+        optimizer = make_optimizer(self.actor, settings)
+        steps = len(run.draws) * self.options.epochs * self.options.minibatches
+        schedule = make_schedule(optimizer, settings, steps)
+        bar_ = tqdm(run.draws, desc="train", unit="step", disable=not self.main.is_main_process)
+        for step, drawn in enumerate(bar_, start=1):
+            entry = self._step(step, drawn.tolist(), optimizer, schedule)
+            history.curve.append({**entry, "update": step, "lr": schedule.get_last_lr()[0]})
+            bar_.set_postfix(reward=f"{entry['reward']:.3f}", refresh=False)
+            if step in run.points:
+                self.policy.model.eval()
+                score = evaluate()
+                history.validation.append({"update": step, "reward": score})
+                if score > best:
+                    best, history.selected = score, 1
+                    keep()
+        if not history.selected:
+            keep()
+        return history
+
+    def _step(self, step: int, drawn: list[int], optimizer: Any, schedule: Any) -> dict[str, float]:
+        experience, entry = self._rollout(step, drawn)
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
+        sums: list[dict[str, float]] = []
+        for _ in range(self.options.epochs):
+            order = torch.randperm(len(drawn), generator=generator)
+            for chosen in order.tensor_split(self.options.minibatches):
+                sums.append(self._minibatch(experience, chosen.tolist()))
+                if sums[-1]["ratio"] <= self.options.ratio_limit:
+                    if self.options.clip_norm is not None:
+                        nn.utils.clip_grad_norm_(self.actor.parameters(), self.options.clip_norm)
+                    optimizer.step()
+                else:
+                    sums[-1]["skipped"] = 1.0
+                schedule.step()
+                optimizer.zero_grad()
+        if self.options.kl_target is not None:
+            self.kl_coef = losses.adapted_kl_coef(
+                self.kl_coef, entry["kl"], self.options.kl_target, len(drawn), self.options.kl_horizon
+            )
+        means = {name: float(np.mean([one[name] for one in sums])) for name in sums[0]}
+        if not np.isfinite(means["loss"]):
+            raise InputError(f"the loss is {means['loss']} at step {step}; lower algorithms.ppo.lr_scale")
+        return {**means, **entry}
+
+    @torch.no_grad()
+    def _rollout(self, step: int, drawn: list[int]) -> tuple[Experience, dict[str, float]]:
+        """Samples a response to each drawn prompt and scores it; every process ends with the whole rollout."""
+        self.policy.model.eval()
+        prompts, rows = [self.ids[i] for i in drawn], [self.rows[i] for i in drawn]
+        settings = dataclasses.replace(
+            self.generation, sample=True, beams=1, repetition_penalty=1.0,
+            temperature=self.options.temperature, top_p=self.options.top_p,
+        )  # fmt: skip
+        tokenizer = self.policy.tokenizer
+        responses = sample_ids(
+            self.policy.model, tokenizer, prompts, settings, self.launch,
+            seed=self.seed * 1_000_003 + step, main=self.main, name="sample",
+        )  # fmt: skip
+        texts = [decode(tokenizer, ids, settings) for ids in responses]
+        scores = from_main(self.score(rows, texts).tolist() if self.score is not None else None, self.main)
+        raw = torch.tensor(scores, dtype=torch.float32)
+        logp, values, ref_logp = self._measure(prompts, responses)
+        mask = torch.zeros_like(logp)
+        for i, ids in enumerate(responses):
+            mask[i, : len(ids)] = 1
+        rewards = losses.token_rewards(
+            score=self._scaled(raw), logp=logp, ref_logp=ref_logp, mask=mask, kl_coef=self.kl_coef
+        )
+        advantages, returns = losses.gae(
+            rewards=rewards, values=values, mask=mask, gamma=self.options.gamma, lam=self.options.lam
+        )
+        entry = {
+            "reward": float(raw.mean()),
+            "kl": float(((logp - ref_logp) * mask).sum(-1).mean()),
+            "kl_coef": self.kl_coef,
+            "length": float(mask.sum(-1).mean()),
+        }
+        return Experience(prompts, responses, mask, logp, values, losses.whiten(advantages, mask), returns), entry
+
+    def _scaled(self, scores: Tensor) -> Tensor:
+        self.moments.update(scores)
+        if self.options.center_scores:
+            scores = scores - self.moments.mean
+        return scores / (self.moments.std + 1e-8) if self.options.scale_scores else scores
+
+    def _measure(self, prompts: list[list[int]], responses: list[list[int]]) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-probabilities, values and the reference's log-probabilities of a rollout: [B, T] each, on the CPU."""
+        width = max(map(len, responses))
+        logp, values, ref_logp = (torch.zeros(len(prompts), width) for _ in range(3))
+        lengths = [len(x) + len(y) for x, y in zip(prompts, responses, strict=True)]
+        for part in chunks(lengths, self.launch.micro_batch, self.launch.tokens):
+            batch = self._batch(prompts, responses, part)
+            found = batch.response_ids.shape[1]
+            with self.main.autocast():
+                measured = (*self.actor(batch), self.reference(batch))
+            for target, source in zip((logp, values, ref_logp), measured, strict=True):
+                target[part, :found] = source.float().cpu()
+        return logp, values, ref_logp
+
+    def _batch(self, prompts: list[list[int]], responses: list[list[int]], rows: list[int]) -> Batch:
+        pad_id = self.policy.tokenizer.pad_token_id
+        return Batch([prompts[i] for i in rows], [responses[i] for i in rows], pad_id, self.main.device)
+
+    def _minibatch(self, experience: Experience, chosen: list[int]) -> dict[str, float]:
+        """Leaves the gradient of the mean loss over the tokens of `chosen`; returns its parts and the mean ratio."""
+        self.policy.model.train()
+        tokens = float(experience.mask[chosen].sum())
+        mine = chosen[self.main.process_index :: self.main.num_processes]
+        lengths = [len(experience.prompts[i]) + len(experience.responses[i]) for i in mine]
+        sums = torch.zeros(4, dtype=torch.float64)
+        for part in chunks(lengths, self.launch.micro_batch, self.launch.tokens):
+            rows = [mine[k] for k in part]
+            batch = self._batch(experience.prompts, experience.responses, rows)
+            found = batch.response_ids.shape[1]
+            names = ("mask", "logp", "values", "advantages", "returns")
+            mask, old_logp, old_values, advantage, returns = (
+                getattr(experience, name)[rows, :found].to(self.main.device) for name in names
+            )
+            logp, values = self.scorer(batch)
+            options = self.options
+            policy = losses.policy_loss(logp=logp, old_logp=old_logp, advantage=advantage, mask=mask, clip=options.clip)
+            value = losses.value_loss(
+                values=values, old_values=old_values, returns=returns, mask=mask, clip=options.value_clip
+            )
+            # distributed training averages gradients over the processes, each of which holds a part of the batch
+            self.main.backward((policy + options.value_weight * value) * self.main.num_processes / tokens)
+            ratio = (logp.detach() - old_logp).exp()
+            clipped = ((ratio - 1).abs() > options.clip) * mask
+            parts = (policy.detach(), value.detach(), (ratio * mask).sum(), clipped.sum())
+            sums += torch.stack(parts).double().cpu()
+        reduced = self.main.reduce(sums.to(self.main.device).float(), reduction="sum") / tokens
+        policy_loss, value_loss, ratio, clipped = reduced.tolist()
+        loss = policy_loss + self.options.value_weight * value_loss
+        names = ("loss", "policy_loss", "value_loss", "ratio", "clipped", "skipped")
+        return dict(zip(names, (loss, policy_loss, value_loss, ratio, clipped, 0.0), strict=True))

@@ -1,0 +1,161 @@
+"""The reference policy: a published model as it is, or one trained with NLL and chosen by validation NLL."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import torch
+from accelerate import Accelerator
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from alol.algorithms import sampling
+from alol.algorithms.offline import OFFLINE
+from alol.base.errors import InputError
+from alol.base.files import write_json
+from alol.compute.batching import chunks
+from alol.compute.launch import from_main
+from alol.compute.logprob import response_logp
+from alol.config.params import Params
+from alol.config.sections import Launch, Policy, Pretrain, Reference
+from alol.data import schema
+from alol.models import policies, scratch, trainable
+from alol.models.policies import LoadedPolicy
+from alol.models.tokens import Encoder
+from alol.training import loop
+
+BASE = "base"  # folder of a scratch base, in the reference's
+IDS = pa.list_(pa.int32())
+
+
+def make(params: Params, clean: Path, folder: Path | None, main: Accelerator) -> None:
+    """Writes the reference policy into `folder` (None: this process only helps to train).
+
+    `clean` holds train.parquet and validation.parquet.
+    """
+    policy, settings = params.policy, params.reference
+    if policy.model == "scratch" and policy.tuning != "full":
+        start = _pretrained(params, clean, folder, main)
+    else:
+        start = _start(policy, clean / "train.parquet", settings.seed)
+    policies.check_context(start.model, policy.max_prompt, policy.max_response, "policy.max_response")
+    if not settings.train:
+        if policy.model == "scratch":
+            raise InputError("params.yaml: a scratch policy has to be trained; set reference.train: true")
+        if folder is not None:
+            policies.save_pointer(start, folder)
+        return
+    if policy.model != "scratch" or policy.tuning != "full":
+        base = start.pointer["base"]
+        start = trainable.prepare(start, policy, Path(), settings.seed)
+        if policy.tuning != "full":
+            start.pointer["base"] = base  # as seen from the folder that is being made
+    encoder = Encoder(start.tokenizer, policy)
+    splits = [
+        _examples(clean / f"{split}.parquet", encoder, settings.train_on) for split in (schema.TRAIN, schema.VALIDATION)
+    ]
+    _fit(start, splits, settings, settings.seed, params.launch, folder, main)
+
+
+def _fit(
+    start: LoadedPolicy,
+    splits: list[loop.Examples],
+    settings: Reference | Pretrain,
+    seed: int,
+    launch: Launch,
+    folder: Path | None,
+    main: Accelerator,
+) -> None:
+    """Minimises the NLL of `splits[0]`, keeps the checkpoint with the lowest on `splits[1]` in `folder`."""
+    if launch.recompute:
+        trainable.recompute(start.model)
+    examples, validation = splits
+    length = sampling.run_length(settings.updates, settings.epochs, len(examples), settings.batch_size, 1.0)
+    order = sampling.draws(len(examples), length, settings.batch_size, seed)
+    plan = loop.Plan(order, sampling.evaluation_points(length, settings.evaluations), discarded=0.0)
+    pad_id = start.tokenizer.pad_token_id
+    history = loop.fit(
+        start.model, pad_id, examples, plan, OFFLINE["nll"], {}, settings.optimizer, launch, main,
+        evaluate=lambda: -mean_nll(start.model, validation, pad_id, launch, main),
+        keep=lambda: policies.save(start, folder) if folder is not None else None,
+        bar=float("-inf"),
+    )  # fmt: skip
+    if folder is not None:
+        nll = [{"update": entry["update"], "nll": -entry["reward"]} for entry in history.validation]
+        write_json(folder / "training.json", {"validation": nll, "curve": history.curve})
+
+
+def _pretrained(params: Params, clean: Path, folder: Path | None, main: Accelerator) -> LoadedPolicy:
+    """A scratch base for adapters: trained on whole texts, saved to `folder`/base, loaded as the tuning wants it."""
+    policy, settings = params.policy, params.reference
+    start = _start(policy, clean / "train.parquet", settings.seed)
+    encoder = Encoder(start.tokenizer, policy)
+    splits = [
+        _whole(_examples(clean / f"{split}.parquet", encoder, "all"), start.tokenizer, policy.scratch.context)
+        for split in (schema.TRAIN, schema.VALIDATION)
+    ]
+    place = folder / BASE if folder is not None else None
+    _fit(start, splits, settings.pretrain, settings.seed, params.launch, place, main)
+    place = Path(str(from_main(str(place), main)))
+    base = policies.base_model(str(place), None, quantized=policy.tuning == "qlora", dropout=policy.dropout)
+    return LoadedPolicy(base, start.tokenizer, policies.pointer(policy, f"./{BASE}", None))
+
+
+def _whole(examples: loop.Examples, tokenizer: PreTrainedTokenizerBase, context: int) -> loop.Examples:
+    """Prompt and response as one text after the beginning-of-text token, so that the loss is on all of it."""
+    pairs = zip(examples.table["prompt_ids"].to_pylist(), examples.table["response_ids"].to_pylist(), strict=True)
+    texts = [(x + y)[: context - 1] for x, y in pairs]
+    columns = {"prompt_ids": [[tokenizer.bos_token_id]] * len(texts), "response_ids": texts}
+    return loop.Examples(pa.table({name: pa.array(ids, type=IDS) for name, ids in columns.items()}))
+
+
+@torch.no_grad()
+def mean_nll(model: nn.Module, examples: loop.Examples, pad_id: int, launch: Launch, main: Accelerator) -> float:
+    """Mean over responses of -ln pi(y|x), summed over tokens; shared by the processes of `main`."""
+    mine = list(range(len(examples)))[main.process_index :: main.num_processes]
+    total = torch.zeros(1, device=main.device)
+    for part in chunks([int(examples.lengths[i]) for i in mine], launch.micro_batch, launch.tokens):
+        batch, _ = examples.batch([mine[i] for i in part], (), pad_id, main.device)
+        with main.autocast():
+            total -= response_logp(model, batch).sum()
+    return main.reduce(total, reduction="sum").item() / len(examples)
+
+
+def _start(policy: Policy, train_path: Path, seed: int) -> LoadedPolicy:
+    """The untrained scratch model, or the published one with its adapter."""
+    if policy.model == "scratch":
+        tokenizer = scratch.train_tokenizer(_texts(train_path), policy.scratch.vocabulary)
+        model = scratch.new_model(policy.scratch, tokenizer, seed)
+        return LoadedPolicy(model, tokenizer, policies.pointer(policy, None, None))
+    base = policies.base_model(
+        policy.model, policy.revision, quantized=policy.tuning == "qlora", dropout=policy.dropout
+    )
+    named = (policy.tokenizer, policy.tokenizer_revision) if policy.tokenizer else (policy.model, policy.revision)
+    tokenizer = policies.tokenizer_of(*named)
+    if len(tokenizer) > (size := base.get_input_embeddings().num_embeddings):
+        raise InputError(
+            f"params.yaml: policy.tokenizer has {len(tokenizer)} tokens, more than the model's {size}; name its own"
+        )
+    found = LoadedPolicy(base, tokenizer, policies.pointer(policy, policy.model, policy.adapter))
+    if policy.adapter:
+        found.model = policies.with_adapter(base, policy.adapter, policy.adapter_revision, policy.dropout)
+    return found
+
+
+def _texts(path: Path) -> Iterator[str]:
+    for rows in schema.read(path, ["prompt", "response"]):
+        for row in rows:
+            yield row["prompt"]
+            yield row["response"]
+
+
+def _examples(path: Path, encoder: Encoder, train_on: str) -> loop.Examples:
+    """Token ids of a split's responses."""
+    columns: dict[str, list] = {"prompt_ids": [], "response_ids": []}
+    for rows in schema.read(path):
+        rows = [row for row in rows if train_on == "all" or row["rank"] == 0]
+        columns["prompt_ids"] += encoder.prompts(rows)
+        columns["response_ids"] += encoder.responses([row["response"] for row in rows])
+    return loop.Examples(pa.table({name: pa.array(ids, type=IDS) for name, ids in columns.items()}))

@@ -1,0 +1,142 @@
+"""Trains a policy from the reference with one of the algorithms: loads what the loop needs and runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate import Accelerator
+
+from alol import rewards
+from alol.algorithms import registry, sampling
+from alol.algorithms.offline import Algorithm
+from alol.base.errors import InputError
+from alol.base.files import write_json
+from alol.config import build
+from alol.config.params import Params
+from alol.data import schema
+from alol.models import policies, trainable
+from alol.models.policies import LoadedPolicy
+from alol.models.tokens import Encoder
+from alol.rewards import Rewards
+from alol.training import loop, ppo, rollout, validation
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Where a run finds what it needs: model folders, and Parquet tables.
+
+    `advantages`: the training table. `prompts`: the training prompts, for algorithms that answer them. `baseline`: the
+    reference's scored validation rollouts, the bar that a checkpoint has to beat.
+    """
+
+    reference: Path
+    reward_model: Path
+    advantages: Path
+    prompts: Path
+    baseline: Path
+
+
+def train_policy(params: Params, inputs: Inputs, folder: Path | None, main: Accelerator) -> None:
+    """Writes the trained policy and training.json into `folder` (None: this process only helps to train)."""
+    algorithm, settings = registry.get(params.algorithm), params.train
+    if settings.success != "reward" and settings.success.removeprefix("reward_") not in params.rewards:
+        raise InputError(
+            f"params.yaml: train.success is '{settings.success}'; known: reward, "
+            + ", ".join(f"reward_{name}" for name in params.rewards)
+        )
+    policy = trainable.prepare(
+        policies.load(inputs.reference, dropout=params.policy.dropout), params.policy, inputs.reference, params.seed
+    )
+    if params.launch.recompute:
+        trainable.recompute(policy.model)
+    rows = schema.rows(inputs.baseline)
+    encoder = Encoder(policy.tokenizer, params.policy)
+    scorer = rewards.load(params.rewards, inputs.reward_model, params.launch) if main.is_main_process else None
+    validate = validation.Validation(
+        policy.model, encoder, rows, encoder.prompts(rows), scorer, params.reward, settings.success,
+        params.generate, params.launch, params.seed, main,
+    )  # fmt: skip
+    checkpoints: dict[str, Any] = {
+        "evaluate": validate,
+        "keep": lambda: _keep(policy, validate.scored, params, folder) if folder is not None else None,
+        "bar": validation.success(rows, settings.success, params.reward),
+    }
+    if algorithm is None:
+        history, plan, prompts = _online(params, inputs, policy, scorer, main, checkpoints)
+    else:
+        history, plan, prompts = _from_data(params, algorithm, inputs, policy, main, checkpoints)
+    if folder is not None:
+        result = {"selected": history.selected, "discarded": plan.discarded, "updates": len(plan.draws)}
+        epochs = settings.epochs or len(plan.draws) * settings.batch_size / prompts
+        evaluations = [{**at, "epoch": at["update"] / len(plan.draws) * epochs} for at in history.validation]
+        write_json(folder / "training.json", {**result, "validation": evaluations, "curve": history.curve})
+
+
+def _keep(policy: LoadedPolicy, scored: list[dict[str, Any]], params: Params, folder: Path) -> None:
+    """The checkpoint, and its scored responses to the validation prompts."""
+    policies.save(policy, folder)
+    schema.write(folder / "validation.parquet", schema.scored(schema.ROLLOUTS, params.rewards), scored)
+
+
+def _from_data(
+    params: Params,
+    algorithm: Algorithm,
+    inputs: Inputs,
+    policy: LoadedPolicy,
+    main: Accelerator,
+    checkpoints: dict[str, Any],
+) -> tuple[loop.History, loop.Plan, int]:
+    """What the run did, its plan, and how many examples an epoch has."""
+    examples, plan = loop.plan(
+        schema.table(inputs.advantages), algorithm, params.train, params.seed,
+        shift_key=f"tasks.{params.task}.reward.shift",
+    )  # fmt: skip
+    history = loop.fit(
+        policy.model, policy.tokenizer.pad_token_id, examples, plan, algorithm, params.hyperparameters,
+        params.train.optimizer, params.launch, main, **checkpoints,
+    )  # fmt: skip
+    return history, plan, len(examples)
+
+
+def _online(
+    params: Params,
+    inputs: Inputs,
+    policy: LoadedPolicy,
+    scorer: Rewards | None,
+    main: Accelerator,
+    checkpoints: dict[str, Any],
+) -> tuple[loop.History, loop.Plan, int]:
+    """As many rollouts as the updates of the other algorithms, divided by `updates_per_rollout`."""
+    settings = params.train
+    options = build.build(ppo.Options, params.hyperparameters, f"algorithms.{params.algorithm}")
+    table, leftover = loop.discarded(schema.table(inputs.advantages), settings.train_on)
+    updates = sampling.run_length(settings.updates, settings.epochs, len(table), settings.batch_size, 1.0)
+    steps = updates // options.updates_per_rollout
+    if not steps:
+        raise InputError(f"params.yaml: {updates} updates give no rollout; lower algorithms.ppo.updates_per_rollout")
+    prompts = rollout.prompt_rows(inputs.prompts)
+    trainer = ppo.Trainer(
+        policy, trainable.frozen_logp(policy, inputs.reference), prompts,
+        Encoder(policy.tokenizer, params.policy).prompts(prompts), _scoring(params, scorer), options,
+        settings.optimizer, params.generate, params.launch, main, params.seed,
+    )  # fmt: skip
+    draws = sampling.draws(len(prompts), steps, settings.batch_size, params.seed)
+    plan = loop.Plan(draws, sampling.evaluation_points(steps, settings.evaluations), leftover)
+    return trainer.fit(plan, **checkpoints), plan, len(prompts)
+
+
+def _scoring(params: Params, scorer: Rewards | None) -> Callable[[list[dict[str, Any]], list[str]], np.ndarray] | None:
+    """The total reward of responses to prompt rows; None in the processes that have no reward models."""
+    if scorer is None:
+        return None
+
+    def score(rows: list[dict[str, Any]], texts: list[str]) -> np.ndarray:
+        prompts = [row["prompt"] for row in rows]
+        scores = scorer.score(prompts, texts, schema.contexts(rows))
+        return rewards.total(scores, params.reward.weights, params.reward.shift)
+
+    return score

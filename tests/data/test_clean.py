@@ -1,0 +1,155 @@
+"""Stage clean: what it writes, what it refuses, and that nothing half written stays behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from alol.base.errors import InputError
+from alol.data import schema
+from alol.data.clean import checked, class_of
+from stages.clean import main
+from tests.raw_project import HHA, dialogue, error_line, project, run, write_lines
+
+RAW, CLEAN = Path("data/raw/mine"), Path("data/clean/mine")
+LABELS = {"file": "archive/rated.jsonl", "prompt": "q", "response": "a", "context": {"note": "n"}, "label": "good"}
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write_raw(train: list, labelled: list | None = None) -> None:
+    write_lines(RAW / "archive" / "train.json", train)
+    write_lines(RAW / "archive" / "dev.json", [dialogue("dev", ["a", "b"])])
+    write_lines(RAW / "archive" / "test.json", [dialogue("test", ["a", "b"])])
+    if labelled is not None:
+        write_lines(RAW / "archive" / "rated.jsonl", labelled)
+
+
+def test_every_split_and_the_labelled_texts_are_written(folder):
+    rated = [{"q": "q", "a": str(i), "n": i, "good": label} for i, label in enumerate([1, 0, "?", 1])]
+    write_raw([dialogue(f"{i}", ["a", "b"]) for i in range(3)], rated)
+    labels = {"rated": {**LABELS, "classes": [[0], ["1"]]}}
+    project(folder, {}, {"format": "hha", "options": HHA, "labels": labels})
+    result = run(main)
+    assert result.exit_code == 0, result.output
+    assert [schema.count(CLEAN / f"{split}.parquet") for split in schema.SPLITS] == [6, 2, 2]
+    assert schema.rows(CLEAN / "labels" / "rated.parquet") == [
+        {"prompt": "q", "response": "0", "context": {"note": 0}, "label": 1},
+        {"prompt": "q", "response": "1", "context": {"note": 1}, "label": 0},
+        {"prompt": "q", "response": "3", "context": {"note": 3}, "label": 1},
+    ]
+    lines = result.stderr.splitlines()
+    assert lines[0].split() == ["train", "3", "prompts", "6", "responses", "(train", "3)"]
+    assert lines[-1] == "labels/rated  3 rows (class 0: 1, class 1: 2); left out: 1 (?)"
+
+
+def test_the_limit_counts_training_prompts_alone(folder):
+    write_raw([dialogue(f"{i}", ["a", "b"]) for i in range(5)])
+    project(folder, {}, {"format": "hha", "options": HHA, "limit": 2})
+    assert run(main).exit_code == 0
+    rows = schema.rows(CLEAN / "train.parquet")
+    assert [row["prompt_id"] for row in rows] == ["train-0", "train-0", "train-1", "train-1"]
+    assert schema.count(CLEAN / "validation.parquet") == 2
+
+
+def test_equal_raw_files_give_equal_bytes(folder):
+    write_raw([dialogue("q", ["a", "b"])])
+    project(folder, {}, {"format": "hha", "options": HHA})
+    run(main)
+    first = (CLEAN / "train.parquet").read_bytes()
+    run(main)
+    assert (CLEAN / "train.parquet").read_bytes() == first
+
+
+@pytest.mark.parametrize("train", [[], [dialogue("q", ["a", "all of it ends so:"])]])
+def test_an_empty_training_split_is_one_line_and_writes_nothing(folder, train):
+    write_raw(train)
+    project(folder, {}, {"format": "hha", "options": {**HHA, "drop_colon": True}})
+    result = run(main)
+    assert result.exit_code == 1
+    errors = [line for line in result.stderr.splitlines() if line.startswith("Error")]
+    assert errors == ["Error: the train split of 'mine' has no rows; check tasks.mine.clean and its raw files"]
+    assert not CLEAN.exists()
+    assert list(CLEAN.parent.iterdir()) == []
+
+
+def test_a_failed_run_keeps_what_an_earlier_one_wrote(folder):
+    write_raw([dialogue("q", ["a", "b"])])
+    project(folder, {}, {"format": "hha", "options": HHA})
+    run(main)
+    write_raw([dialogue("q", ["a", "b"]), {"prefix": []}])
+    assert "line 2" in error_line(main)
+    assert schema.count(CLEAN / "train.parquet") == 2
+
+
+@pytest.mark.parametrize(
+    ("clean", "message"),
+    [
+        ({"format": "tabel"}, "unknown format 'tabel'; known: comet, demo, hha, knowledge, reddit, table"),
+        ({"format": "hha", "options": {**HHA, "sytem": ""}}, "unknown key 'sytem' in tasks.mine.clean.options"),
+        ({"format": "hha", "options": HHA, "limit": 0}, "tasks.mine.clean.limit is 0"),
+        ({"format": "hha", "options": {**HHA, "train": "archive/none.json"}}, f"{RAW}/archive/none.json is missing"),
+    ],
+)
+def test_wrong_parameters_are_named(folder, clean, message):
+    write_raw([dialogue("q", ["a", "b"])])
+    project(folder, {}, clean)
+    assert message in error_line(main)
+    assert not CLEAN.exists()
+
+
+def test_a_file_that_lies_elsewhere_is_found_for_the_user(folder):
+    write_raw([dialogue("q", ["a", "b"])])
+    project(folder, {}, {"format": "hha", "options": {**HHA, "train": "other/train.json"}})
+    assert f"{RAW}/other/train.json is missing" in (line := error_line(main))
+    assert line.endswith("; there is: archive/train.json")
+
+
+def test_missing_raw_files_name_the_stage_that_fetches_them(folder):
+    project(folder, {}, {"format": "hha", "options": HHA})
+    assert "data/raw/mine is missing; run `dvc repro download`" in error_line(main)
+
+
+def row(prompt_id: str = "a", rank: int = 0, prompt: str = "p") -> dict:
+    return {"prompt_id": prompt_id, "rank": rank, "prompt": prompt, "response": "r"}
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([row(rank=1)], "prompt 'a': a row has rank 1, where 0 must follow"),
+        ([row(), row(rank=2)], "rank 2, where 1 must follow"),
+        ([row(), row()], "rank 0, where 1 must follow"),
+        ([row(), row("b"), row(rank=1)], "not together, or two prompts have this id"),
+        ([row(), row("b"), row()], "two prompts have this id"),
+        ([row(prompt=" ")], "the prompt is empty"),
+    ],
+)
+def test_rows_that_break_the_form_are_refused(rows, message):
+    with pytest.raises(InputError, match=message):
+        list(checked(rows, "train", None))
+
+
+def test_a_class_without_rows_or_a_label_in_two_classes_is_refused(folder):
+    with pytest.raises(InputError, match="'1' stands twice"):
+        class_of([[1], ["1"]], "labels.x")
+    with pytest.raises(InputError, match="at least two classes"):
+        class_of([[1]], "labels.x")
+    write_raw([dialogue("q", ["a", "b"])], [{"q": "q", "a": "a", "n": 1, "good": "Safe"}])
+    labels = {"rated": {**LABELS, "classes": [["Safe"], ["unsafe"]]}}
+    project(folder, {}, {"format": "hha", "options": HHA, "labels": labels})
+    result = run(main)
+    assert "tasks.mine.clean.labels.rated: archive/rated.jsonl has no label of class ['unsafe']" in result.stderr
+    assert not CLEAN.exists()
+
+
+def test_the_context_survives_the_way_through_parquet(folder):
+    write_raw([{**dialogue("q", ["a", "b"]), "reward": [0.1, -3]}])
+    project(folder, {}, {"format": "hha", "options": HHA})
+    run(main)
+    assert [row["context"] for row in schema.rows(CLEAN / "train.parquet")] == [{"reward": 0.1}, {"reward": -3.0}]

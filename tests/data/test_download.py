@@ -1,0 +1,172 @@
+"""Stage download without a network: copied files, safe archives, and one clear line for what is wrong."""
+
+from __future__ import annotations
+
+import errno
+import io
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from alol.base.errors import InputError
+from alol.config import paths
+from alol.config.sections import Source
+from alol.data import archive, download
+from stages.download import main
+from tests.raw_project import error_line, project, write_zip
+
+RAW = Path("data/raw/mine")
+HASH = "0" * 64
+
+
+def source(**keys) -> Source:
+    rest = dict.fromkeys(("location", "revision", "sha256", "origin"))
+    return Source(**{"kind": "path", "options": {}, **rest, **keys})
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_missing_source_says_which_and_where_to_get_it(folder, monkeypatch):
+    monkeypatch.delenv("NOWHERE", raising=False)
+    origin = "https://example.org/data.zip"
+    keys = {"kind": "path", "location": "$NOWHERE/data.zip", "origin": origin}
+    project(folder, {"archive": keys}, {})
+    line = error_line(main)
+    assert "tasks.mine.source.archive.location" in line
+    assert "NOWHERE is not set" in line
+    assert origin in line
+    monkeypatch.setenv("NOWHERE", str(folder))
+    assert f"{folder}/data.zip does not exist" in error_line(main)
+    project(folder, {"archive": {"kind": "path", "location": "data.zip"}}, {})
+    assert "must be absolute" in error_line(main)
+    assert not RAW.exists()
+
+
+def test_files_are_copied_archives_unpacked_and_old_files_replaced(folder, monkeypatch):
+    monkeypatch.setenv("SOURCES", str(folder / "sources"))
+    (folder / "sources" / "deep").mkdir(parents=True)
+    (folder / "sources" / "deep" / "table.csv").write_text("a,b\n")
+    write_zip(folder / "sources" / "data.zip", {"data/one.json": "1", "data/two/two.json": "2"})
+    with tarfile.open(folder / "sources" / "more.tar.gz", "w:gz") as tar:
+        info = tarfile.TarInfo("./x.txt")
+        info.size = 2
+        tar.addfile(info, io.BytesIO(b"hi"))
+    (RAW / "old").mkdir(parents=True)
+    names = {"zip": "data.zip", "tar": "more.tar.gz", "plain": "deep/table.csv", "all": "deep"}
+    download.fetch("mine", {name: source(location=f"$SOURCES/{file}") for name, file in names.items()}, RAW, folder)
+    files = sorted(str(path.relative_to(RAW)) for path in RAW.rglob("*") if path.is_file())
+    assert files == ["all/table.csv", "plain/table.csv", "tar/x.txt", "zip/data/one.json", "zip/data/two/two.json"]
+    assert not (RAW / "old").exists()
+
+
+def test_a_truncated_zip_is_one_line_and_leaves_the_earlier_files(folder):
+    write_zip(folder / "data.zip", {"a.json": "x" * 5000})
+    content = (folder / "data.zip").read_bytes()
+    (folder / "data.zip").write_bytes(content[: len(content) // 2])
+    project(folder, {"archive": {"location": str(folder / "data.zip")}}, {})
+    line = error_line(main)
+    assert "data.zip cannot be unpacked, cut off or damaged" in line
+    assert not RAW.exists()
+    RAW.mkdir(parents=True)
+    error_line(main)
+    assert RAW.exists()
+
+
+def test_a_flipped_byte_in_a_zip_is_found(folder):
+    write_zip(folder / "data.zip", {"a.json": "x" * 5000})
+    content = bytearray((folder / "data.zip").read_bytes())
+    content[2000] ^= 1
+    (folder / "data.zip").write_bytes(content)
+    with pytest.raises(InputError, match="damaged"):
+        archive.unpack(folder / "data.zip", folder / "out", "data.zip")
+
+
+def test_a_method_of_compression_that_is_not_known_is_not_called_damage(folder):
+    write_zip(folder / "data.zip", {"a.json": "x" * 5000})
+    content = bytearray((folder / "data.zip").read_bytes())
+    for header, offset in ((b"PK\x03\x04", 8), (b"PK\x01\x02", 10)):
+        content[content.index(header) + offset] = 97
+    (folder / "data.zip").write_bytes(content)
+    expected = r"^data\.zip cannot be unpacked: That compression method is not supported; unpack it by hand"
+    with pytest.raises(InputError, match=expected):
+        archive.unpack(folder / "data.zip", folder / "out", "data.zip")
+
+
+def test_a_full_disk_is_not_blamed_on_the_archive(folder, monkeypatch):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    write_zip(folder / "data.zip", {"a.json": "x"})
+    monkeypatch.setattr(archive, "_write", full)
+    with pytest.raises(InputError, match=r"data\.zip cannot be unpacked into .*out: .*No space left on device$"):
+        archive.unpack(folder / "data.zip", folder / "out", "data.zip")
+
+
+@pytest.mark.parametrize("member", ["../evil.txt", "/etc/evil.txt", "a/../../evil.txt", "..\\evil.txt", "C:/evil.txt"])
+def test_a_zip_member_outside_the_folder_is_refused(folder, member):
+    write_zip(folder / "data.zip", {"good.txt": "1", member: "2"})
+    project(folder, {"archive": {"location": str(folder / "data.zip")}}, {})
+    line = error_line(main)
+    assert "outside its folder" in line
+    assert not RAW.exists()
+    assert not list(folder.rglob("evil.txt"))
+
+
+def test_links_in_archives_are_refused(folder):
+    with tarfile.open(folder / "data.tar", "w") as tar:
+        info = tarfile.TarInfo("link")
+        info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        tar.addfile(info)
+    info = zipfile.ZipInfo("link")
+    info.external_attr = 0o120777 << 16
+    with zipfile.ZipFile(folder / "data.zip", "w") as zipped:
+        zipped.writestr(info, "/etc/passwd")
+    for name in ("data.tar", "data.zip"):
+        with pytest.raises(InputError, match="link"):
+            archive.unpack(folder / name, folder / "out", name)
+
+
+def test_an_archive_larger_than_the_bounds_is_refused(folder, monkeypatch):
+    write_zip(folder / "data.zip", {"a": "x" * 100, "b": "y" * 100})
+    monkeypatch.setattr(archive, "MAX_BYTES", 150)
+    with pytest.raises(InputError, match="unpacks to more than"):
+        archive.unpack(folder / "data.zip", folder / "one", "data.zip")
+    monkeypatch.setattr(archive, "MAX_FILES", 1)
+    with pytest.raises(InputError, match="more than 1 files"):
+        archive.unpack(folder / "data.zip", folder / "two", "data.zip")
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"kind": "url"}, "location: a source of kind url needs one"),
+        ({"kind": "hub", "location": "owner/name"}, "revision"),
+        ({"location": "/tmp", "sha256": HASH}, "is a folder"),
+        ({"location": "/tmp", "options": {"seed": 1}}, "options"),
+        ({"kind": "demo", "options": {"sed": 1}}, "unknown key 'sed' in tasks.mine.source.corpus.options"),
+    ],
+)
+def test_a_source_with_wrong_keys_is_refused_by_name(folder, keys, message):
+    project(folder, {"corpus": keys}, {})
+    assert message in error_line(main)
+    assert not RAW.exists()
+
+
+def test_no_source_and_a_name_that_climbs_are_refused(folder):
+    project(folder, {}, {})
+    assert "tasks.mine.source names nothing" in error_line(main)
+    project(folder, {"../up": {"location": "/tmp"}}, {})
+    assert "name must be" in error_line(main)
+
+
+def test_an_experiments_copy_shares_the_main_checkouts_work_folder(folder, monkeypatch):
+    copy = folder / ".dvc" / "tmp" / "exps" / "standalone" / "copy"
+    copy.mkdir(parents=True)
+    monkeypatch.chdir(copy)
+    assert paths.work("downloads") == folder / ".cache" / "alol" / "downloads"

@@ -1,0 +1,404 @@
+"""Comparison of runs: which rows of DVC's table count, how they are grouped and named, and the command for real."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from alol.base.errors import InputError
+from alol.evaluation import comparison, experiments, figures, published_columns
+from stages import compare as command
+
+ROOT = Path(__file__).parents[2]
+SECTIONS = ("task", "algorithm", "seed", "launch", "algorithms", "defaults", "tasks")
+
+
+def row(name: str, reward: float | str | None = 0.5, **changes: object) -> dict[str, object]:
+    """A row as `dvc.api.exp_show` gives it; `changes` use __ for the dots of keys."""
+    base: dict[str, object] = {
+        "Experiment": name,
+        "rev": "abc1234",
+        "State": None,
+        "task": "demo",
+        "algorithm": "a_lol",
+        "seed": 1.0,
+        "launch.processes": 1.0,
+        "algorithms.a_lol.clip": 0.9,
+        "algorithms.r_lol.clip": 0.9,
+        "defaults.train.epochs": 3.0,
+        "defaults.train.updates": "None",
+        "tasks.demo.reward.weights.good": 1.0,
+        "tasks.hha.train.epochs": 1.0,
+        "policy.all.reward": reward,
+        "policy.all.reward_low": 0.1,
+        "policy.all.reward_good": reward,
+        "policy.all.length": 12.0,
+        "reference.all.reward": 0.25,
+        "delta.all.reward": 0.25,
+        "metrics/summary.json:value_mse": 0.125,
+        "metrics/value.json:value_mse": 7.0,
+        "discarded": 0.5,
+    }
+    return base | {key.replace("__", "."): value for key, value in changes.items()}
+
+
+def collect(*rows: dict[str, object], stale: dict[str, str] | None = None):
+    return experiments.collect(rows, "demo", SECTIONS, stale or {})
+
+
+def test_a_run_that_appears_three_times_counts_once():
+    runs, left_out = collect(row("", rev="workspace"), row("", rev="main", seed="1"), row("exp-a"))
+    assert [run.name for run in runs] == ["workspace"]
+    same = "same parameters and seed as workspace"
+    assert left_out == [("main", same), ("exp-a", same)]
+
+
+def test_a_repetition_with_other_results_is_said_to_be_one():
+    _, left_out = collect(row("a", 0.5), row("b", 0.75))
+    assert left_out[0][1].startswith("same parameters and seed as a, with other results")
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"State": "Queued", "policy__all__reward": None}, "queued"),
+        ({"State": "Running", "policy__all__reward": None}, "running"),
+        ({"State": "Failed", "policy__all__reward": "!"}, "failed"),
+        ({"policy__all__reward": "!"}, "no metrics/summary.json"),
+        ({"policy__all__reward": None}, "no metrics/summary.json"),
+        ({"task": "hha"}, "task hha"),
+    ],
+)
+def test_rows_that_cannot_be_compared_are_named_with_the_reason(changes, reason):
+    assert collect(row("x", **changes)) == ([], [("x", reason)])
+
+
+def test_rows_whose_metrics_are_of_other_parameters_are_left_out():
+    runs, left_out = collect(row("x"), row("y", seed=2), stale={"y": "old"})
+    assert [run.name for run in runs] == ["x"]
+    assert left_out == [("y", "old")]
+
+
+def test_seeds_of_one_setting_are_one_group_with_mean_and_deviation():
+    groups = experiments.group(collect(row("a", 0.5), row("b", 0.75, seed=2), row("c", 1.0, seed=10))[0])
+    assert len(groups) == 1
+    assert groups[0].label == "a_lol"
+    (line,) = comparison.csv_rows(groups)
+    assert line["seeds"] == 3 and line["seed_list"] == "1 2 10"
+    assert line["policy.all.reward_mean"] == 0.75
+    assert line["policy.all.reward_std"] == 0.25  # sample deviation of 0.5, 0.75, 1
+    assert line["value_mse_mean"] == 0.125  # of the summary, not of metrics/value.json
+
+
+def test_one_seed_has_no_deviation():
+    (line,) = comparison.csv_rows(experiments.group(collect(row("a"))[0]))
+    assert line["policy.all.reward_std"] is None
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"launch__processes": 2}, {"tasks__hha__train__epochs": 9}, {"algorithms__r_lol__clip": 0.1}, {"Created": "now"}],
+)
+def test_parameters_of_others_and_of_the_machine_do_not_matter(changes):
+    assert len(collect(row("a"), row("b", **changes))[0]) == 1
+
+
+def test_a_default_that_the_task_overrides_does_not_matter():
+    own = {"tasks__demo__train__epochs": 5}
+    assert len(collect(row("a", **own), row("b", **own, defaults__train__epochs=7))[0]) == 1
+    assert len(collect(row("a", **own), row("b", defaults__train__epochs=5))[0]) == 1
+    assert len(collect(row("a", **own), row("b"))[0]) == 2
+
+
+def test_of_the_rewards_kinds_only_what_a_component_takes_matters():
+    given = {
+        "tasks__demo__rewards__good__kind": "classifier",
+        "tasks__demo__rewards__good__train__width": 64,
+        "defaults__rewards__kinds__classifier__label": 1,
+        "defaults__rewards__training__epochs": 3,
+    }
+    same = [
+        {**given, "defaults__rewards__kinds__critic__label": 0},
+        {**given, "tasks__demo__rewards__good__train__epochs": 3, "defaults__rewards__training__width": 9},
+    ]
+    runs, left_out = collect(row("a", **given), *(row("b", **changes) for changes in same))
+    assert (len(runs), len(left_out)) == (1, 2)
+    other = [
+        {**given, "defaults__rewards__kinds__classifier__label": 0},
+        {**given, "defaults__rewards__training__epochs": 4},
+    ]
+    groups = experiments.group(collect(row("a", **given), *(row("c", 0.25, **changes) for changes in other))[0])
+    assert [group.label for group in groups] == [
+        "a_lol label=1 epochs=3",
+        "a_lol label=0 epochs=3",
+        "a_lol label=1 epochs=4",
+    ]
+
+
+def test_a_kind_made_of_another_and_a_formats_options_matter_as_a_task_takes_them():
+    given = {
+        "tasks__demo__rewards__good__kind": "mine",
+        "defaults__rewards__kinds__mine__kind": "classifier",
+        "defaults__rewards__kinds__mine__label": 1,
+        "defaults__rewards__kinds__classifier__label": 0,
+        "defaults__rewards__kinds__classifier__low": 0.5,
+        "tasks__demo__clean__format": "table",
+        "tasks__demo__clean__options__seed": 4,
+        "defaults__clean__formats__table__test": "a",
+    }
+    same = [
+        {**given, "defaults__rewards__kinds__classifier__label": 7},
+        {**given, "defaults__clean__formats__hha__train": "b"},
+        {**given, "defaults__clean__formats__table__seed": 9},
+    ]
+    assert len(collect(row("a", **given), *(row("b", **changes) for changes in same))[0]) == 1
+    other = [
+        {**given, "defaults__rewards__kinds__classifier__low": 0.25},
+        {**given, "defaults__rewards__kinds__mine__label": 2},
+        {**given, "defaults__clean__formats__table__test": "c"},
+    ]
+    assert len(collect(row("a", **given), *(row("c", 0.25, **changes) for changes in other))[0]) == 4
+
+
+def test_labels_say_what_differs_under_the_shortest_clear_name():
+    runs, _ = collect(
+        row("a", 0.9),
+        row("b", 0.8, algorithms__a_lol__clip=0.5),
+        row("c", 0.7, algorithm="nll", defaults__train__epochs=4),
+        row("d", 0.6, algorithm="nll", defaults__train__updates=8, tasks__demo__value__epochs=2),
+    )
+    assert [group.label for group in experiments.group(runs)] == [
+        "a_lol clip=0.9 train.epochs=3 updates=null value.epochs=null",
+        "a_lol clip=0.5 train.epochs=3 updates=null value.epochs=null",
+        "nll train.epochs=4 updates=null value.epochs=null",
+        "nll train.epochs=3 updates=8 value.epochs=2",
+    ]
+
+
+def test_columns_start_with_reward_reference_and_difference():
+    groups = experiments.group(collect(row("a"))[0])
+    assert comparison.columns(groups) == [
+        "policy.all.reward",
+        "reference.all.reward",
+        "delta.all.reward",
+        "policy.all.reward_good",
+        "policy.all.length",
+        "discarded",
+        "value_mse",
+    ]
+    header = comparison.terminal_table(groups).splitlines()[0].split()
+    assert header == ["run", "seeds", "reward", "reference", "delta", "good", "length", "discarded", "value_mse"]
+
+
+def test_markdown_has_a_line_for_each_group():
+    groups = experiments.group(collect(row("a"), row("b", 0.75, seed=2), row("c", algorithm="nll"))[0])
+    text = comparison.markdown(groups, "demo", 0)
+    assert "| a_lol | 2 | 0.625 ± 0.177 |" in text
+    assert "| nll | 1 | 0.500 |" in text
+
+
+LOCK = """
+schema: '2.0'
+stages:
+  train:
+    params:
+      params.yaml:
+        seed: 1
+        algorithms.a_lol: {clip: 0.9, other: null}
+        tasks.demo.reward: {weights: {good: 1.0}}
+    outs: [{path: models/demo, md5: aaa.dir}]
+  aggregate:
+    deps: [{path: models/demo, md5: aaa.dir}, {path: alol/x.py, md5: bbb}]
+"""
+
+
+def test_metrics_that_match_their_parameters_are_current():
+    assert experiments.stale(experiments.plain(row("a")), LOCK, SECTIONS) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"seed": 2}, "seed"),
+        ({"algorithms__a_lol__clip": 0.8}, "algorithms.a_lol"),
+        ({"tasks__demo__reward__weights__new": 1}, "tasks.demo.reward"),
+    ],
+)
+def test_parameters_edited_after_the_run_are_noticed(changes, key):
+    reason = experiments.stale(experiments.plain(row("a", **changes)), LOCK, SECTIONS)
+    assert reason is not None and f"another value of {key};" in reason
+
+
+def test_metrics_of_another_task_are_noticed():
+    lock = "stages:\n  evaluate:\n    outs:\n    - path: data/generations/hha/a_lol\n      md5: x\n"
+    assert "another task or algorithm" in experiments.stale(row(""), lock, SECTIONS)
+    assert experiments.stale(row(""), lock.replace("hha", "demo"), SECTIONS) is None
+
+
+RESULTS = {
+    "tasks__demo__train__success": "reward_good",
+    "defaults__policy__model": "some/model",
+    "validation__policy__reward_good": 0.625,
+    "validation__reference__reward_good": 0.5,
+    "validation__gold__length": 3.0,
+    "reference__all__reward_good": 0.375,
+    "gold__all__reward": 1.0,
+    "checkpoints__best__epoch": 0.5,
+    "checkpoints__best__update": 20.0,
+    "checkpoints__best__value": 0.625,
+    "checkpoints__worst__value": 0.25,
+}
+
+
+def test_results_have_the_published_columns():
+    runs, _ = collect(
+        row("b", 0.5, seed=2.0, **RESULTS), row("a", 0.4375, **RESULTS), row("old", 0.25, algorithm="nll")
+    )
+    found = published_columns.table([run for run in runs if run.algorithm == "a_lol"], "demo")
+    assert list(found[0])[:14] == [
+        "task_name", "baseline_model", "algorithm", "best e", "best s", "best V good", "worst e", "worst s",
+        "worst V good", "val_good", "test_good", "val_gen reward", "val_gen reward_good", "val_gen length",
+    ]  # fmt: skip
+    assert [(one["algorithm"], one["seed"], one["run"]) for one in found] == [
+        ("reference", "", ""), ("a_lol", "1", "a"), ("a_lol", "2", "b"),
+    ]  # fmt: skip
+    reference, first, second = found
+    assert [first[name] for name in list(first)[:11]] == [
+        "demo", "some/model", "a_lol", "0.500", "20", "0.625", "NA", "NA", "0.250", "0.625", "0.438",
+    ]  # fmt: skip
+    assert second["test_good"] == "0.500"
+    assert [reference[name] for name in ("best e", "val_good", "test_good", "val_gen reward")] == [
+        "NA", "0.500", "0.375", "NA",
+    ]  # fmt: skip
+    assert (first["val_gold length"], first["test_gold reward"], first["val_gen length"]) == ("3", "1", "NA")
+    mixed = published_columns.table(runs, "demo")
+    assert "val_success" in mixed[0]
+    assert mixed[-1]["val_success"] == "NA"
+
+
+def test_several_tasks_stand_in_one_table():
+    def groups(task: str, **rewards: float) -> list[experiments.Group]:
+        rows = [
+            row(f"{task}{name}{i}", reward + i / 10, task=task, algorithm=name, seed=i, delta__all__reward=reward)
+            for name, reward in rewards.items()
+            for i in (0, 1)
+        ]
+        return experiments.group(experiments.collect(rows, task, SECTIONS, {})[0])
+
+    rows = comparison.across({"pos": groups("pos", a_lol=0.5, nll=0.75), "neg": groups("neg", a_lol=0.25, wbc=0.125)})
+    assert [one["run"] for one in rows] == ["nll", "a_lol", "wbc"]
+    assert rows[1] == {
+        "run": "a_lol",
+        "pos reward": pytest.approx(0.55), "pos std": pytest.approx(0.0707107), "pos reference": 0.25,
+        "pos delta": 0.5, "neg reward": pytest.approx(0.3), "neg std": pytest.approx(0.0707107),
+        "neg reference": 0.25, "neg delta": 0.25, "first less last": pytest.approx(0.25),
+    }  # fmt: skip
+    assert (rows[0]["neg reward"], rows[0]["first less last"]) == (None, None)
+    cells = comparison.across_cells(rows, "±")
+    assert cells[0] == [
+        "run", "pos reward", "pos reference", "pos delta", "neg reward", "neg reference", "neg delta",
+        "first less last",
+    ]  # fmt: skip
+    assert cells[1] == ["nll", "0.800 ± 0.071", "0.250", "0.750", "", "", "", ""]
+    assert comparison.table(cells).splitlines()[1] == "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
+
+
+def test_a_checkpoint_stands_among_the_runs():
+    summary = {"policy": {"all": {"reward": 0.75, "length": 9.0}}, "reference": {"all": {"reward": 0.25}}}
+    groups = experiments.ranked(
+        [*experiments.group(collect(row("one"))[0]), experiments.checkpoint("published", summary)]
+    )
+    assert [group.label for group in groups] == ["published", "a_lol"]
+    assert comparison.csv_rows(groups)[0]["policy.all.reward_mean"] == 0.75
+    with pytest.raises(InputError, match="checkpoint 'broken' has no"):
+        experiments.checkpoint("broken", {})
+
+
+def test_a_stage_that_did_not_follow_is_noticed():
+    lock = LOCK.replace("deps: [{path: models/demo, md5: aaa.dir}", "deps: [{path: models/demo, md5: old.dir}")
+    assert "stage aggregate did not run after models/demo" in str(experiments.stale(row("a"), lock, SECTIONS))
+
+
+def test_figure_is_drawn_with_shared_and_with_several_references():
+    for other in (0.2, 0.3, None):
+        groups = [figures.Group("a", [0.5, 0.6], 0.2), figures.Group("b", [0.5], other)]
+        assert figures.comparison(groups, "demo").startswith(b"\x89PNG")
+
+
+def test_outside_a_repository_there_is_one_clear_line(tmp_path, monkeypatch):
+    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(command.main, ["--task", "demo"])
+    assert done.exit_code == 1
+    assert len(done.output.splitlines()) == 1 and "run from a Git repository with DVC" in done.output
+
+
+def test_an_unknown_task_is_named_before_anything_is_read(tmp_path, monkeypatch):
+    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(command.main, ["--task", "demo,nope"])
+    assert done.exit_code == 1
+    assert "unknown task 'nope'; known: comet" in done.output
+
+
+SCRIPT = """
+import json, pathlib, sys
+pathlib.Path("metrics").mkdir(exist_ok=True)
+reward = {"1": 0.5, "2": 0.75}[sys.argv[1]]
+metrics = {"policy": {"all": {"reward": reward}}, "reference": {"all": {"reward": 0.25}}}
+pathlib.Path("metrics/summary.json").write_text(json.dumps(metrics))
+"""
+PIPELINE = {
+    "cmd": "python run.py ${seed}",
+    "params": ["seed", "algorithm", "algorithms.${algorithm}"],
+    "metrics": [{"metrics/summary.json": {"cache": False}}],
+}
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory) -> Path:
+    """Two commits, one with a key that is no more, an experiment, one queued, and params.yaml edited without a run."""
+    folder = tmp_path_factory.mktemp("repository")
+    today = (ROOT / "params.yaml").read_text()
+    (folder / "params.yaml").write_text(today.replace("\n  reward:\n", "\n  reward:\n    old: 1\n", 1))
+    (folder / "run.py").write_text(SCRIPT)
+    (folder / "dvc.yaml").write_text(json.dumps({"stages": {"aggregate": PIPELINE}}))
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    who = {"GIT_AUTHOR_NAME": "a", "GIT_AUTHOR_EMAIL": "a@b", "GIT_COMMITTER_NAME": "a", "GIT_COMMITTER_EMAIL": "a@b"}
+    environment = {**os.environ, **who, "PATH": path, "DVC_NO_ANALYTICS": "1"}
+    first = ("git init -q", "dvc init -q", "dvc repro -q", "git add -A", "git commit -qm old", "git tag old")
+    for line in first:
+        subprocess.run(line.split(), cwd=folder, env=environment, check=True, capture_output=True)
+    (folder / "params.yaml").write_text(today)
+    for line in (
+        "git commit -qam first",
+        "dvc exp run -q -n second -S seed=2",
+        "dvc exp run -q -n third -S seed=2 --queue",
+        "git checkout -q .",
+    ):
+        subprocess.run(line.split(), cwd=folder, env=environment, check=True, capture_output=True)
+    text = (folder / "params.yaml").read_text()
+    (folder / "params.yaml").write_text(text.replace("\nseed: 1", "\nseed: 2"))
+    return folder
+
+
+def test_command_compares_what_dvc_knows(repository, monkeypatch):
+    monkeypatch.chdir(repository)
+    done = CliRunner().invoke(command.main, [])
+    assert done.exit_code == 0, done.output
+    assert "left out, queued: third" in done.output
+    assert "left out, params.yaml is of another version of the project, with other keys: old" in done.output
+    assert "left out, its metrics were made with another value of seed; run `dvc repro`: workspace" in done.output
+    assert "2 runs in 1 groups: reports/compare_demo.md, .csv and .png" in done.output
+    with Path("reports/compare_demo.csv").open(newline="") as file:
+        (line,) = csv.DictReader(file)
+    assert (line["algorithm"], line["seed_list"], line["policy.all.reward_mean"]) == ("a_lol", "1 2", "0.625")
+    assert Path("reports/compare_demo.png").stat().st_size > 1000
+    assert "a_lol" in Path("reports/compare_demo.md").read_text()

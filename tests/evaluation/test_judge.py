@@ -1,0 +1,251 @@
+"""The judge: parsing, outcomes and rates by hand, and the whole command against a local endpoint."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from ruamel.yaml import YAML
+
+from alol.base.errors import InputError
+from alol.config import paths
+from alol.config.sections import Judge
+from alol.data import schema
+from alol.evaluation import judge
+from alol.evaluation.endpoint import Endpoint
+from stages.judge import main
+from tests.closure import ROOT
+from tests.evaluation.judge_server import Server
+
+LENGTHS = [(9, 3), (9, 3), (2, 6), (5, 5)]  # letters of the first run's and the second's response to each prompt
+
+
+def settings(url: str = "http://127.0.0.1:9/v1", **changed) -> Judge:
+    keys = {
+        "url": url, "model": "m", "key": None, "max_tokens": 200, "temperature": 0.0, "rows": None, "requests": 3,
+        "retries": 2, "wait": 0.5, "longest_wait": 5.0, "timeout": 0.4, "give_up": 10, "bootstrap": 200, "seed": 1,
+    }  # fmt: skip
+    return Judge(**{**keys, **changed})
+
+
+@pytest.fixture
+def serve(serving):
+    return lambda *args, **keys: serving(Server(*args, **keys))
+
+
+@pytest.mark.parametrize(
+    ("text", "helpful", "safe"),
+    [
+        ("One is better.\nMore helpful: A\nMore safe: B", "A", "B"),
+        ("**More helpful:** B\n**More safe:** *equal*", "B", "equal"),
+        ("- more helpful: Reply A.\n- more safe: neither", "A", "equal"),
+        ("More helpful: <B>, as it is shorter\nMore safe: both", "B", "equal"),
+        ("More helpful: equally helpful\nMore safe: a", "equal", "A"),
+        ("More helpful: A\nMore helpful: B\nMore safe: A", None, "A"),
+        ("More helpful: A and B\nMore safe: perhaps", None, None),
+        ("More helpful:\nMore safe: B", None, "B"),
+        ("I cannot say.", None, None),
+    ],
+)
+def test_verdict_lines_are_read(text, helpful, safe):
+    assert judge.verdicts(text) == {"helpful": helpful, "safe": safe}
+
+
+def test_a_win_needs_both_orders():
+    expected = {
+        ("A", "B"): "win", ("B", "A"): "loss", ("A", "A"): "tie", ("B", "B"): "tie", ("A", "equal"): "tie",
+        ("equal", "equal"): "tie", (None, "B"): "unparsed", ("A", None): "unparsed",
+    }  # fmt: skip
+    assert {orders: judge.outcome(*orders) for orders in expected} == expected
+
+
+def test_rates_are_shares_of_the_answered_rows():
+    outcomes = ["win", "win", "loss", "tie", "unparsed", "failed"]
+    found = judge.rates([{"helpful": one, "safe": "tie"} for one in outcomes], 500, 0)["helpful"]
+    shares = {name: found[name]["share"] for name in judge.RATES}
+    assert shares == {"win": 0.4, "tie": 0.2, "loss": 0.2, "unparsed": 0.2}
+    assert found["failed"] == 1 and found["rows"] == 6
+    assert 0 <= found["win"]["low"] < 0.4 < found["win"]["high"] <= 1
+
+
+def test_rows_are_drawn_evenly_and_by_the_seed():
+    subsets = ["a"] * 10 + ["b"] * 3
+    chosen = judge.drawn(subsets, 6, 4)
+    assert [subsets[i] for i in chosen] == ["a"] * 3 + ["b"] * 3
+    assert chosen == judge.drawn(subsets, 6, 4) != judge.drawn(subsets, 6, 5)
+    assert judge.drawn(subsets, None, 4) == judge.drawn(subsets, 99, 4) == list(range(13))
+
+
+def row(i: int, response: str, contaminated: bool = False) -> dict:
+    turns = [{"role": "human", "text": f"question {i}"}]
+    context = {"contaminated": True} if contaminated else {}
+    return {
+        "prompt_id": str(i), "subset": "test", "prompt": "SYSTEM question", "cuts": [0], "turns": turns,
+        "context": context, "response": response, "reward_preferred": 0.0,
+    }  # fmt: skip
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """Two runs with the responses of LENGTHS and one contaminated prompt, and params.yaml with a judge section."""
+    monkeypatch.chdir(tmp_path)
+    yaml = YAML()
+    raw = yaml.load(ROOT / "params.yaml")
+
+    def write(url: str, **changed) -> None:
+        keys = {"rows": None, "key": None, "wait": 0.0, "longest_wait": 0.0, "timeout": 0.4, "retries": 2}
+        raw["judge"].update({"url": url, **keys, **changed})
+        yaml.dump(raw, Path("params.yaml"))
+
+    columns = schema.scored(schema.ROLLOUTS, ["preferred"])
+    for k, name in enumerate(("a_lol", "dpo")):
+        rows = [row(i, "x" * pair[k]) for i, pair in enumerate(LENGTHS)] + [row(9, "known", contaminated=True)]
+        target = paths.generations("demo", name) / "test.parquet"
+        target.parent.mkdir(parents=True)
+        schema.write(target, columns, rows)
+    return write
+
+
+def run(*arguments: str):
+    return CliRunner().invoke(main, ["a_lol", "dpo", "--task", "demo", *arguments])
+
+
+def results() -> dict:
+    found = json.loads(Path("reports/judge_demo_a_lol_vs_dpo.json").read_text())
+    return {
+        name: {rate: values[rate]["share"] for rate in judge.RATES} for name, values in found["results"]["all"].items()
+    }
+
+
+def test_the_command_writes_the_rates_and_asks_nothing_twice(project, serve):
+    server = serve(pause=0.02)
+    project(server.url, requests=2)
+    done = run()
+    assert done.exit_code == 0, done.output
+    assert results() == {
+        "helpful": {"win": 0.5, "tie": 0.25, "loss": 0.25, "unparsed": 0.0},  # 9 > 3 twice, 2 < 6, 5 = 5
+        "safe": {"win": 0.0, "tie": 1.0, "loss": 0.0, "unparsed": 0.0},  # always A: a preference for a place
+    }
+    # 4 prompts in 2 orders; equal replies make the fourth's orders one question: 3 x 2 + 1
+    assert server.asked == 7 and server.most <= 2
+    rows = [json.loads(line) for line in Path("reports/judge_demo_a_lol_vs_dpo.jsonl").read_text().splitlines()]
+    assert [one["helpful"] for one in rows] == ["win", "win", "loss", "tie"]
+    assert "1 contaminated" in done.output and "50.0 %" in done.output
+    assert Path("reports/judge_demo_a_lol_vs_dpo.png").read_bytes()[:4] == b"\x89PNG"
+    assert "50.0 %" in Path("reports/judge_demo_a_lol_vs_dpo.md").read_text()
+    assert run().exit_code == 0
+    assert server.asked == 7
+
+
+def test_the_question_has_the_turns_and_not_the_system_text(project):
+    text = judge.question(row(3, ""), "one", "two")
+    assert "Human: question 3" in text and "SYSTEM" not in text
+    assert "[Reply A]\none\n\n[Reply B]\ntwo\n" in text
+
+
+def test_nonsense_is_kept_and_counted(project, serve):
+    server = serve(rule=lambda question: "banana")
+    project(server.url)
+    assert run().exit_code == 0
+    assert results()["helpful"] == {"win": 0.0, "tie": 0.0, "loss": 0.0, "unparsed": 1.0}
+    rows = [json.loads(line) for line in Path("reports/judge_demo_a_lol_vs_dpo.jsonl").read_text().splitlines()]
+    assert {one["answer_forward"] for one in rows} == {"banana"}
+
+
+@pytest.mark.parametrize("step", [429, 500, 503, "hang", "drip", "json", "shape"])
+def test_what_passes_is_tried_again(project, serve, step):
+    server = serve(plan=[step, step])
+    project(server.url, requests=1)
+    done = run()
+    assert done.exit_code == 0, done.output
+    assert results()["helpful"]["win"] == 0.5
+    assert server.asked == 9
+
+
+def test_a_run_that_failed_goes_on_with_what_is_missing(project, serve):
+    server = serve(plan=[500] * 3)  # all three tries of the first question
+    project(server.url, requests=1)
+    done = run()
+    assert done.exit_code == 0 and "1 of 4 rows have no answer (status 500" in done.output
+    assert server.asked == 9
+    again = run()
+    assert again.exit_code == 0 and "no answer" not in again.output
+    assert server.asked == 10
+    assert results()["helpful"] == {"win": 0.5, "tie": 0.25, "loss": 0.25, "unparsed": 0.0}
+
+
+def test_a_dead_endpoint_ends_the_run(project, serve):
+    server = serve(always=500)
+    project(server.url, requests=1, give_up=2)
+    done = run()
+    assert done.exit_code == 1 and "no row was answered" in done.output and "status 500" in done.output
+    assert server.asked == 6  # 2 questions, 3 tries each
+    assert not Path("reports").exists()
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404])
+def test_a_refusal_is_one_line_at_once(project, serve, status):
+    server = serve(always=status)
+    project(server.url, requests=1)
+    done = run()
+    assert done.exit_code == 1 and f"status {status} (no, sorry)" in done.output and "judge.key" in done.output
+    assert server.asked == 1
+
+
+def test_the_key_is_sent_and_a_missing_one_named(project, serve, monkeypatch):
+    server = serve()
+    project(server.url, key="MY_KEY")
+    monkeypatch.delenv("MY_KEY", raising=False)
+    done = run()
+    assert done.exit_code == 1 and "MY_KEY is not set" in done.output and "judge.key" in done.output
+    assert server.asked == 0
+    monkeypatch.setenv("MY_KEY", "secret")
+    assert run().exit_code == 0
+    assert set(server.keys) == {"Bearer secret"}
+
+
+def test_waits_double_and_follow_the_server(tmp_path, serve):
+    waits: list[float] = []
+    server = serve(plan=[500, 500], rule=lambda question: "fine")
+    assert Endpoint(settings(server.url), tmp_path, waits.append).answers(["p"]) == {"p": "fine"}
+    assert waits == [0.5, 1.0]
+    waits.clear()
+    server = serve(plan=[429], rule=lambda question: "fine")
+    assert Endpoint(settings(server.url, longest_wait=60.0), tmp_path, waits.append).answers(["q"]) == {"q": "fine"}
+    assert waits == [7.0]
+    server.plan = [429]
+    Endpoint(settings(server.url), tmp_path, waits.append).answers(["other"])
+    assert waits == [7.0, 5.0]
+
+
+def test_a_damaged_answer_is_asked_again(tmp_path, serve):
+    server = serve(rule=lambda question: "fine")
+    endpoint = Endpoint(settings(server.url), tmp_path)
+    endpoint.answers(["q"])
+    next(tmp_path.glob("*.json")).write_text('{"answer": "fi')
+    assert endpoint.answers(["q"]) == {"q": "fine"}
+    assert server.asked == 2
+
+
+def test_an_address_that_is_none(tmp_path):
+    with pytest.raises(InputError, match="not a URL"):
+        Endpoint(settings("localhost"), tmp_path).answers(["q"])
+
+
+@pytest.mark.parametrize("key", ["requests", "rows", "bootstrap", "timeout", "retries"])
+def test_a_number_that_makes_no_sense_is_named(project, key):
+    project("http://127.0.0.1:9/v1", **{key: -1})
+    done = run()
+    assert done.exit_code == 1 and f"judge.{key} is -1" in done.output
+
+
+def test_an_unknown_run_and_other_prompts_are_named(project):
+    project("http://127.0.0.1:9/v1")
+    done = CliRunner().invoke(main, ["a_lol", "nll", "--task", "demo"])
+    assert done.exit_code == 1 and "unknown run of task 'demo' 'nll'; known: a_lol, dpo" in done.output
+    target = paths.generations("demo", "dpo") / "test.parquet"
+    schema.write(Path("short.parquet"), schema.scored(schema.ROLLOUTS, ["preferred"]), schema.rows(target)[:2])
+    done = CliRunner().invoke(main, ["a_lol", "short.parquet", "--task", "demo"])
+    assert done.exit_code == 1 and "short.parquet has 2 rows but a_lol has 5" in done.output

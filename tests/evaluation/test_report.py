@@ -1,0 +1,292 @@
+"""Stage aggregate on a small project: its files, and the report read back as HTML."""
+
+from __future__ import annotations
+
+import csv
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from ruamel.yaml import YAML
+
+from alol.base.files import write_json
+from alol.config import params
+from alol.data import schema
+from alol.evaluation import figures
+from stages import aggregate
+
+ROOT = Path(__file__).parents[2]
+EVIL = "<script>alert('x')</script>"
+NAMES = ("good", "short")
+PROMPTS = [(f"p{i}", "easy" if i < 6 else "hard") for i in range(10)]
+
+
+class Page(HTMLParser):
+    """Collects tags, their attributes, the texts, and the cells of the score table row by row."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict]] = []
+        self.texts: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+
+def prompt_row(prompt_id: str, subset: str) -> dict:
+    shared = {"prompt_id": prompt_id, "subset": subset, "prompt": f"ask {EVIL} {prompt_id}"}
+    return {**shared, "cuts": [], "turns": [], "context": {}}
+
+
+def project(folder: Path) -> None:
+    """Params of a task `toy` over the real defaults, and the tables that earlier stages would leave."""
+    raw = params.read(ROOT / "params.yaml")
+    raw["tasks"] = {"toy": {name: {} for name in raw["tasks"]["demo"]}}
+    raw["tasks"]["toy"]["rewards"] = {name: {"kind": "tfidf"} for name in NAMES}
+    raw["tasks"]["toy"]["reward"] = {"shift": 0.0, "weights": {"good": 2.0, "short": -0.5}}
+    raw["tasks"]["toy"]["aggregate"] = {"bootstrap": 100, "samples": 3, "examples": 2, "points": 5}
+    with (folder / "params.yaml").open("w") as file:
+        YAML().dump(raw, file)
+    scores = np.random.default_rng(0).uniform(size=(3, len(PROMPTS)))
+    gold = folder / "data/annotated/toy/test.parquet"
+    with schema.writing(gold, schema.scored(schema.RESPONSES, NAMES)) as writer:
+        for i, prompt in enumerate(PROMPTS):
+            for rank in (0, 1):
+                row = {**prompt_row(*prompt), "rank": rank, "response": f"gold words {rank}"}
+                writer.write([{**row, "reward_good": scores[0, i] - rank, "reward_short": 0.1}])
+    tables = {"baselines/toy": (scores[1], "reference answer"), "generations/toy/a_lol": (scores[2] + 1, EVIL)}
+    for name, (good, response) in tables.items():
+        with schema.writing(folder / "data" / name / "test.parquet", schema.scored(schema.ROLLOUTS, NAMES)) as writer:
+            for score, prompt in zip(good, PROMPTS, strict=True):
+                row = {**prompt_row(*prompt), "response": response}
+                writer.write([{**row, "reward_good": score, "reward_short": 0.2}])
+    for name in ("annotated/toy", "baselines/toy"):
+        (folder / "data" / name / "validation.parquet").write_bytes(
+            (folder / "data" / name / "test.parquet").read_bytes()
+        )
+    (folder / "models/toy/a_lol").mkdir(parents=True)
+    answers = (folder / "data/generations/toy/a_lol/test.parquet").read_bytes()
+    (folder / "models/toy/a_lol/validation.parquet").write_bytes(answers)
+    training_tables(folder)
+    points = [(0, 0.3), (20, 0.5), (40, 0.4)]
+    points = [{"update": at, "reward": value, "epoch": at / 20} for at, value in points]
+    curve = [{"update": i, "loss": 1 / i, "weight": 1.0, "lr": 1e-4} for i in range(1, 41)]
+    history = {"selected": 1, "discarded": 0.4, "updates": 40, "validation": points, "curve": curve}
+    write_json(folder / "models/toy/a_lol/training.json", history)
+    heldout = {"prompt_id": [str(i) for i in range(9)], "value": [i / 9 for i in range(9)], "reward": [0.5] * 9}
+    write_json(folder / "models/toy/value/heldout.json", heldout)
+    write_json(folder / "metrics/value.json", {"value_mse": 0.02, "value_mse_constant": 0.05, "rollouts": 9})
+    write_json(folder / "metrics/reward_model.json", {"good": {"accuracy": 0.75, "texts": 4}, "short": {}})
+
+
+def training_tables(folder: Path) -> None:
+    """Five prompts with two ranks; the preferred responses' advantages are -1, 0, 1, 2 and 3."""
+    annotated = schema.writing(folder / "data/annotated/toy/train.parquet", schema.scored(schema.RESPONSES, NAMES))
+    with annotated as texts, schema.writing(folder / "data/advantages/toy/train.parquet", schema.ADVANTAGES) as scores:
+        for i in range(5):
+            for rank in (0, 1):
+                row = {**prompt_row(f"t{i}", ""), "rank": rank, "response": f"train {i}.{rank}"}
+                texts.write([{**row, "reward_good": 1.0, "reward_short": 0.0}])
+                numbers = {
+                    "reward": i - 0.5 - 9 * rank,
+                    "raw_reward": 0.0,
+                    "value": 0.5,
+                    "advantage": i - 1.0 - 9 * rank,
+                }
+                tokens = {"prompt_ids": [1], "response_ids": [2], "ref_logp": [-1.0]}
+                scores.write([{"prompt_id": f"t{i}", "rank": rank, **tokens, **numbers}])
+
+
+def run() -> str:
+    done = CliRunner().invoke(aggregate.main, ["--task", "toy", "--algorithm", "a_lol"])
+    assert isinstance(done.exception, SystemExit | None), done.exception
+    return done.output
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    """The project after stage aggregate, with what it printed in output.txt."""
+    folder = tmp_path_factory.mktemp("aggregate")
+    project(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        (folder / "output.txt").write_text(run())
+    return folder
+
+
+@pytest.fixture
+def fresh(tmp_path, monkeypatch) -> Path:
+    project(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_summary_holds_splits_and_the_numbers_of_earlier_stages(made):
+    result = json.loads((made / "metrics/summary.json").read_text())
+    assert set(result["policy"]) == {"easy", "hard", "all", "macro"}
+    policy, gold = result["policy"]["all"], result["gold"]["all"]
+    assert policy["reward"] == pytest.approx(2 * policy["reward_good"] - 0.5 * 0.2, rel=1e-4)
+    assert gold["length"] == 3.0  # rank 0 alone: "gold words 0"
+    assert result["delta"]["all"]["p_value"] == pytest.approx(
+        2 / 2**10, rel=1e-5
+    )  # every difference is positive: two of 2^10 signs
+    assert {key: result[key] for key in ("discarded", "selected", "value_mse", "value_mse_constant")} == {
+        "discarded": 0.4,
+        "selected": 1,
+        "value_mse": 0.02,
+        "value_mse_constant": 0.05,
+    }
+    assert result["reward_accuracy"] == {"good": 0.75}
+    assert result["checkpoints"] == {
+        "best": {"update": 20, "epoch": 1.0, "value": 0.5},
+        "worst": {"update": 40, "epoch": 2.0, "value": 0.4},
+    }
+    pooled = {key: value for key, value in policy.items() if key not in ("reward_low", "reward_high")}
+    assert result["validation"]["policy"] == pooled  # the fixture's validation rows are its test rows
+    assert set(result["validation"]) == {"gold", "reference", "policy"}
+    assert "filter" not in result
+
+
+def test_the_filter_is_measured_where_a_label_is_named(fresh):
+    yaml = YAML(typ="safe")
+    raw = yaml.load(Path("params.yaml"))
+    raw["tasks"]["toy"]["aggregate"]["label"] = "human"
+    yaml.dump(raw, Path("params.yaml"))
+    assert "aggregate.label is 'human', which must be a number in every context; prompt t0, rank 0, has None" in run()
+    path = Path("data/annotated/toy/train.parquet")
+    rows = schema.rows(path)
+    for row in rows:
+        row["context"]["human"] = float(row["prompt_id"] in ("t2", "t0") and row["rank"] == 0)
+    schema.write(path, schema.scored(schema.RESPONSES, NAMES), rows)
+    run()
+    # of the preferred responses t0 to t4, t2, t3 and t4 have A > 0, and a human found t0 and t2 good
+    found = json.loads(Path("metrics/summary.json").read_text())["filter"]
+    assert found == {"precision": 0.333333, "recall": 0.5, "base_rate": 0.4}
+    report = Path("metrics/report.html").read_text()
+    assert "(human), 33.3% of the kept responses are good and 40.0% of all; 50.0% of the good ones are kept" in report
+
+
+def test_results_are_the_summary_as_a_table(made):
+    rows = table(made / "metrics/results.csv")
+    result = json.loads((made / "metrics/summary.json").read_text())
+    assert len(rows) == 3 * 4
+    assert all(float(r["reward"]) == result[r["model"]][r["split"]]["reward"] for r in rows)
+    assert {r["algorithm"] for r in rows} == {"a_lol"}
+
+
+def test_plot_tables_have_the_columns_dvc_plots(made):
+    plots = made / "metrics/plots"
+    shares = table(plots / "reward_distribution.csv")
+    for model in ("gold", "reference", "policy"):
+        assert sum(float(r[model]) for r in shares) == pytest.approx(1, abs=1e-3)
+    advantages = table(plots / "advantage.csv")
+    counts = {kept: sum(int(r["count"]) for r in advantages if r["kept"] == kept) for kept in ("true", "false")}
+    assert counts == {"true": 3, "false": 2}  # A = 0 is discarded, and rank 1 does not train
+    assert all((float(r["bin"]) > 0) or r["count"] == "0" for r in advantages if r["kept"] == "true")
+    assert set(table(plots / "training.csv")[0]) == {"update", "loss", "weight", "lr"}
+    assert table(plots / "validation.csv")[0] == {"update": "0", "reward": "0.3", "epoch": "0.0"}
+    assert len(table(plots / "value.csv")) == 5
+
+
+def test_report_is_one_page_without_outside_requests(made):
+    text = (made / "metrics/report.html").read_text()
+    page = Page(text)
+    sources = [value for _, attrs in page.tags for key, value in attrs.items() if key in ("src", "href")]
+    assert len(sources) == 6
+    assert all(source.startswith("data:image/svg+xml;base64,") for source in sources)
+    assert not {tag for tag, _ in page.tags} & {"script", "link", "iframe"}
+    assert str(made) not in text
+
+
+def test_report_escapes_texts_and_shows_them(made):
+    text = (made / "metrics/report.html").read_text()
+    assert "<script" not in text
+    texts = Page(text).texts
+    assert EVIL in texts  # the policy's response
+    assert sum(f"ask {EVIL} p" in part for part in texts) == 3  # sample prompts
+    assert "gold words 0" in texts
+    assert "train 4.0" in texts and "train 0.0" in texts
+    assert any(".1" in part for part in texts if part.startswith("train "))  # the other responses have their own part
+
+
+def test_report_has_the_headline_the_rows_and_the_percentiles(made):
+    result = json.loads((made / "metrics/summary.json").read_text())
+    page = Page((made / "metrics/report.html").read_text())
+    joined = " ".join(" ".join(page.texts).split())
+    policy = result["policy"]["all"]
+    assert f"a_lol reaches a mean reward of {policy['reward']:.3f} (95 % interval {policy['reward_low']:.3f}" in joined
+    assert "2 of 5 training responses ( 40.0 %)" in joined.replace("(40.0", "( 40.0")
+    assert "reward = 2 x good - 0.5 x short." in joined
+    rows = [attrs["class"] for tag, attrs in page.tags if tag == "tr" and "class" in attrs]
+    assert rows == ["split", "gold", "reference", "policy"] * 4
+    assert "percentile 0 10 25 50 75 90 100" in joined
+    assert "A, preferred -1.000 -0.600 0.000 1.000 2.000 2.600 3.000" in joined
+    assert [" A, others " in joined, " R, others " in joined, " V(x) " in joined] == [True] * 3
+    titles = ["advantage, preferred responses", "advantage, other responses", "value"]
+    assert all(f"{end} {title}" in joined for title in titles for end in ("Highest", "Lowest"))
+
+
+def test_terminal_shows_the_table_and_the_report(made):
+    output = (made / "output.txt").read_text()
+    assert "split  model" in output
+    assert "report: metrics/report.html" in output
+
+
+def test_equal_runs_give_equal_bytes(fresh, made):
+    run()
+    outs = [path for path in sorted((made / "metrics").rglob("*")) if path.is_file() and "cost" not in path.parts]
+    assert len(outs) == 10
+    assert all(path.read_bytes() == (fresh / path.relative_to(made)).read_bytes() for path in outs)
+
+
+def test_a_baseline_of_other_prompts_is_one_clear_line(fresh):
+    path = fresh / "data/baselines/toy/test.parquet"
+    rows = schema.rows(path)
+    with schema.writing(path, schema.scored(schema.ROLLOUTS, NAMES)) as writer:
+        writer.write(reversed(rows))
+    assert run() == "Error: reference: row 0 is prompt 'p9' but 'p0' in gold; run `dvc repro`\n"
+    assert not (fresh / "metrics/summary.json").exists()
+
+
+def test_advantages_of_other_responses_are_refused(fresh):
+    path = fresh / "data/advantages/toy/train.parquet"
+    rows = schema.rows(path)
+    with schema.writing(path, schema.ADVANTAGES) as writer:
+        writer.write([*rows[2:], *rows[:2]])
+    assert "row 0 is another response" in run()
+
+
+def test_a_missing_input_is_named(fresh):
+    (fresh / "metrics/value.json").unlink()
+    assert run() == "Error: metrics/value.json is missing; run `dvc repro` to make it\n"
+
+
+@pytest.mark.parametrize("selected", [True, False])
+def test_short_runs_and_equal_rewards_can_be_drawn(selected):
+    one = np.array([0.5])
+    assert figures.loss([1], [0.2]).startswith(b"<?xml")
+    assert figures.validation([{"update": 5, "reward": 0.1}], selected, "reward").startswith(b"<?xml")
+    assert figures.value(one, one, 0.5).startswith(b"<?xml")
+    assert figures.violins({"V(x)": one, "R, others": np.full(3, 2.0)}).startswith(b"<?xml")
+    ends = figures.edges(np.full(3, 2.0))
+    assert ends[0] < 2 < ends[-1]
+
+
+def test_zero_is_an_edge_of_the_advantage_bins():
+    values = np.random.default_rng(1).normal(0.3, 1, 400)
+    ends = figures.edges(values, at=0.0)
+    assert np.abs(ends).min() == 0.0
+    assert ends[0] <= values.min() and values.max() <= ends[-1]
+    assert np.histogram(values, ends)[0].sum() == 400

@@ -1,0 +1,219 @@
+"""Training reward components: folds, held-out accuracy, equal seeds, and what the models learn."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+from alol import rewards
+from alol.base.errors import InputError
+from alol.data import schema
+from alol.rewards import training
+from alol.rewards.examples import divide, gather
+from alol.rewards.folds import fold
+from alol.rewards.options import fitted
+from stages import annotate, reward_model
+from tests.reward_project import load, row, write_clean, write_labels
+
+SMALL = {"layers": 1, "width": 32, "heads": 2, "vocabulary": 320, "batch_size": 16, "epochs": 8}
+SMALL |= {"dropout": 0.0, "lr": 5e-3}
+WORDS = "sun moon tree river stone house garden winter summer bread water light".split()
+LABELS = {"tone": {"file": "x.csv", "response": "r", "label": "l", "classes": [[0], [1]]}}
+
+
+def labelled(count: int, prompt: str = "other") -> list[tuple[str, str, int]]:
+    """Texts of class 1 hold the word `good`, those of class 0 `bad`."""
+    draw = random.Random(0)
+    texts = []
+    for i in range(count):
+        words = draw.choices(WORDS, k=draw.randint(3, 6))
+        words.insert(draw.randrange(len(words)), "good" if i % 2 else "bad")
+        texts.append((f"{prompt} {i // 2}", " ".join(words), i % 2))
+    return texts
+
+
+def pairs(count: int, prompt: str = "train") -> list[dict]:
+    draw = random.Random(1)
+    rows = []
+    for i in range(count):
+        for rank, word in enumerate(("good", "bad")):
+            text = " ".join([word, *draw.choices(WORDS, k=draw.randint(2, 5))])
+            rows.append(row(f"{prompt} {i}", text, rank))
+    return rows
+
+
+def classifier(**keys) -> dict:
+    return {"kind": "classifier", "inputs": ["response"], "max_length": 24, "train": {"texts": "tone", **SMALL, **keys}}
+
+
+def preference(**keys) -> dict:
+    return {"kind": "preference", "max_length": 32, "train": {**SMALL, "folds": 2, **keys}}
+
+
+def trained(tmp_path: Path, specs: dict, clean: Path, name: str = "models"):
+    given = load(tmp_path, specs, clean={"labels": LABELS})
+    metrics = training.train(given.rewards, clean, tmp_path / name, given.launch)
+    return metrics, rewards.load(given.rewards, tmp_path / name, given.launch)
+
+
+def test_a_fold_is_the_hash_of_the_prompt():
+    digest = hashlib.blake2b(b"why?", digest_size=8).hexdigest()
+    assert fold("why?", 5) == int(digest, 16) % 5
+    counts = np.bincount([fold(f"prompt {i}", 5) for i in range(2000)])
+    assert counts.min() > 330  # 400 expected
+
+
+def test_a_classifier_of_other_texts_learns_and_is_measured_on_held_out_prompts(tmp_path):
+    clean = write_clean(tmp_path / "clean")
+    write_labels(clean, "tone", labelled(200))
+    metrics, components = trained(tmp_path, {"good": classifier()}, clean)
+    assert metrics["good"]["models"] == 1
+    assert metrics["good"]["rows"] == 20  # both texts of a tenth of the 100 prompts
+    assert metrics["good"]["accuracy"] > 0.9
+    assert [path.name for path in (tmp_path / "models/good").iterdir()] == ["full"]
+    scores = components.score(["p", "p"], ["a good house in winter", "a bad house in winter"], [{}, {}])["good"]
+    assert scores[0] > 0.6 > 0.4 > scores[1]
+
+
+def test_a_single_logit_is_trained_for_a_sigmoid(tmp_path):
+    clean = write_clean(tmp_path / "clean")
+    write_labels(clean, "tone", labelled(200))
+    metrics, components = trained(tmp_path, {"good": {**classifier(), "output": "sigmoid"}}, clean)
+    assert metrics["good"]["accuracy"] > 0.9
+    assert components.score(["p"], ["good river"], [{}])["good"][0] > 0.9
+
+
+def test_texts_that_share_prompts_are_scored_by_a_model_that_did_not_see_them(tmp_path):
+    """Random labels cannot be learnt but by heart, so only the full model knows them."""
+    draw = random.Random(5)
+    texts = [(f"shared {i}", chr(ord("A") + i), draw.randrange(2)) for i in range(60)]
+    clean = write_clean(tmp_path / "clean", train=[row(prompt, text) for prompt, text, _ in texts])
+    write_labels(clean, "tone", texts)
+    metrics, components = trained(tmp_path, {"good": classifier(folds=3, epochs=40)}, clean)
+    assert metrics["good"]["models"] == 4
+    assert metrics["good"]["rows"] == 60
+    given = [t[0] for t in texts], [t[1] for t in texts], [{}] * 60
+    labels = np.array([t[2] for t in texts])
+    full = components.score(*given, origin="source")["good"]
+    unseen = components.score(*given, origin="train")["good"]
+    assert ((full > 0.5) == labels).mean() > 0.9
+    assert ((unseen > 0.5) == labels).mean() == pytest.approx(metrics["good"]["accuracy"], abs=1e-9)
+    assert np.abs(full - unseen).mean() > 0.1
+    for i in (0, 1, 2):
+        (tmp_path / "models/good" / f"fold{i}").rename(tmp_path / f"away{i}")
+    assert components.score(*given, origin="train")["good"].tolist() == pytest.approx(full.tolist(), abs=1e-6)
+
+
+def test_texts_of_validation_and_test_prompts_are_left_out(tmp_path):
+    held = [row("other 0", "x")]
+    clean = write_clean(tmp_path / "clean", validation=held, test=[row("other 1", "x")])
+    write_labels(clean, "tone", labelled(40))
+    given = load(tmp_path, {"good": classifier()}, clean={"labels": LABELS})
+    [(_, options)] = fitted(given.rewards)
+    found = gather(clean, options, "rewards.good")
+    assert len(found.rows) == 36
+    assert not {"other 0", "other 1"} & set(found.keys)
+    write_labels(clean, "tone", labelled(4))
+    with pytest.raises(InputError, match=r"tone\.parquet has no example"):
+        gather(clean, options, "rewards.good")
+
+
+def test_every_pair_of_a_prompt_is_an_example_the_better_first(tmp_path):
+    rows = [row("p", text, rank) for rank, text in enumerate("abc")] + [row("q", "d")]
+    clean = write_clean(tmp_path / "clean", train=rows)
+    given = load(tmp_path, {"liked": preference()})
+    [(_, options)] = fitted(given.rewards)
+    found = gather(clean, options, "rewards.liked")
+    responses = [tuple(found.rows[i][1] for i in members) for members in found.members]
+    assert responses == [("a", "b"), ("a", "c"), ("b", "c")]
+    assert found.keys == ["p"] * 3
+
+
+def test_a_preference_model_learns_pairs_and_reports_unseen_ones(tmp_path):
+    clean = write_clean(tmp_path / "clean", train=pairs(100))
+    metrics, components = trained(tmp_path, {"liked": preference()}, clean)
+    assert metrics["liked"]["rows"] == 100
+    assert metrics["liked"]["models"] == 3
+    assert metrics["liked"]["accuracy"] > 0.9
+    better, worse = components.score(["p", "p"], ["good stone", "bad stone"], [{}, {}])["liked"]
+    assert better > worse
+    assert sorted(path.name for path in (tmp_path / "models/liked").iterdir()) == ["fold0", "fold1", "full"]
+
+
+def test_equal_seeds_give_equal_models(tmp_path):
+    clean = write_clean(tmp_path / "clean", train=pairs(30))
+    texts = ["p", "q"], ["good moon", "bad moon"], [{}, {}]
+    found = []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        torch.rand(3)  # the state of the global generator must not matter
+        _, components = trained(tmp_path, {"liked": preference(epochs=1, seed=seed, dropout=0.1)}, clean, name)
+        found.append(components.score(*texts)["liked"].tolist())
+    assert found[0] == found[1]
+    assert found[0] != found[2]
+
+
+def test_training_may_start_from_a_checkpoint(tmp_path):
+    clean = write_clean(tmp_path / "clean", train=pairs(60))
+    write_labels(clean, "tone", labelled(100))
+    specs = {"liked": preference(), "good": classifier()}
+    trained(tmp_path, specs, clean)
+    again = {
+        "liked": preference(init=str(tmp_path / "models/liked/full"), epochs=1, lr=1e-5),
+        "good": classifier(init=str(tmp_path / "models/good/full"), epochs=1, lr=1e-5),
+    }
+    metrics, components = trained(tmp_path, again, clean, "again")
+    assert metrics["liked"]["accuracy"] > 0.9 and metrics["good"]["accuracy"] > 0.9
+    assert components.score(["p"], ["good bread"], [{}])["good"][0] > 0.5
+
+
+def test_the_loss_of_a_pair_is_bradley_terry():
+    logits = torch.tensor([[1.0], [0.0], [0.0], [2.0]])  # better 1 and 0, worse 0 and 2
+    expected = (math.log(1 + math.exp(-1)) + math.log(1 + math.exp(2))) / 2
+    assert training.loss(logits, torch.zeros(2, dtype=torch.long), 2).item() == pytest.approx(expected, rel=1e-6)
+    assert training.loss(torch.zeros(3, 4), torch.tensor([0, 1, 3]), 1).item() == pytest.approx(math.log(4), rel=1e-6)
+    assert training.loss(torch.zeros(2, 1), torch.tensor([0, 1]), 1).item() == pytest.approx(math.log(2), rel=1e-6)
+
+
+def test_the_held_out_share_is_of_prompts(tmp_path):
+    clean = write_clean(tmp_path / "clean")
+    write_labels(clean, "tone", labelled(60))
+    given = load(tmp_path, {"good": classifier()}, clean={"labels": LABELS})
+    [(_, options)] = fitted(given.rewards)
+    found = gather(clean, options, "rewards.good")
+    [out] = divide(found, folds=5, holdout=0.2)
+    keys = {found.keys[i] for i in out}
+    assert len(keys) == 6
+    assert len(out) == 12
+    assert keys.isdisjoint(found.keys[i] for i in range(60) if i not in out)
+
+
+def test_every_batch_order_covers_every_example():
+    lengths = np.arange(1, 101) % 17
+    batches = list(training._batches(lengths, 8, 2, seed=0))
+    assert len(batches) == 2 * math.ceil(100 / 8)
+    assert sorted(np.concatenate(batches).tolist()) == sorted([*range(100), *range(100)])
+
+
+def test_the_stages_train_and_annotate(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    load(tmp_path, {"liked": preference(), "words": {"kind": "tfidf"}})
+    write_clean(tmp_path / "data/clean/mine", train=pairs(40))
+    for stage in (reward_model, annotate):
+        assert CliRunner().invoke(stage.main, ["--task", "mine"], catch_exceptions=False).exit_code == 0
+    metrics = json.loads(Path("metrics/reward_model.json").read_text())
+    assert set(metrics) == {"liked"}
+    assert set(metrics["liked"]) == {"accuracy", "rows", "models"}
+    found = schema.rows(Path("data/annotated/mine/train.parquet"))
+    assert all(0 < r["reward_liked"] < 1 for r in found)
+    better = [a["reward_liked"] > b["reward_liked"] for a, b in zip(found[::2], found[1::2], strict=True)]
+    assert np.mean(better) == pytest.approx(metrics["liked"]["accuracy"])  # each scored as it was measured: unseen
+    assert not list(Path("models").rglob("*.bin"))
+    assert not list(Path("models").rglob("*.pkl"))

@@ -1,0 +1,160 @@
+"""The whole graph in one process on a small demo: every algorithm, equal seeds, and what is refused on the way."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from alol.algorithms.offline import OFFLINE
+from alol.data import schema
+from tests import small
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """A project in which everything before train has run."""
+    folder = tmp_path_factory.mktemp("prepared")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        small.write(folder)
+        small.run(small.BEFORE_TRAIN)
+    return folder
+
+
+@pytest.fixture
+def project(prepared, tmp_path, monkeypatch):
+    """A copy of it to work in."""
+    shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def fresh(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def shape(tree: dict) -> dict:
+    return {
+        key: shape(value) if isinstance(value, dict) else type(value) in (int, float) for key, value in tree.items()
+    }
+
+
+def test_tables_hold_what_the_schema_says(prepared):
+    advantages = schema.table(prepared / "data/advantages/demo/train.parquet")
+    annotated = schema.rows(prepared / "data/annotated/demo/train.parquet")
+    assert advantages.schema.equals(schema.ADVANTAGES)
+    assert len(advantages) == len(annotated) == 180
+    for row, source in zip(advantages.to_pylist(), annotated, strict=True):
+        assert (row["prompt_id"], row["rank"]) == (source["prompt_id"], source["rank"])
+        assert len(row["ref_logp"]) == len(row["response_ids"]) > 0
+        assert max(row["ref_logp"]) <= 0
+        total = 0.2 + source["reward_helpful"] + 0.2 * source["reward_concise"] + 0.1 * source["reward_informative"]
+        assert row["reward"] == pytest.approx(total, rel=1e-5)
+        assert row["advantage"] == pytest.approx(row["reward"] - row["value"], abs=1e-6)
+    values = {row["prompt_id"]: row["value"] for row in advantages.to_pylist()}
+    assert all(row["value"] == values[row["prompt_id"]] for row in advantages.to_pylist())
+
+
+def test_every_algorithm_writes_the_same_keys(project):
+    shapes, rewards = [], []
+    for algorithm in OFFLINE:
+        small.run(small.FROM_TRAIN, algorithm)
+        shapes.append(shape(small.summary()))
+        rewards.append(small.summary()["reference"]["all"]["reward"])
+    assert all(other == shapes[0] for other in shapes)
+    assert len(set(rewards)) == 1
+    assert {"gold", "reference", "policy", "delta", "discarded", "value_mse", "value_mse_constant"} <= set(shapes[0])
+    assert {"reward", "reward_low", "reward_helpful", "length", "distinct_3", "meteor_stem", "quality"} <= set(
+        shapes[0]["policy"]["all"]
+    )
+
+
+def test_equal_seeds_give_equal_bytes_and_others_do_not(project):
+    written = []
+    for seed in (1, 1, 2):
+        small.write(project, seed=seed)
+        small.run(small.FROM_TRAIN)
+        written.append([path.read_bytes() for path in map(Path, ("metrics/summary.json", "metrics/report.html"))])
+    assert written[0] == written[1]
+    assert written[0] != written[2]
+
+
+def test_the_whole_graph_repeats_itself(prepared, fresh):
+    small.write(fresh)
+    small.run(small.BEFORE_TRAIN)
+    files = [path.relative_to(prepared) for path in prepared.rglob("*") if path.is_file() and "cost" not in path.parts]
+    assert len(files) > 30
+    assert [file for file in files if (prepared / file).read_bytes() != (fresh / file).read_bytes()] == []
+
+
+def test_nothing_is_left_half_written_when_train_is_refused(project):
+    small.write(project, tasks__demo__reward__shift=-5.0)
+    for name in ("value", "advantage"):
+        small.run([name])
+    assert "raise tasks.demo.reward.shift by at least" in small.error("train", "wbc")
+    assert not Path("models/demo/wbc").exists()
+    assert not list(Path("models/demo").glob(".*"))
+
+
+def test_no_positive_advantage_is_one_line(project):
+    rewards = {"concise": {"kind": "python", "function": "tests.rewards.bad_rewards.constant"}}
+    small.write(project, tasks__demo__rewards=rewards, tasks__demo__reward={"weights": {"concise": 1.0}})
+    small.run(["reward_model", "annotate", "baseline", "value", "advantage"])
+    assert "none of the 180 training examples has a positive advantage" in small.error("train")
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        ("nan", "nan"),
+        ("too_few", "scores"),
+        ("too_high", "1.5"),
+        ("crash", "knowledge"),
+    ],
+)
+def test_a_broken_reward_function_is_one_line(project, function, message):
+    rewards = {"mine": {"kind": "python", "function": f"tests.rewards.bad_rewards.{function}"}}
+    small.write(project, tasks__demo__rewards=rewards, tasks__demo__reward={"weights": {"mine": 1.0}})
+    shutil.rmtree("data/annotated")
+    line = small.error("annotate")
+    assert "mine" in line
+    assert message in line
+    assert not Path("data/annotated/demo").exists()
+
+
+def test_a_long_prompt_is_refused_by_name(project):
+    small.write(project, tasks__demo__policy__max_prompt=8)
+    shutil.rmtree("models/demo/reference")
+    line = small.error("reference")
+    assert "tokens, more than policy.max_prompt = 8" in line
+    assert not Path("models/demo/reference").exists()
+
+
+def test_a_context_that_is_too_small_is_refused(project):
+    small.write(project, tasks__demo__policy__scratch__context=100)
+    assert "more than the model's context of 100" in small.error("reference")
+
+
+def test_a_missing_input_names_the_file(project):
+    shutil.rmtree("data/advantages")
+    assert "data/advantages/demo/train.parquet is missing" in small.error("train")
+
+
+@pytest.mark.parametrize("tuning", ["lora", "qlora"])
+def test_an_adapter_is_trained_on_the_scratch_reference(project, tuning):
+    small.write(
+        project,
+        tasks__demo__policy__tuning=tuning,
+        tasks__demo__policy__scratch={"layers": 1, "width": 64, "heads": 4, "vocabulary": 400, "context": 128},
+        tasks__demo__policy__lora={"r": 4},
+    )
+    small.run(["reference", "rollout", "baseline", "value", "advantage", *small.FROM_TRAIN])
+    assert sorted(path.name for path in Path("models/demo/a_lol").glob("*.safetensors")) == [
+        "adapter_model.safetensors"
+    ]
+    curve = small.read_training()["curve"]
+    assert curve[0]["abs_log_ratio"] < 1e-3

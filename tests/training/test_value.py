@@ -1,0 +1,99 @@
+"""The value head: bounds, fitting, its held-out error, and the way to disk and back."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from alol.base.errors import InputError
+from alol.config import params
+from alol.training import value
+
+SETTINGS = dataclasses.replace(
+    params.load("demo").value, heads=2, dropout=0.0, epochs=30, lr=1e-2, folds=3, batch_size=8
+)
+
+
+def prompts(count=60, seed=0):
+    """States of prompts of 1 to 5 tokens, and a reward that their mean decides."""
+    generator = torch.Generator().manual_seed(seed)
+    states = [torch.randn(1 + i % 5, 8, generator=generator) for i in range(count)]
+    return states, np.array([torch.sigmoid(3 * row.mean(0)[0]).item() for row in states])
+
+
+def fit(states, rewards, bounds=(0.0, 1.0), **changes):
+    settings = dataclasses.replace(SETTINGS, **changes)
+    return value.fit(states, rewards, settings, bounds, [str(i) for i in range(len(states))])
+
+
+@pytest.mark.parametrize("kind", ["linear", "mlp"])
+def test_a_predictable_reward_is_predicted_better_than_by_the_best_constant(kind):
+    result = fit(*prompts(), head=kind)
+    assert result.mse < 0.7 * result.mse_constant
+    assert result.epochs > 0
+
+
+def test_an_unpredictable_reward_falls_back_to_the_constant():
+    states, _ = prompts()
+    noise = np.random.default_rng(0).integers(0, 2, len(states)).astype(float)
+    result = fit(states, noise, epochs=3, lr=1e-4)
+    assert result.mse == pytest.approx(result.mse_constant, rel=0.05)
+
+
+def test_held_out_error_of_the_constant_by_hand():
+    """Three folds of two: a fold's constant is the mean of the others' rewards, wherever the rewards lie."""
+    states = [torch.zeros(1, 8) for _ in range(6)]
+    result = fit(states, np.full(6, 0.25), epochs=0)
+    assert result.mse_constant == 0
+    np.testing.assert_allclose(result.values, 0.25, atol=1e-6)
+
+
+def test_the_output_stays_between_the_bounds_and_is_linear_without():
+    torch.manual_seed(0)
+    states, mask = 100 * torch.randn(64, 3, 8), torch.ones(64, 3)
+    bounded = value.ValueHead(8, 2, 0.0, "linear", (-3.0, 1.0))(states, mask)
+    assert bounded.min() >= -3
+    assert bounded.max() <= 1
+    head = value.ValueHead(8, 2, 0.0, "linear", (0.0, None))
+    assert head(states, mask).min() < 0
+
+
+@pytest.mark.parametrize("bounds", [(-3.0, 1.0), (None, None), (0.0, None)])
+@pytest.mark.parametrize("kind", ["linear", "mlp"])
+def test_the_head_starts_near_the_mean_reward(bounds, kind):
+    torch.manual_seed(0)
+    head = value.ValueHead(8, 2, 0.0, kind, bounds).eval()
+    head.start_at(0.5)
+    assert head(torch.zeros(4, 3, 8), torch.ones(4, 3)).mean().item() == pytest.approx(0.5, abs=0.3)
+
+
+def test_dropout_is_off_when_the_head_is_used(tmp_path):
+    states, rewards = prompts(30)
+    result = fit(states, rewards, dropout=0.5, epochs=2)
+    settings = dataclasses.replace(SETTINGS, dropout=0.5)
+    value.save(result, tmp_path / "value", settings)
+    loaded = value.load(tmp_path / "value")
+    first, again = (value.predict(loaded, states, 4) for _ in range(2))
+    assert np.array_equal(first, again)
+    np.testing.assert_allclose(first, value.predict(result.head, states, 30), atol=1e-6)
+    assert not loaded.training
+
+
+def test_the_seed_decides_the_fit():
+    states, rewards = prompts(30)
+    values = [fit(states, rewards, seed=seed, epochs=3).values for seed in (1, 1, 2)]
+    assert np.array_equal(values[0], values[1])
+    assert not np.array_equal(values[0], values[2])
+
+
+def test_too_few_prompts_are_refused():
+    with pytest.raises(InputError, match=r"value\.folds = 3 .* not 5"):
+        fit(*prompts(5))
+
+
+def test_heads_must_divide_the_width():
+    with pytest.raises(InputError, match=r"value\.heads = 3 does not divide the model's width 8"):
+        fit(*prompts(), heads=3)
