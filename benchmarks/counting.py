@@ -43,6 +43,7 @@ SMALL = {
     "policy.scratch.layers": 1,
     "reference.epochs": None,
     "reference.updates": 8,
+    "reference.optimizer.warmup": 2,
     "generate.max_new_tokens": 12,
     "train.epochs": None,
     "train.updates": 8,
@@ -79,7 +80,7 @@ def padding(size: Size) -> Iterator[dict[str, Any]]:
     update has, for train and advantage, and as many as are generated or scored at once.
     """
     found = dialogues.load(size)
-    p = params.load(size.task, "a_lol", dialogues.ROOT / "params.yaml")
+    p = params.load(size.task, "a_lol", dialogues.ROOT)
     p = dataclasses.replace(p, launch=dataclasses.replace(p.launch, device="cpu", precision="fp32"))
     rows = [row for row in found.train if row["response"]][: size.scored]
     encoder = Encoder(found.tokenizer, p.policy)
@@ -201,8 +202,7 @@ def reads(size: Size) -> Iterator[dict[str, Any]]:
 
 
 def _write(seed: int) -> None:
-    raw = project.parameters()
-    raw["tasks"] = {"demo": raw["tasks"]["demo"]}
+    raw = project.parameters("demo")
     project.change(raw["tasks"]["demo"], SMALL)
     raw["seed"] = seed
     project.write(Path(), raw)

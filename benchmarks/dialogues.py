@@ -34,7 +34,7 @@ class Dialogues:
 @functools.cache
 def load(size: Size) -> Dialogues:
     """The task's own download and clean in a temporary folder."""
-    settings = params.load(size.task, "a_lol", ROOT / "params.yaml")
+    settings = params.load(size.task, "a_lol", ROOT)
     with tempfile.TemporaryDirectory() as place, contextlib.redirect_stderr(io.StringIO()):
         raw, target = Path(place, "raw"), Path(place, "clean")
         download.fetch(size.task, settings.source, raw, Path(place, "work"))

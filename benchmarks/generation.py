@@ -27,7 +27,7 @@ class Ours:
     """The pipeline's own generation, with the demo's batch."""
 
     def __init__(self, size: Size, model: nn.Module, tokenizer: Any) -> None:
-        p = params.load(size.task, path=dialogues.ROOT / "params.yaml")
+        p = params.load(size.task, root=dialogues.ROOT)
         self.settings = dataclasses.replace(
             p.generate, max_new_tokens=size.new_tokens, sample=False, repetition_penalty=1.0, beams=1, stop=[],
             stop_ids=[],

@@ -30,7 +30,7 @@ from benchmarks import measure
 
 TOLERANCE = {"fp32": 1e-5, "bf16": 2e-2}  # relative, of the loss and of the gradient
 NOISE = 1e-2  # that moves adapters off the reference, so that no importance weight is 1
-SOURCE = Path(__file__).parents[1] / "params.yaml"
+SOURCE = Path(__file__).parents[1]  # whose parameters are measured
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ def _file(path: Path, texts: list[dict[str, Any]], count: int, name: str) -> Non
 
 
 def _task(folder: Path) -> dict[str, Any]:
-    """A task's entry in params.yaml."""
+    """A task's file."""
     names = {"train": "train", "validation": "other", "test": "other"}
     source = {name: {"kind": "path", "location": str(folder / f"{name}.jsonl")} for name in set(names.values())}
     files = {split: f"{name}/{name}.jsonl" for split, name in names.items()}

@@ -27,6 +27,7 @@ from tqdm import tqdm
 from alol.base.files import write_json
 from alol.config import paths
 from alol.evaluation.summary import align
+from benchmarks import project
 
 ROOT = Path(__file__).parents[1]
 TASK = "reddit_pos"
@@ -60,10 +61,7 @@ def write_comments(path: Path, size: int, sign: int) -> int:
 
 def write_params(folder: Path, sample: int) -> None:
     """The published task with a tokenizer that needs no hub."""
-    from ruamel.yaml import YAML
-
-    yaml = YAML()
-    raw = yaml.load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    raw = project.parameters(TASK)
     options = raw["defaults"]["clean"]["formats"]["reddit"]
     tokenizer = ByteLevelBPETokenizer()
     tokenizer.train_from_iterator(WORDS, vocab_size=400, min_frequency=1, show_progress=False)
@@ -72,8 +70,7 @@ def write_params(folder: Path, sample: int) -> None:
     options |= {"tokenizer": str(folder / "tokenizer"), "tokenizer_revision": None, "sample": sample}
     part = min(options["test"], sample // 10)
     options |= {"test": part, "validation": part}
-    with (folder / "params.yaml").open("w", encoding="utf-8") as file:
-        yaml.dump(raw, file)
+    project.write(folder, raw)
 
 
 def measure(gigabytes: float, sample: int) -> dict[str, Any]:

@@ -52,7 +52,7 @@ class Ours:
     def __init__(self, size: Size, inputs: list[str], tokenizer: PreTrainedTokenizerFast) -> None:
         options = Classifier("classifier", None, None, inputs, "sigmoid", 0, LONGEST, 0.0, 1.0, None)
         self.network = ClassifierNetwork(_model(size, len(tokenizer)), tokenizer, options, "rewards.it")
-        launch = params.load(size.task, path=dialogues.ROOT / "params.yaml").launch
+        launch = params.load(size.task, root=dialogues.ROOT).launch
         self.launch = dataclasses.replace(launch, device="cpu")
 
     def encoded(self, rows: Rows) -> Any:

@@ -43,7 +43,7 @@ class Ours:
     """The pipeline's own step and optimizer over the batches 0, 1, 2, ... of the shuffled examples."""
 
     def __init__(self, size: Size, model: nn.Module, data: Data, algorithm: str, options: dict[str, float]) -> None:
-        settings = params.load(size.task, "a_lol", dialogues.ROOT / "params.yaml")
+        settings = params.load(size.task, "a_lol", dialogues.ROOT)
         chosen = registry.FROM_DATA[algorithm]
         examples = (loop.Groups if chosen.group else loop.Examples)(data.table)
         # TRL and the plain method run a batch at once, so ours does too

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import click
 
 from alol.base import memory
-from alol.base.errors import InputError
+from alol.base.errors import InputError, ParameterError
 from alol.base.files import write_json
-from alol.config import params, paths, sections
+from alol.config import params, paths, places, sections
 
 
 def command(
@@ -30,25 +31,37 @@ def command(
         def run(task: str, algorithm: str | None = None) -> None:
             logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
             start = time.monotonic()
-            first = os.environ.get("RANK", "0") == "0"
-            try:
+            with mistakes(task):
                 loaded = params.load(task, algorithm)
                 if distributed and (code := _relaunch(name, loaded.launch)) is not None:
                     raise SystemExit(code)
                 main(loaded)
-            except InputError as error:
-                if not first:
-                    raise SystemExit(1) from None
-                raise click.ClickException(str(error)) from None
-            if first:
+            if _first():
                 write_json(paths.cost(name), cost(time.monotonic() - start))
 
-        run = click.option("--task", required=True, help="An entry of `tasks` in params.yaml.")(run)
+        run = click.option("--task", required=True, help="A file of tasks/, without .yaml.")(run)
         if algorithm:
             run = click.option("--algorithm", required=True, help="An entry of `algorithms` in params.yaml.")(run)
         return click.command(name=name, help=main.__doc__)(run)
 
     return wrap
+
+
+@contextlib.contextmanager
+def mistakes(task: str | None = None) -> Iterator[None]:
+    """Ends the command with one line where the user's input is wrong, with the file of a parameter of `task`."""
+    try:
+        yield
+    except InputError as error:
+        if not _first():
+            raise SystemExit(1) from None
+        line = places.located(error, task) if task and isinstance(error, ParameterError) else error
+        raise click.ClickException(str(line)) from None
+
+
+def _first() -> bool:
+    """Whether this process is the one of several that writes and speaks."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _relaunch(name: str, launch: sections.Launch) -> int | None:

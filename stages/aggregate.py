@@ -62,6 +62,7 @@ def write(run: report.Run) -> None:
     with replacing(paths.METRICS / "report.html") as partial:
         partial.write_text(report.render(run), encoding="utf-8")
     write_json(paths.METRICS / "summary.json", run.summary)
+    write_json(paths.METRICS / "headline.json", summary.headline(run.summary))
     click.echo(summary.terminal_table(run.summary))
     click.echo(report.headline(run))
     click.echo(f"report: {paths.METRICS / 'report.html'}")

@@ -1,7 +1,9 @@
-"""Before a run: mistakes in params.yaml, one line each, within seconds. Not a stage of the pipeline.
+"""Before a run: mistakes in params.yaml and a task's file, one line each, within seconds. Not a stage of the pipeline.
 
-python -m stages.check
+python -m stages.check --task answers
 """
+
+from __future__ import annotations
 
 import click
 
@@ -10,15 +12,37 @@ from alol.config import params
 
 
 @click.command()
-def main() -> None:
-    """Check parameters, names, sources and reward functions."""
-    problems = parameters.problems()
+@click.option("--task", help="A file of tasks/, without .yaml; by default the `task` of params.yaml.")
+@click.option(
+    "--all", "every", is_flag=True, help="Every task; sources that are not on this machine are warnings then."
+)
+def main(task: str | None, every: bool) -> None:
+    """Check names, ranges, sources and reward functions of a task, or of all."""
+    if every and task is not None:
+        raise click.UsageError("--all and --task exclude each other")
+    problems, warnings = parameters.problems(task), []
+    if every:
+        of_all, warnings = parameters.every_task()
+        problems = list(dict.fromkeys([*problems, *of_all, *parameters.misnamed()]))
+    if files := parameters.untracked():
+        warnings.append(
+            f"Git does not track {', '.join(files)}, so queued and temporary experiments, which run in copies of the "
+            f"checkout, lack what is in there; run `git add {' '.join(files)}`"
+        )
+    for line in warnings:
+        click.echo(f"Warning: {line}", err=True)
     for line in problems:
         click.echo(f"Error: {line}", err=True)
     if problems:
         raise SystemExit(1)
-    loaded = params.load()
-    click.echo(f"params.yaml is fine: task {loaded.task}, algorithm {loaded.algorithm}, seed {loaded.seed}")
+    click.echo(summary(task, every))
+
+
+def summary(task: str | None, every: bool) -> str:
+    """What was found to be fine."""
+    loaded = params.load(task)
+    about = f"params.yaml is fine: task {loaded.task}, algorithm {loaded.algorithm}, seed {loaded.seed}"
+    return f"{about}; and so is every file of tasks/" if every else about
 
 
 if __name__ == "__main__":

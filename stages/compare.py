@@ -8,8 +8,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 import subprocess
-import tempfile
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,26 +19,22 @@ from alol.config import params, paths
 from alol.evaluation import comparison, experiments, figures, published_columns
 from alol.evaluation.report import write_csv
 from alol.evaluation.summary import align
+from stages._cli import mistakes
 
 
 @click.command(name="compare")
-@click.option("--task", help="Entries of `tasks` in params.yaml, with commas between; by default the file's `task`.")
+@click.option("--task", help="Files of tasks/, with commas between; by default the `task` of params.yaml.")
 def main(task: str | None) -> None:
     """Put every experiment and commit of a task into one table and one figure, in reports/."""
     logging.basicConfig(level=logging.WARNING, force=True)
-    try:
-        raw = params.read()
-        names = [name.strip() for name in (task or raw["task"]).split(",")]
+    with mistakes(task):
+        names = [name.strip() for name in (params.load().task if task is None else task).split(",")]
         for name in names:
-            if name not in raw["tasks"]:
-                raise params.known("task", name, raw["tasks"])
+            params.load(name)
         rows = dvc_rows()
-        stale = {experiments.name(row): reason for row in rows if (reason := staleness(row, set(raw)))}
-        groups = {name: report(name, rows, set(raw), stale) for name in dict.fromkeys(names)}
+        groups = {name: report(name, rows) for name in dict.fromkeys(names)}
         if len(groups) > 1:
             together(groups)
-    except InputError as error:
-        raise click.ClickException(str(error)) from None
 
 
 def dvc_rows() -> list[dict[str, Any]]:
@@ -61,36 +55,43 @@ def git(*arguments: str) -> str | None:
     return done.stdout if done.returncode == 0 else None
 
 
-def staleness(row: dict[str, Any], sections: set[str]) -> str | None:
-    """Why a row's metrics are not those of parameters as they are read today; None when they are.
-
-    Told by the dvc.lock beside them, and by whether this version of the project takes its params.yaml.
-    """
-    if row["rev"] == "workspace":
-        lock = Path("dvc.lock").read_text(encoding="utf-8") if Path("dvc.lock").exists() else None
-    elif not readable(git("show", f"{row['rev']}:./{params.PARAMS}") or ""):
-        return f"{params.PARAMS} is of another version of the project, with other keys"
-    else:
-        lock = git("show", f"{row['rev']}:./dvc.lock")
-    return experiments.stale(experiments.plain(row), lock, sections) if lock else None
-
-
-@cache
-def readable(text: str) -> bool:
-    """Whether params.load takes a params.yaml of this content."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / params.PARAMS
-        path.write_text(text, encoding="utf-8")
-        try:
-            params.load(path=path)
-        except InputError:
-            return False
-    return True
+def revisions(rows: list[dict[str, Any]], task: str) -> dict[str, experiments.Revision | str]:
+    """The `rev` of each row -> its parameters, or why its metrics count for nothing."""
+    files = [*experiments.files_of(task), "dvc.lock"]
+    revs = dict.fromkeys(str(row["rev"]) for row in rows)
+    committed = [rev for rev in revs if rev != "workspace"]
+    contents = blobs([f"{rev}:./{file}" for rev in committed for file in files])
+    found: dict[str, experiments.Revision | str] = {}
+    for rev in revs:
+        if rev == "workspace":
+            of = {file: Path(file).read_bytes() for file in files if Path(file).exists()}
+        else:
+            of = {file: contents[f"{rev}:./{file}"] for file in files}
+        revision = experiments.revision(of, task)
+        lock = of.get("dvc.lock")
+        stale = experiments.stale(revision, lock) if lock and not isinstance(revision, str) else None
+        found[rev] = stale or revision
+    return found
 
 
-def report(task: str, rows: list[dict[str, Any]], sections: set[str], stale: dict[str, str]) -> list[experiments.Group]:
+def blobs(names: list[str]) -> dict[str, bytes | None]:
+    """What Git's objects of these names (`<rev>:./<file>`) hold, None where there is none; one process for all."""
+    asked = "".join(f"{name}\n" for name in names).encode()
+    done = subprocess.run(["git", "cat-file", "--batch"], input=asked, capture_output=True, check=False)
+    found: dict[str, bytes | None] = dict.fromkeys(names)
+    rest = done.stdout
+    for name in names:
+        header, _, rest = rest.partition(b"\n")
+        fields = header.split()
+        if len(fields) == 3 and fields[1] == b"blob":
+            size = int(fields[2])
+            found[name], rest = rest[:size], rest[size + 1 :]
+    return found
+
+
+def report(task: str, rows: list[dict[str, Any]]) -> list[experiments.Group]:
     """Write the files of one task and say what is in them."""
-    runs, left_out = experiments.collect(rows, task, sections, stale)
+    runs, left_out = experiments.collect(rows, task, revisions(rows, task))
     for reason in sorted({reason for _, reason in left_out}):
         click.echo(f"left out, {reason}: {', '.join(name for name, same in left_out if same == reason)}")
     others = [

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
-from alol.base.errors import InputError
 from alol.evaluation.summary import align
 from alol.rewards import convert_critic
+from stages._cli import mistakes
 
 
 @click.command(name="convert_critic")
@@ -20,10 +20,8 @@ from alol.rewards import convert_critic
 def main(source: Path, target: Path, base: str, base_revision: str | None) -> None:
     """Write the critic of the SavedModel folder SOURCE to the folder TARGET, replacing what is there."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
-    try:
+    with mistakes():
         found = convert_critic.convert(source, target, base, base_revision)
-    except InputError as error:
-        raise click.ClickException(str(error)) from None
     lines = [
         ["", "count", "published"],
         ["encoder tensors, transposed", str(found.transposed), "145"],

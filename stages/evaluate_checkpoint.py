@@ -16,11 +16,12 @@ from alol.compute import launch
 from alol.config import params, paths
 from alol.data import schema
 from alol.evaluation import external_models, summary
+from stages._cli import mistakes
 
 
 @click.command(name="evaluate_checkpoint")
 @click.argument("name")
-@click.option("--task", help="An entry of `tasks` in params.yaml; by default the file's `task`.")
+@click.option("--task", help="A file of tasks/, without .yaml; by default the `task` of params.yaml.")
 @click.option("--model", help="A complete model: hub id or folder; by default the task's base.")
 @click.option("--revision", help="Of the hub model.")
 @click.option("--adapter", help="An adapter on the model: hub id or folder.")
@@ -29,7 +30,7 @@ from alol.evaluation import external_models, summary
 @click.option("--human", help="The model's own mark before a human turn; with --assistant it replaces the prompt.")
 @click.option("--assistant", help="Its mark before an assistant turn; \\n is a new line in both.")
 @click.option("--system", default="", help="Its text before the first turn.")
-@click.option("--max-prompt", type=int, help="Tokens; by default the task's policy.max_prompt.")
+@click.option("--max-prompt", type=click.IntRange(1), help="Tokens; by default the task's policy.max_prompt.")
 @click.option("--cut", multiple=True, help="A text at which responses are cut; replaces the task's. May be repeated.")
 def main(
     name: str,
@@ -43,12 +44,10 @@ def main(
 ) -> None:
     """Evaluate a checkpoint on the task's test prompts as NAME; results go to reports/checkpoints/."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
-    try:
+    with mistakes(task):
         loaded = _changed(params.load(task), max_prompt, cut)
         template = _template(system, human, assistant)
         _evaluate(name, loaded, external_models.Checkpoint(**which), template)
-    except InputError as error:
-        raise click.ClickException(str(error)) from None
 
 
 def _changed(loaded: params.Params, max_prompt: int | None, cut: tuple[str, ...]) -> params.Params:

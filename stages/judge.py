@@ -14,30 +14,26 @@ import click
 
 from alol.base.errors import InputError, known
 from alol.base.files import replacing, write_json
-from alol.config import params, paths, sections
+from alol.config import params, paths, sections, yaml_files
 from alol.data import schema
 from alol.evaluation import endpoint, figures, judge, summary
+from stages._cli import mistakes
 
 
 @click.command(name="judge")
 @click.argument("first")
 @click.argument("second")
-@click.option("--task", help="An entry of `tasks` in params.yaml; by default the file's `task`.")
+@click.option("--task", help="A file of tasks/, without .yaml; by default the `task` of params.yaml.")
 def main(first: str, second: str, task: str | None) -> None:
     """Judge FIRST against SECOND: algorithms, reference, gold, evaluated checkpoints, or .parquet files."""
     logging.basicConfig(level=logging.WARNING, force=True)
-    try:
-        raw = params.read()
-        task = task or raw["task"]
-        if task not in raw["tasks"]:
-            raise known("task", task, raw["tasks"])
-        compare(task, first, second, endpoint.settings(raw["judge"]))
-    except InputError as error:
-        raise click.ClickException(str(error)) from None
+    with mistakes(task):
+        raw = yaml_files.read_params()
+        compare(params.load(task), first, second, endpoint.settings(raw["judge"]))
 
 
-def compare(task: str, first: str, second: str, settings: sections.Judge) -> None:
-    rows = {name: responses(params.load(task), name) for name in (first, second)}
+def compare(loaded: params.Params, first: str, second: str, settings: sections.Judge) -> None:
+    rows = {name: responses(loaded, name) for name in (first, second)}
     if len(rows) < 2:
         raise InputError(f"'{first}' against itself: name two runs")
     summary.check_aligned(rows)
@@ -50,7 +46,7 @@ def compare(task: str, first: str, second: str, settings: sections.Judge) -> Non
     failed = sum(row["helpful"] == judge.FAILED for row in found)
     if failed == len(found):
         raise InputError(f"no row was answered in both orders; the last error: {asked.last_error}")
-    write(task, (first, second), found, left_out, settings)
+    write(loaded.task, (first, second), found, left_out, settings)
     if failed:
         click.echo(f"{failed} of {len(found)} rows have no answer ({asked.last_error}); run again to ask for them")
 

@@ -8,8 +8,9 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("alol", "stages", "custom")
 INERT = {"alol/base/errors.py", "alol/base/memory.py", "stages/_cli.py"}  # no edit of these changes what a stage writes
-# Dependencies as a whole: what every stage reads, and what a format, a topic or a reward may be added to.
-FOLDERS = ("alol/config", "alol/data/demo", "alol/data/formats", "alol/rewards")
+# Dependencies as a whole: what nearly every stage reads all of, what a format, a topic or a reward may be added to, and
+# what only the stage aggregate reads, which takes seconds.
+FOLDERS = ("alol/config", "alol/data/demo", "alol/data/formats", "alol/evaluation", "alol/models", "alol/rewards")
 
 
 def module_file(name: str) -> Path | None:
@@ -57,7 +58,4 @@ def dependencies(stage: str) -> set[str]:
     files = {str(path) for path in closure(Path("stages", f"{stage}.py"))} - INERT - {"stages/__init__.py"}
     files -= {file for file in files if file.endswith("__init__.py") and only_documents(ROOT / file)}
     result = {next((folder for folder in FOLDERS if file.startswith(folder + "/")), file) for file in files}
-    templates = {str(path.relative_to(ROOT)) for path in (ROOT / "alol").rglob("*.j2")}
-    if "alol/evaluation/report.py" in result:
-        result |= templates
     return result | ({"custom"} if "alol/rewards" in result else set())

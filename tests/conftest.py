@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
+import custom
 from alol.config.sections import Scratch
 from alol.models import scratch
+
+# Reward functions lie in custom/: those of the tests are found there too.
+custom.__path__.append(str(Path(__file__).parent / "rewards"))
 
 TEXTS = [
     "User: what is the capital of France?\nAssistant:",

@@ -9,9 +9,9 @@ from typing import Any
 
 from click import Command
 from click.testing import CliRunner, Result
-from ruamel.yaml import YAML
 
-PARAMS = Path(__file__).parent.parent / "params.yaml"
+from benchmarks.project import parameters, write
+
 SYSTEM = "A chat."
 HHA = {
     "train": "archive/train.json",
@@ -26,15 +26,13 @@ HHA = {
 
 
 def project(folder: Path, source: dict[str, Any], clean: dict[str, Any]) -> None:
-    """Writes params.yaml with the one task `mine`."""
-    yaml = YAML()
-    params = yaml.load(PARAMS.read_text(encoding="utf-8"))
+    """Writes the YAML files of a project with the one task `mine`."""
+    params = parameters("demo")
     sections = ["test_rewards", "reward", "policy", "reference", "generate", "value", "train", "aggregate"]
     rewards = {"concise": {"kind": "python", "function": "custom.example.concise"}}
     mine = {"source": source, "clean": clean, "rewards": rewards, **{name: {} for name in sections}}
     params["task"], params["tasks"] = "mine", {"mine": mine}
-    with (folder / "params.yaml").open("w", encoding="utf-8") as file:
-        yaml.dump(params, file)
+    write(folder, params)
 
 
 def run(stage: Command) -> Result:

@@ -6,25 +6,21 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-
 from alol.config import params
 from alol.data import schema
+from benchmarks.project import parameters, write
 
-PARAMS = Path(__file__).parent.parent / "params.yaml"
 SECTIONS = "source clean test_rewards reward policy reference generate value train aggregate".split()
 
 
 def load(folder: Path, rewards: dict[str, dict[str, Any]], **sections: Any) -> params.Params:
     """The task `mine`, whose rewards stand merged over the project's defaults."""
-    yaml = YAML()
-    raw = yaml.load(PARAMS.read_text(encoding="utf-8"))
+    raw = parameters("demo")
     weights = {"reward": {"weights": dict.fromkeys(rewards, 1.0)}}
     raw["tasks"] = {"mine": {**{name: {} for name in SECTIONS}, **weights, **sections, "rewards": rewards}}
     raw["task"] = "mine"
-    with (folder / "params.yaml").open("w", encoding="utf-8") as file:
-        yaml.dump(raw, file)
-    return params.load(path=folder / "params.yaml")
+    write(folder, raw)
+    return params.load(root=folder)
 
 
 def row(prompt: str, response: str, rank: int = 0, **context: Any) -> dict[str, Any]:

@@ -24,6 +24,8 @@ SMALL = {
     "policy.scratch": {"layers": 1, "width": 32, "heads": 4, "vocabulary": 400},
     "policy": {"max_prompt": 96, "max_response": 24},
     "reference": {"epochs": None, "updates": 8, "evaluations": 2},
+    "reference.optimizer": {"warmup": 2},
+    "reference.pretrain.optimizer": {"warmup": 2},
     "generate": {"max_new_tokens": 12},
     "value": {"heads": 4, "epochs": 2, "folds": 3},
     "train": {"epochs": None, "updates": 8, "batch_size": 8, "evaluations": 2},
@@ -32,9 +34,8 @@ SMALL = {
 
 
 def write(folder: Path, **changes: Any) -> None:
-    """Writes the small demo's params.yaml; `changes` set keys by their path, with __ for the dots."""
-    raw = project.parameters()
-    raw["tasks"] = {"demo": raw["tasks"]["demo"]}
+    """Writes the small demo's YAML files; `changes` set keys by their path, with __ for the dots."""
+    raw = project.parameters("demo")
     for path, values in SMALL.items():
         project.change(raw["tasks"]["demo"], {f"{path}.{key}": value for key, value in values.items()})
     project.change(raw, {path.replace("__", "."): value for path, value in changes.items()})

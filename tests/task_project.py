@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from click.testing import CliRunner
-from ruamel.yaml import YAML
 from transformers import (
     GPT2Config,
     GPT2ForSequenceClassification,
@@ -25,7 +24,7 @@ from transformers import (
 from alol.rewards import untrained
 from alol.rewards.critic_model import CriticConfig, CriticModel
 from alol.rewards.toxichat import OffensiveModel
-from tests.closure import ROOT
+from benchmarks import project
 from tests.data.test_reddit import COLUMNS
 from tests.rewards.test_rewards_networks import strong, training
 from tests.small import BEFORE_TRAIN, FROM_TRAIN
@@ -192,27 +191,16 @@ TINY: dict[str, Any] = {
 }
 
 
-def put(table: dict, key: str, value: Any) -> None:
-    *parents, leaf = key.split(".")
-    for part in parents:
-        table = table.setdefault(part, {})
-    table[leaf] = value
-
-
 def path_source(location: Path) -> dict[str, Any]:
     return {"kind": "path", "location": str(location)}
 
 
 def write(folder: Path, task: str) -> None:
-    """params.yaml with the task as published but for where its files are and how long it runs."""
-    yaml = YAML()
-    raw = yaml.load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    own = raw["tasks"][task]
-    raw["task"], raw["tasks"] = task, {task: own}
-    for key, value in (TINY | _files(folder, task)).items():
-        put(own, key, value)
-    with (folder / "params.yaml").open("w", encoding="utf-8") as file:
-        yaml.dump(raw, file)
+    """A project with the task as published but for where its files are and how long it runs."""
+    raw = project.parameters(task)
+    raw["task"] = task
+    project.change(raw["tasks"][task], TINY | _files(folder, task))
+    project.write(folder, raw)
 
 
 def _files(folder: Path, task: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ reference policy, `mask` [B, T] is 1 on response tokens (end of text included) a
 `advantage` are [B]. Every loss returns [B]; the trainer takes the mean. Sums run over tokens, never means. Weights are
 detached and advantages clamped at 0 inside, so that a caller cannot forget it: the gradient is weight x grad of
 -log pi(y|x), except for the KL variant. Source: arXiv 2305.14718; ratios are clipped to [1 - clip, 1 + clip].
+Arguments that are no tensors are the hyperparameters; their types carry the ranges that params.yaml must keep.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
+
+from alol.config.ranges import NotNegative, Share
 
 if TYPE_CHECKING:  # stages.check reads the losses' arguments, and starts without torch
     from torch import Tensor
@@ -40,18 +43,18 @@ def wbc(*, logp: Tensor, mask: Tensor, reward: Tensor) -> Tensor:
     return -reward * total(logp, mask)
 
 
-def r_gold(*, logp: Tensor, mask: Tensor, reward: Tensor, floor: float) -> Tensor:
+def r_gold(*, logp: Tensor, mask: Tensor, reward: Tensor, floor: Share) -> Tensor:
     """Reward GOLD: -R sum_t SG[max(pi(y_t), floor)] ln pi(y_t)."""
     weight = logp.detach().exp().clamp(min=floor)
     return -reward * total(weight * logp, mask)
 
 
-def r_lol(*, logp: Tensor, mask: Tensor, ref_logp: Tensor, reward: Tensor, clip: float | None) -> Tensor:
+def r_lol(*, logp: Tensor, mask: Tensor, ref_logp: Tensor, reward: Tensor, clip: NotNegative | None) -> Tensor:
     """R-LoL: -R SG[clip(pi/pi_ref)] ln pi(y|x), the ablation of the value baseline."""
     return -reward * importance(total(logp - ref_logp, mask), clip) * total(logp, mask)
 
 
-def a_lol(*, logp: Tensor, mask: Tensor, ref_logp: Tensor, advantage: Tensor, clip: float | None) -> Tensor:
+def a_lol(*, logp: Tensor, mask: Tensor, ref_logp: Tensor, advantage: Tensor, clip: NotNegative | None) -> Tensor:
     """A-LoL: -A+ SG[clip(pi/pi_ref)] ln pi(y|x)."""
     return r_lol(logp=logp, mask=mask, ref_logp=ref_logp, reward=advantage.clamp(min=0), clip=clip)
 
@@ -61,12 +64,12 @@ def a_lol_ref_free(*, logp: Tensor, mask: Tensor, advantage: Tensor) -> Tensor:
     return wbc(logp=logp, mask=mask, reward=advantage.clamp(min=0))
 
 
-def a_lol_seq(*, logp: Tensor, mask: Tensor, ref_logp: Tensor, advantage: Tensor, clip: float | None) -> Tensor:
+def a_lol_seq(*, logp: Tensor, mask: Tensor, ref_logp: Tensor, advantage: Tensor, clip: NotNegative | None) -> Tensor:
     """A-LoL sequence: -A+ sum_t SG[clip(pi(y_t)/pi_ref(y_t))] ln pi(y_t)."""
     return -advantage.clamp(min=0) * total(importance(logp - ref_logp, clip) * logp, mask)
 
 
-def a_lol_kl(*, logp: Tensor, mask: Tensor, ref_logp: Tensor, advantage: Tensor, kl_beta: float) -> Tensor:
+def a_lol_kl(*, logp: Tensor, mask: Tensor, ref_logp: Tensor, advantage: Tensor, kl_beta: NotNegative) -> Tensor:
     """A-LoL KL: -A+ ln pi(y|x) + kl_beta (ln pi(y|x) - ln pi_ref(y|x)), the one-sample log-ratio on the data.
 
     The gradient is (A+ - kl_beta) x grad of -ln pi: examples with A+ < kl_beta are pushed down, without a lower bound.

@@ -11,12 +11,13 @@ import math
 from typing import TYPE_CHECKING
 
 from alol.algorithms.offline import Algorithm, total
+from alol.config.ranges import NotNegative, Positive
 
 if TYPE_CHECKING:  # as in offline
     from torch import Tensor
 
 
-def dpo(*, logp: Tensor, mask: Tensor, ref_logp: Tensor, beta: float) -> Tensor:
+def dpo(*, logp: Tensor, mask: Tensor, ref_logp: Tensor, beta: Positive) -> Tensor:
     """Direct preference optimisation (arXiv 2305.18290, equation 7): the first response against each of the others.
 
     -ln sigmoid(beta [(ln pi(y_0) - ln pi(y_k)) - (ln pi_ref(y_0) - ln pi_ref(y_k))]), the mean over k that there are.
@@ -29,12 +30,12 @@ def dpo(*, logp: Tensor, mask: Tensor, ref_logp: Tensor, beta: float) -> Tensor:
     return losses.sum(-1) / there.sum(-1)
 
 
-def dpo_ref_free(*, logp: Tensor, mask: Tensor, beta: float) -> Tensor:
+def dpo_ref_free(*, logp: Tensor, mask: Tensor, beta: Positive) -> Tensor:
     """DPO against a uniform reference: the log-ratios are plain log-probabilities."""
     return dpo(logp=logp, mask=mask, ref_logp=logp.new_zeros(logp.shape), beta=beta)
 
 
-def pro(*, logp: Tensor, mask: Tensor, raw_reward: Tensor, sft_weight: float) -> Tensor:
+def pro(*, logp: Tensor, mask: Tensor, raw_reward: Tensor, sft_weight: NotNegative) -> Tensor:
     """Preference ranking optimisation (arXiv 2306.17492), the responses ranked by reward.
 
     With s_k the mean token log-probability of the k-th best response, T_kj = r_k - r_j and T_kk = max_j T_kj over

@@ -9,7 +9,9 @@ Sources: PPO arXiv 1707.06347, generalised advantage estimation 1506.02438, the 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from alol.config.ranges import Count, NotNegative, Passes, Positive, Share, UpToOne, above
 
 if TYPE_CHECKING:  # stages.check reads the options' names, and starts without torch
     from torch import Tensor
@@ -19,24 +21,24 @@ if TYPE_CHECKING:  # stages.check reads the options' names, and starts without t
 class Options:
     """The keys of algorithms.ppo; their meanings stand in params.yaml."""
 
-    updates_per_rollout: int
-    temperature: float
-    top_p: float
-    epochs: int
-    minibatches: int
-    lr_scale: float
-    clip_norm: float | None
-    clip: float
-    value_clip: float
-    value_weight: float
-    gamma: float
-    lam: float
-    kl_coef: float
-    kl_target: float | None
-    kl_horizon: float
+    updates_per_rollout: Count
+    temperature: Positive
+    top_p: UpToOne
+    epochs: Passes
+    minibatches: Count
+    lr_scale: Positive
+    clip_norm: Positive | None
+    clip: Positive
+    value_clip: Positive
+    value_weight: NotNegative
+    gamma: Share
+    lam: Share
+    kl_coef: NotNegative
+    kl_target: Positive | None
+    kl_horizon: Positive
     scale_scores: bool
     center_scores: bool
-    ratio_limit: float
+    ratio_limit: Annotated[float, above(1)]
 
 
 def token_rewards(*, score: Tensor, logp: Tensor, ref_logp: Tensor, mask: Tensor, kl_coef: float) -> Tensor:

@@ -10,30 +10,30 @@ import torch
 from torch import Tensor
 from torch.utils.data import WeightedRandomSampler
 
-from alol.base.errors import InputError
+from alol.base.errors import ParameterError
 
 
-def run_length(updates: int | None, epochs: float | None, rows: int, batch_size: int, share: float) -> int:
+def run_length(updates: int | None, epochs: float | None, rows: int, batch_size: int, share: float, where: str) -> int:
     """Optimizer steps of a run: `updates`, or `epochs` over `rows`, times `share`, truncated.
 
-    `share` is the share of rows with a positive advantage under priority sampling, else 1. Raises InputError unless
-    exactly one of `updates` and `epochs` is given, or when nothing would be left to run.
+    `share` is the share of rows with a positive advantage under priority sampling, else 1; `where` is the section of
+    these parameters. Raises ParameterError unless exactly one of `updates` and `epochs` is given, or when nothing
+    would be left to run.
     """
     if (updates is None) == (epochs is None):
-        raise InputError("params.yaml: exactly one of `updates` and `epochs` must be set, the other null")
+        raise ParameterError(f"{where}.updates", f"and {where}.epochs: set exactly one, the other to null")
     steps = updates if updates is not None else epochs * rows / batch_size
     length = int(steps * share + 1e-9)  # 1e-9: 9000 x 0.677 is 6093, whatever the binary fraction
     if length < 1:
-        raise InputError(
-            f"params.yaml: {rows} rows in batches of {batch_size} give no update; raise `updates` or `epochs`"
+        raise ParameterError(
+            f"{where}.batch_size",
+            f"is {batch_size}, which gives no update of {rows} examples; lower it, or raise epochs",
         )
     return length
 
 
 def evaluation_points(updates: int, evaluations: int) -> list[int]:
     """The updates after which to evaluate: evenly spaced, the last one at the end."""
-    if evaluations < 1:
-        raise InputError(f"params.yaml: `evaluations` is {evaluations}, but must be at least 1")
     return sorted({max(1, updates * i // evaluations) for i in range(1, evaluations + 1)})
 
 

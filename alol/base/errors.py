@@ -1,10 +1,23 @@
-"""The one exception that means "the user's input is wrong"; the stages print it as a single line and exit with 1."""
+"""What means "the user's input is wrong"; the stages print it as a single line and exit with 1."""
+
+from __future__ import annotations
 
 
 class InputError(ValueError):
     """Bad input: the message says what is wrong, in which file, row or key, and what to do."""
 
 
-def known(kind: str, name: str, names: object) -> InputError:
+class ParameterError(InputError):
+    """A parameter is wrong: `key` is its dotted path, `reason` what is wrong with it and what to do.
+
+    Code that gets a parameter does not know its file: `alol.config.params.located` adds it to the message.
+    """
+
+    def __init__(self, key: str, reason: str) -> None:
+        super().__init__(f"{key} {reason}")
+        self.key, self.reason = key, reason
+
+
+def known(kind: str, name: object, names: object) -> InputError:
     """An error for an unknown name that lists the known ones."""
     return InputError(f"unknown {kind} '{name}'; known: {', '.join(sorted(map(str, names)))}")

@@ -1,4 +1,4 @@
-"""What can be known to be wrong before anything runs: names, keys, numbers that do not fit together, missing sources.
+"""What can be known to be wrong before anything runs: names, keys, ranges, numbers that do not fit together, sources.
 
 Nothing is downloaded and no model is loaded, so the answer comes within seconds.
 """
@@ -7,40 +7,95 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator
-from functools import partial
+import subprocess
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
-from alol.algorithms.registry import NAMES, hyperparameters
-from alol.base.errors import InputError
+from alol.algorithms import registry
+from alol.base.errors import InputError, ParameterError
 from alol.base.files import is_local
 from alol.checks import reward_parameters
-from alol.config import build, params, paths
+from alol.config import build, params, paths, places, ranges, yaml_files
 from alol.config.params import Params
-from alol.data import download, formats
+from alol.config.yaml_files import CLEAN, PARAMS, TASKS
+from alol.data import clean, download, formats
 from alol.evaluation import endpoint
 
+TRACKED = ("custom", str(TASKS))  # folders whose files an experiment's copy of the checkout needs
 
-def problems(path: Path = params.PARAMS) -> list[str]:
-    """One line for each mistake in the file, for the chosen task and algorithm and the entries of the others."""
+
+def problems(task: str | None = None, root: Path = Path()) -> list[str]:
+    """One line for each mistake: in params.yaml, the defaults, and a task's file (None: the one that is set)."""
     try:
-        raw = params.read(path)
-        chosen = params.load(path=path)
+        raw = yaml_files.read_params(root)
+        found = [*_of_params(raw), *_of_defaults(root)]
+        chosen = params.load(task, root=root)
     except InputError as error:
         return [str(error)]
-    found = [line for name in raw["algorithms"] for line in _algorithm(name, raw["algorithms"][name])]
-    found += [
-        line for item in raw["defaults"]["clean"]["formats"].items() for line in _raised(partial(_defaults, *item))
+    return found + _of_task(chosen, root)
+
+
+def missing_sources(task: str, root: Path = Path()) -> list[str]:
+    """One line for each source of a task that is not there: nothing is wrong with the task, but it cannot run here."""
+    chosen = params.load(task, root=root)
+    return [str(places.located(error, task, root)) for error in _sources(chosen, here=True)]
+
+
+def every_task(root: Path = Path()) -> tuple[list[str], list[str]]:
+    """(mistakes in every task's file, sources of theirs that are not on this machine), a line each."""
+    found: dict[str, None] = {}
+    missing: list[str] = []
+    for name in yaml_files.task_names(root):
+        try:
+            chosen = params.load(name, root=root)
+        except InputError as error:
+            found[str(error)] = None
+            continue
+        found |= dict.fromkeys(_of_task(chosen, root, sources=False))
+        missing += missing_sources(name, root)
+    return list(found), missing
+
+
+def untracked(root: Path = Path()) -> list[str]:
+    """Files of custom/ and tasks/ that Git does not track, which DVC's copies of the checkout therefore lack."""
+    command = ["git", "ls-files", "--others", "--", *TRACKED]
+    try:
+        done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    except FileNotFoundError:  # no Git here, so no experiments either
+        return []
+    return [name for name in done.stdout.splitlines() if name.endswith((".py", ".yaml"))]
+
+
+def _of_params(raw: dict[str, Any]) -> list[str]:
+    """The entries of params.yaml that loading one task does not look at."""
+    lines = [line for name, given in raw["algorithms"].items() for line in _raised(lambda: _algorithm(name, given))]  # noqa: B023
+    return [f"{PARAMS}: {line}" for line in lines] + _raised(lambda: endpoint.settings(raw["judge"]))
+
+
+def _of_defaults(root: Path) -> list[str]:
+    """The entries of the shared files that the task does not take."""
+    return [
+        f"{CLEAN}: {line}"
+        for name, given in yaml_files.read_defaults(root)["clean"]["formats"].items()
+        for line in _raised(lambda: _defaults(name, given))  # noqa: B023
     ]
-    found += _raised(lambda: endpoint.settings(raw["judge"]))
-    for name in raw["tasks"]:
-        found += _raised(lambda name=name: params.load(name, path=path))
-    checks: list[Callable[[Params], Iterator[str]]] = [_sources, _format, _policy, _runs, _value]
-    for check in checks:
-        found += check(chosen)
+
+
+def _of_task(chosen: Params, root: Path, *, sources: bool = True) -> list[str]:
+    checks: list[Iterable[ParameterError]] = [
+        _sources(chosen, here=False), _format(chosen), _policy(chosen), _runs(chosen),
+    ]  # fmt: skip
+    if sources:
+        checks.insert(1, _sources(chosen, here=True))
+    found = [error for check in checks for error in check]
     found += reward_parameters.check(chosen)
-    test = reward_parameters.check(dataclasses.replace(chosen, rewards=chosen.test_rewards))
-    return found + [line.replace("rewards.", "test_rewards.", 1) for line in test if line not in found]
+    seen = {error.key.partition(".")[2] for error in found if error.key.startswith("rewards.")}
+    for error in reward_parameters.check(dataclasses.replace(chosen, rewards=chosen.test_rewards)):
+        section, _, key = error.key.partition(".")
+        if section == "rewards" and key not in seen:
+            found.append(ParameterError(f"test_rewards.{key}", error.reason))
+    return list(dict.fromkeys(str(places.located(error, chosen.task, root)) for error in found))
 
 
 def _raised(call: Callable[[], object]) -> list[str]:
@@ -51,53 +106,52 @@ def _raised(call: Callable[[], object]) -> list[str]:
     return []
 
 
-def _algorithm(name: str, given: object) -> Iterator[str]:
-    """The hyperparameters of an algorithm are the keyword arguments of its loss that are no tensors."""
-    if name not in NAMES:
-        yield f"params.yaml: unknown algorithm '{name}' in algorithms; known: {', '.join(sorted(NAMES))}"
-        return
-    expected = hyperparameters(name)
-    given = set(given) if isinstance(given, dict) else set()
-    for key in sorted(given - expected):
-        known = ", ".join(sorted(expected)) or "none"
-        yield f"params.yaml: unknown key '{key}' in algorithms.{name}; known: {known}"
-    for key in sorted(expected - given):
-        yield f"params.yaml: missing key '{key}' in algorithms.{name}"
+def _errors(call: Callable[[], object]) -> Iterator[ParameterError]:
+    try:
+        call()
+    except ParameterError as error:
+        yield error
 
 
-def _defaults(name: str, table: object) -> None:
-    """An entry of defaults.clean.formats has a format's name and some of its options."""
-    options = {field.name for field in dataclasses.fields(formats.get(name).options)}
-    build.check_keys(table, options, set(), f"defaults.clean.formats.{name}")
+def _algorithm(name: str, given: object) -> None:
+    if name not in registry.NAMES:
+        raise ParameterError(f"algorithms.{name}", f"is no algorithm; known: {', '.join(sorted(registry.NAMES))}")
+    registry.checked(name, given)
 
 
-def _sources(chosen: Params) -> Iterator[str]:
+def _defaults(name: str, given: Any) -> None:
+    """An entry has a format's name and some of its options."""
+    where = f"formats.{name}"
+    if name not in formats.names():
+        raise ParameterError(where, f"is no format; known: {', '.join(formats.names())}")
+    hints = build.fields(formats.get(name).options)
+    build.check_keys(given, set(hints), set(), where)
+    build.values(hints, given, where)
+
+
+def _sources(chosen: Params, *, here: bool) -> Iterator[ParameterError]:
+    """`here`: whether local ones are there; else all that can be said without looking."""
+    if not chosen.source and not here:
+        yield ParameterError("source", "names nothing to fetch")
+    look = download.check_presence if here else download.check
     for name, source in chosen.source.items():
-        yield from _raised(lambda: download.check(name, source, f"tasks.{chosen.task}.source.{name}"))  # noqa: B023
+        yield from _errors(lambda: look(source, f"source.{name}"))  # noqa: B023
 
 
-def _format(chosen: Params) -> Iterator[str]:
-    where = f"tasks.{chosen.task}.clean.options"
-    yield from _raised(lambda: build.build(formats.get(chosen.clean.format).options, chosen.clean.options, where))
+def _format(chosen: Params) -> Iterator[ParameterError]:
+    if chosen.clean.format not in formats.names():
+        known = ", ".join(formats.names())
+        yield ParameterError("clean.format", f"is '{chosen.clean.format}', which is no format; known: {known}")
+        return
+    yield from _errors(lambda: clean.options(chosen.clean))
+    for name, labels in chosen.clean.labels.items():
+        yield from _errors(lambda: clean.class_of(labels.classes, f"clean.labels.{name}"))  # noqa: B023
 
 
-def _policy(chosen: Params) -> Iterator[str]:
-    policy, where = chosen.policy, f"params.yaml: tasks.{chosen.task}.policy"
+def _policy(chosen: Params) -> Iterator[ParameterError]:
+    policy = chosen.policy
     if policy.model == "scratch":
-        longest = policy.max_prompt + max(policy.max_response, chosen.generate.max_new_tokens)
-        if policy.scratch.architecture != "t5" and longest > policy.scratch.context:
-            yield (
-                f"{where}: max_prompt and the response take {longest} tokens, more than the model's context of "
-                f"{policy.scratch.context}; raise scratch.context or lower max_prompt"
-            )
-        if policy.scratch.width % policy.scratch.heads:
-            yield f"{where}.scratch: width = {policy.scratch.width} is no multiple of heads = {policy.scratch.heads}"
-        if not chosen.reference.train:
-            yield f"{where}.model is scratch, so it has to be trained; set reference.train: true"
-        if policy.tuning == "qlora" and policy.scratch.width % 64:
-            yield f"{where}.scratch: width = {policy.scratch.width} is no multiple of 64, the block of 4-bit weights"
-        if policy.adapter:
-            yield f"{where}.adapter needs a published model, but model is scratch"
+        yield from _scratch(chosen)
         return
     for key, revision in (
         ("model", policy.revision),
@@ -109,28 +163,70 @@ def _policy(chosen: Params) -> Iterator[str]:
             continue  # stage download brings it
         if name and is_local(name) and not Path(os.path.expandvars(name)).is_absolute():
             # a queued experiment runs in another folder, where a relative path would mean something else
-            yield f"{where}.{key}: '{name}' must be absolute or start with an environment variable"
+            yield ParameterError(
+                f"policy.{key}", f"is '{name}', but must be absolute or start with an environment variable"
+            )
         if name and name != "scratch" and not is_local(name) and revision is None:
-            yield f"{where}.{key}: '{name}' is no folder, and a hub id needs a revision beside it"
+            yield ParameterError(f"policy.{key}", f"is '{name}', no folder, and a hub id needs a revision beside it")
     if policy.adapter and policy.tuning == "full":
-        yield f"{where}.tuning is full, but an adapter is trained with lora or qlora"
+        yield ParameterError("policy.tuning", "is full, but an adapter is trained with lora or qlora")
 
 
-def _runs(chosen: Params) -> Iterator[str]:
-    for name in ("reference", "train"):
-        section = getattr(chosen, name)
+def _scratch(chosen: Params) -> Iterator[ParameterError]:
+    policy, scratch = chosen.policy, chosen.policy.scratch
+    longest = policy.max_prompt + max(policy.max_response, chosen.generate.max_new_tokens)
+    if scratch.architecture != "t5" and longest > scratch.context:
+        yield ParameterError(
+            "policy.max_prompt",
+            f"and the response take {longest} tokens, more than the model's context of {scratch.context}; raise "
+            "policy.scratch.context or lower policy.max_prompt",
+        )
+    if scratch.width % scratch.heads:
+        yield ParameterError("policy.scratch.width", f"is {scratch.width}, no multiple of heads = {scratch.heads}")
+    elif scratch.architecture == "llama" and scratch.width // scratch.heads % 2:
+        yield ParameterError(
+            "policy.scratch.width",
+            f"/ heads is {scratch.width // scratch.heads}, but rotary positions need an even number",
+        )
+    elif scratch.width % chosen.value.heads:
+        yield ParameterError(
+            "value.heads", f"is {chosen.value.heads}, which does not divide the model's width {scratch.width}"
+        )
+    if not chosen.reference.train:
+        yield ParameterError("reference.train", "is false, but policy.model is scratch, which has to be trained")
+    if policy.tuning == "qlora" and scratch.width % 64:
+        yield ParameterError(
+            "policy.scratch.width", f"is {scratch.width}, no multiple of 64, the block of 4-bit weights"
+        )
+    if policy.adapter:
+        yield ParameterError("policy.adapter", "needs a published model, but policy.model is scratch")
+
+
+def _runs(chosen: Params) -> Iterator[ParameterError]:
+    sections: dict[str, Any] = {"reference": chosen.reference, "train": chosen.train}
+    if chosen.policy.model == "scratch" and chosen.policy.tuning != "full":
+        sections["reference.pretrain"] = chosen.reference.pretrain
+    for name, section in sections.items():
         if (section.updates is None) == (section.epochs is None):
-            yield f"params.yaml: tasks.{chosen.task}.{name}: set exactly one of updates and epochs, the other to null"
+            yield ParameterError(f"{name}.updates", f"and {name}.epochs: set exactly one of them, the other to null")
+        if section.updates is not None and section.optimizer.warmup >= section.updates:
+            yield ParameterError(
+                f"{name}.optimizer.warmup",
+                f"is {section.optimizer.warmup}, but must be below the run's {section.updates} updates",
+            )
         if section.batch_size < chosen.launch.processes:
-            yield f"params.yaml: launch.processes = {chosen.launch.processes} is more than {name}.batch_size"
+            yield ParameterError(
+                "launch.processes", f"is {chosen.launch.processes}, more than {name}.batch_size = {section.batch_size}"
+            )
     known = ["reward", *(f"reward_{name}" for name in chosen.rewards)]
     if chosen.train.success not in known:
-        yield f"params.yaml: train.success is '{chosen.train.success}'; known: {', '.join(known)}"
+        yield ParameterError("train.success", f"is '{chosen.train.success}'; known: {', '.join(known)}")
 
 
-def _value(chosen: Params) -> Iterator[str]:
-    width, heads = chosen.policy.scratch.width, chosen.value.heads
-    if chosen.policy.model == "scratch" and width % heads:
-        yield f"params.yaml: value.heads = {heads} does not divide the model's width {width}"
-    if chosen.value.folds < 3:
-        yield f"params.yaml: value.folds = {chosen.value.folds}, but must be at least 3"
+def misnamed(root: Path = Path()) -> list[str]:
+    """Files of tasks/ that no parameter can name."""
+    return [
+        f"{TASKS / name}.yaml: {problem}"
+        for name in yaml_files.task_names(root)
+        if (problem := ranges.check_name(name, "task name"))
+    ]

@@ -149,7 +149,7 @@ def continuous(
     `choose` names each sequence's next token from its logits; `ended` says of responses, and the prompts that they
     belong to, whether they are complete; none grows beyond `longest`. At most `slots` sequences are under way, and
     prompts of at most `tokens` tokens (or one) are read at once. `done` is told how many have ended.
-    For models of which `packing.packable` is true, in evaluation mode.
+    For models of which `packed_models.packable` is true, in evaluation mode.
     """
     responses: list[list[int]] = [[] for _ in prompts]
     waiting = deque(sorted(range(len(prompts)), key=lambda i: -len(prompts[i])))

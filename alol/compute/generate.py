@@ -16,6 +16,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from alol.base.errors import ParameterError
 from alol.compute import packed_models
 from alol.compute.batching import pad
 from alol.compute.decode import continuous
@@ -59,7 +60,15 @@ def sample_ids(
     main: Accelerator,
     name: str,
 ) -> list[list[int]]:
-    """Like `generate`, as token ids: the token that ended a response included, padding not."""
+    """Like `generate`, as token ids: the token that ended a response included, padding not.
+
+    Raises ParameterError for a stop id that the model has no token for.
+    """
+    for i, token in enumerate(settings.stop_ids):
+        if token >= model.config.vocab_size:
+            raise ParameterError(
+                f"generate.stop_ids[{i}]", f"is {token}, but the model's {model.config.vocab_size} tokens count from 0"
+            )
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
     mine = order[main.process_index :: main.num_processes]
     chosen = [prompts[i] for i in mine]

@@ -1,8 +1,8 @@
-"""Reads params.yaml: merges a task over the defaults and builds frozen dataclasses, strictly.
+"""The parameters of one task and one algorithm: a task's file merged over the defaults, as frozen dataclasses.
 
-Every value stands in params.yaml and nowhere else: the dataclasses have no defaults. Unknown keys, missing keys and
-values of the wrong type are refused by name. Tables that belong to a registry (a source kind's or a format's
-`options`, a reward kind's keys) are built by that registry with the same `build`.
+Every value stands in a YAML file and nowhere else: the dataclasses have no defaults. Unknown and missing keys, values
+of the wrong type and numbers out of their range are refused by file and key. Tables of a registry (options of a source
+kind or a format, keys of a reward kind, an algorithm's hyperparameters) are built there, with the same `build`.
 """
 
 from __future__ import annotations
@@ -13,16 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from alol.base.errors import InputError, known
+from alol.base.errors import InputError, ParameterError
 from alol.base.files import write_json
+from alol.config import components, places, yaml_files
 from alol.config.build import build, check_keys, convert, merge, table
+from alol.config.ranges import Seed
 from alol.config.sections import (
     Aggregate,
     Clean,
     Generate,
     Labels,
     Launch,
-    Number,
     Policy,
     Reference,
     Reward,
@@ -31,11 +32,10 @@ from alol.config.sections import (
     Value,
 )
 
-PARAMS = Path("params.yaml")
 SETTINGS = "settings.json"
 T = TypeVar("T")
+
 SECTIONS: dict[str, type] = {
-    "clean": Clean,
     "reward": Reward,
     "policy": Policy,
     "reference": Reference,
@@ -44,8 +44,8 @@ SECTIONS: dict[str, type] = {
     "train": Train,
     "aggregate": Aggregate,
 }
-OTHER_SECTIONS = ("source", "rewards", "test_rewards")
-KEYS = {"task", "algorithm", "seed", "launch", "judge", "algorithms", "defaults", "tasks"}
+NAMES = ("source", "clean", "rewards", "test_rewards", *SECTIONS)  # of a task's file, in its order
+SHARED = {*NAMES} - {"test_rewards"}  # of the defaults: test_rewards names components of one task
 
 
 @dataclass(frozen=True)
@@ -53,13 +53,14 @@ class Params:
     """Everything one run of one task and one algorithm needs.
 
     `rewards` maps a component's name to its keys, merged over its kind's defaults; `alol.rewards` builds them.
-    `test_rewards` has the same components, as the test split is scored.
+    `test_rewards` has the same components, as the test split is scored. `hyperparameters` are the algorithm's keys,
+    which `alol.algorithms.registry` checks.
     """
 
     task: str
     algorithm: str
     seed: int
-    hyperparameters: dict[str, Number]
+    hyperparameters: dict[str, Any]
     launch: Launch
     source: dict[str, Source]
     rewards: dict[str, dict[str, Any]]
@@ -74,62 +75,44 @@ class Params:
     aggregate: Aggregate
 
 
-def read(path: Path = PARAMS) -> dict[str, Any]:
-    """The file as a plain dict. YAML 1.2, as DVC reads it; raises InputError with the line of a syntax error."""
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
-    if not path.exists():
-        raise InputError(f"{path} is missing; run from the project's folder")
+def load(task: str | None = None, algorithm: str | None = None, root: Path = Path()) -> Params:
+    """The parameters of one task and algorithm, those of params.yaml where None; `root` is the project's folder."""
+    raw = yaml_files.read_params(root)
+    task = raw["task"] if task is None else task
+    own = yaml_files.read_task(task, root)
     try:
-        raw = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
-    except (YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        raise InputError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
-    if not isinstance(raw, dict):
-        raise InputError(f"{path}: must be a table of keys")
-    check_keys(raw, KEYS, KEYS, str(path))
-    for name in ("algorithms", "defaults", "tasks"):
-        table(raw[name], name)
-    return raw
+        return merged(raw, yaml_files.read_defaults(root), own, task, algorithm)
+    except ParameterError as error:
+        raise places.located(error, task, root) from None
 
 
-def load(task: str | None = None, algorithm: str | None = None, path: Path = PARAMS) -> Params:
-    """The parameters of one task and algorithm; those named in the file when not given."""
-    raw = read(path)
-    task, algorithm = task or raw["task"], algorithm or raw["algorithm"]
-    if task not in raw["tasks"]:
-        raise known("task", task, raw["tasks"])
+def merged(raw: dict, defaults: dict, own: dict, task: str, algorithm: str | None) -> Params:
+    """From the contents of params.yaml, what tasks share (`yaml_files.joined`) and the task's file."""
+    algorithm = convert(str, raw["algorithm"] if algorithm is None else algorithm, "algorithm")
     if algorithm not in raw["algorithms"]:
-        raise known("algorithm", algorithm, raw["algorithms"])
-    defaults, own, where = raw["defaults"], raw["tasks"][task], f"tasks.{task}"
-    names = [*SECTIONS, *OTHER_SECTIONS]
-    shared = set(names) - {"test_rewards"}  # names components of one task, which share their kinds' defaults already
-    check_keys(defaults, shared, shared, "defaults")
-    check_keys(defaults["rewards"], {"kinds", "training"}, {"kinds", "training"}, "defaults.rewards")
-    table(defaults["rewards"]["kinds"], "defaults.rewards.kinds")
-    missing = [name for name in names if name not in table(own, where)]
-    if missing:
+        listed = ", ".join(sorted(map(str, raw["algorithms"])))
+        raise ParameterError("algorithm", f"is {algorithm!r}, which has no entry in `algorithms`; known: {listed}")
+    if lacking := sorted(SHARED - set(defaults)):
+        raise InputError(f"{yaml_files.DEFAULTS} lacks the sections {', '.join(lacking)}")
+    if unknown := sorted(set(map(str, defaults)) - SHARED):
+        raise InputError(f"{yaml_files.DEFAULTS}: the section {unknown[0]} is unknown; known: {', '.join(NAMES)}")
+    if missing := [name for name in NAMES if name not in own]:
         raise InputError(
-            f"{path}: {where} lacks the sections {missing}; write `{missing[0]}: {{}}` where nothing differs"
+            f"{yaml_files.TASKS / task}.yaml lacks the sections {', '.join(missing)}; "
+            f"write `{missing[0]}: {{}}` where nothing differs"
         )
-    check_keys(own, set(names), set(), where)
-    sections = {
-        name: build(cls, merge(defaults[name], own[name], f"{where}.{name}"), f"{where}.{name}")
-        for name, cls in SECTIONS.items()
-        if name != "clean"
-    }
+    check_keys(own, set(NAMES), set(), "")
+    sections = {name: build(cls, merge(defaults[name], own[name], name), name) for name, cls in SECTIONS.items()}
     return Params(
         task=task,
         algorithm=algorithm,
-        seed=convert(int, raw["seed"], "seed"),
-        hyperparameters=convert(dict[str, Number], raw["algorithms"][algorithm], f"algorithms.{algorithm}"),
+        seed=convert(Seed, raw["seed"], "seed"),
+        hyperparameters=table(raw["algorithms"][algorithm], f"algorithms.{algorithm}"),
         launch=build(Launch, raw["launch"], "launch"),
-        source=_named(Source, defaults["source"], own["source"], f"{where}.source"),
-        rewards=_rewards(defaults["rewards"], own["rewards"], f"{where}.rewards"),
-        test_rewards=_test_rewards(defaults["rewards"], own["rewards"], own["test_rewards"], f"{where}.test_rewards"),
-        clean=_clean(defaults["clean"], own["clean"], f"{where}.clean"),
+        source=_named(Source, defaults["source"], own["source"], "source"),
+        rewards=components.rewards(defaults["rewards"], own["rewards"], "rewards"),
+        test_rewards=components.test_rewards(defaults["rewards"], own["rewards"], own["test_rewards"], "test_rewards"),
+        clean=_clean(defaults["clean"], own["clean"]),
         **sections,
     )
 
@@ -146,61 +129,22 @@ def keep(params: Params, names: Sequence[str], folder: Path) -> None:
     write_json(folder / SETTINGS, plain)
 
 
-def _named(cls: type[T], defaults: dict, own: dict, where: str) -> dict[str, T]:
-    places = {name: f"{where}.{name}" for name in table(own, where)}
+def _named(cls: type[T], defaults: Any, own: Any, where: str) -> dict[str, T]:
+    """Entries under the user's own names, each merged over the same defaults."""
+    places = {name: f"{where}.{name}" for name in components.named(own, where, "name")}
     return {name: build(cls, merge(defaults, own[name], place), place) for name, place in places.items()}
 
 
-def _clean(defaults: dict, own: dict, where: str) -> Clean:
+def _clean(defaults: Any, own: Any) -> Clean:
     """Options are merged over their format's; labels are a table of names, each merged over `label_texts`."""
     keys = {"format", "limit", "labels", "label_texts", "formats"}
-    check_keys(defaults, keys, keys, "defaults.clean")
+    check_keys(defaults, keys, keys, "clean")
     defaults = dict(defaults)
-    texts, formats = defaults.pop("label_texts"), table(defaults.pop("formats"), "defaults.clean.formats")
-    merged = merge(defaults, own, where)
+    texts, formats = defaults.pop("label_texts"), table(defaults.pop("formats"), "clean.formats")
+    merged = merge(defaults, own, "clean")
     name = str(merged["format"])
-    options = table(formats.get(name, {}), f"defaults.clean.formats.{name}")
-    merged["options"] = merge(options, merged.get("options", {}), f"{where}.options")
-    labels = _named(Labels, texts, merged.pop("labels"), f"{where}.labels")
-    plain = build(Clean, {**merged, "labels": {}}, where)
+    options = table(formats.get(name, {}), f"clean.formats.{name}")
+    merged["options"] = merge(options, merged.get("options", {}), "clean.options")
+    labels = _named(Labels, texts, merged.pop("labels"), "clean.labels")
+    plain = build(Clean, {**merged, "labels": {}}, "clean")
     return dataclasses.replace(plain, labels=labels)
-
-
-def _rewards(defaults: dict, own: dict, where: str) -> dict[str, dict[str, Any]]:
-    """Each component's keys over its kind's, and its `train:` (and a nested `scorer`) over the training defaults."""
-    if not isinstance(own, dict) or not own:
-        raise InputError(f"params.yaml: {where} must name at least one reward component")
-    return {name: _component(defaults, given, f"{where}.{name}") for name, given in own.items()}
-
-
-def _test_rewards(defaults: dict, own: dict, changes: Any, where: str) -> dict[str, dict[str, Any]]:
-    """The components of `own`, with the `changes` of those that score the test split otherwise."""
-    for name in table(changes, where):
-        if name not in own:
-            raise known(f"reward component in {where}:", name, own)
-    merged = {name: merge(own[name], changes.get(name, {}), f"{where}.{name}") for name in own}
-    return _rewards(defaults, merged, where)
-
-
-def _component(defaults: dict, own: Any, where: str) -> dict[str, Any]:
-    if not isinstance(own, dict) or "kind" not in own:
-        raise InputError(f"params.yaml: {where} needs a `kind`; known: {', '.join(sorted(defaults['kinds']))}")
-    kind = _kind(defaults["kinds"], own["kind"], where)
-    merged = merge(kind, {**own, "kind": kind["kind"]}, where)
-    if merged.get("train") is not None:
-        merged["train"] = merge(defaults["training"], merged["train"], f"{where}.train")
-    if merged.get("scorer") is not None:
-        merged["scorer"] = _component(defaults, merged["scorer"], f"{where}.scorer")
-    return merged
-
-
-def _kind(kinds: dict, name: Any, where: str) -> dict[str, Any]:
-    """The keys of a kind, and those of the kind that it is made of, if it has a `kind` of its own."""
-    if not isinstance(name, str) or name not in kinds:
-        raise known(f"reward kind at {where}:", name, kinds)
-    own = table(kinds[name], f"defaults.rewards.kinds.{name}")
-    if "kind" not in own:
-        return {**own, "kind": name}
-    others = {key: kind for key, kind in kinds.items() if key != name}  # it cannot be made of itself
-    base = _kind(others, own["kind"], f"defaults.rewards.kinds.{name}")
-    return merge(base, {**own, "kind": base["kind"]}, where)

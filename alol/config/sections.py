@@ -1,24 +1,46 @@
-"""The sections of params.yaml and of the task files, as frozen dataclasses: names and types, no values."""
+"""The sections of params.yaml and of the task files, as frozen dataclasses: names, types and ranges, no values."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-Number = int | float | bool | None
+from alol.config.ranges import (
+    BelowOne,
+    Count,
+    Epochs,
+    Evaluations,
+    Layers,
+    Length,
+    NotEmpty,
+    NotNegative,
+    Number,
+    Passes,
+    Positive,
+    Resamples,
+    Seed,
+    Shown,
+    Size,
+    Text,
+    Tokens,
+    Updates,
+    UpToOne,
+    at_least,
+    between,
+)
 
 
 @dataclass(frozen=True)
 class Launch:
     """How a stage uses the machine; never part of a stage's hash."""
 
-    processes: int
+    processes: Annotated[int, between(1, 1024)]
     device: Literal["auto", "cpu"]
     precision: Literal["fp32", "bf16"]
-    micro_batch: int
-    tokens: int
-    generate_batch: int
-    score_batch: int
+    micro_batch: Count
+    tokens: Count
+    generate_batch: Count
+    score_batch: Count
     recompute: bool
 
 
@@ -38,7 +60,7 @@ class Source:
 class Labels:
     """Labelled texts for training a classifier: a raw file and the meaning of its columns."""
 
-    file: str
+    file: Text
     prompt: str | None
     response: str
     context: dict[str, str]
@@ -49,7 +71,7 @@ class Labels:
 @dataclass(frozen=True)
 class Clean:
     format: str
-    limit: int | None
+    limit: Count | None
     labels: dict[str, Labels]
     options: dict[str, Any]
 
@@ -58,8 +80,8 @@ class Clean:
 class Reward:
     """The total reward: shift + the weighted sum of the components."""
 
-    shift: float
-    weights: dict[str, float]
+    shift: Number
+    weights: dict[str, Number]
     raw: Literal["identity", "logit"]
 
 
@@ -68,33 +90,33 @@ class Scratch:
     """A small model trained from nothing on the task's own text."""
 
     architecture: Literal["gpt2", "llama", "t5"]
-    layers: int
-    width: int
-    heads: int
-    context: int
-    vocabulary: int
-    init_scale: float
+    layers: Layers
+    width: Size
+    heads: Size
+    context: Tokens
+    vocabulary: Annotated[int, between(258, 10_000_000)]
+    init_scale: Positive
 
 
 @dataclass(frozen=True)
 class Lora:
-    r: int
-    alpha: int
-    targets: str | list[str]
+    r: Size
+    alpha: Count
+    targets: Text | Annotated[list[Text], NotEmpty()]
 
 
 @dataclass(frozen=True)
 class Policy:
-    model: str
+    model: Text
     revision: str | None
     adapter: str | None
     adapter_revision: str | None
     tokenizer: str | None
     tokenizer_revision: str | None
     tuning: Literal["full", "lora", "qlora"]
-    dropout: float
-    max_prompt: int
-    max_response: int
+    dropout: BelowOne
+    max_prompt: Tokens
+    max_response: Tokens
     end_of_text: bool
     long_prompt: Literal["shorten", "refuse"]
     scratch: Scratch
@@ -104,74 +126,74 @@ class Policy:
 @dataclass(frozen=True)
 class Optimizer:
     name: Literal["adamw", "paged_adamw_32bit"]
-    lr: float
-    betas: list[float]
-    eps: float
-    weight_decay: float
-    clip_norm: float | None
+    lr: Positive
+    betas: Annotated[list[BelowOne], Length(2)]
+    eps: Positive
+    weight_decay: NotNegative
+    clip_norm: Positive | None
     schedule: Literal["constant", "linear", "cosine"]
-    warmup: int
+    warmup: Annotated[int, at_least(0)]
 
 
 @dataclass(frozen=True)
 class Pretrain:
     """How the scratch base of an adapter is trained."""
 
-    batch_size: int
-    updates: int | None
-    epochs: float | None
-    evaluations: int
+    batch_size: Count
+    updates: Updates | None
+    epochs: Epochs | None
+    evaluations: Evaluations
     optimizer: Optimizer
 
 
 @dataclass(frozen=True)
 class Reference:
     train: bool
-    seed: int
+    seed: Seed
     pretrain: Pretrain
     train_on: Literal["preferred", "all"]
-    batch_size: int
-    updates: int | None
-    epochs: float | None
-    evaluations: int
+    batch_size: Count
+    updates: Updates | None
+    epochs: Epochs | None
+    evaluations: Evaluations
     optimizer: Optimizer
 
 
 @dataclass(frozen=True)
 class Generate:
-    max_new_tokens: int
-    beams: int
+    max_new_tokens: Tokens
+    beams: Annotated[int, between(1, 1000)]
     sample: bool
-    temperature: float
-    top_p: float
-    repetition_penalty: float
-    stop: list[str]
-    stop_ids: list[int]
-    cut: list[str]
-    seed: int
+    temperature: Positive
+    top_p: UpToOne
+    repetition_penalty: Positive
+    stop: list[Text]
+    stop_ids: list[Annotated[int, at_least(0)]]
+    cut: list[Text]
+    seed: Seed
 
 
 @dataclass(frozen=True)
 class Value:
     head: Literal["linear", "mlp"]
-    heads: int
-    dropout: float
-    batch_size: int
-    epochs: int
-    lr: float
-    weight_decay: float
-    folds: int
-    seed: int
+    heads: Size
+    dropout: BelowOne
+    batch_size: Count
+    epochs: Passes
+    lr: Positive
+    weight_decay: NotNegative
+    folds: Annotated[int, between(3, 1000)]
+    seed: Seed
 
 
 @dataclass(frozen=True)
 class Train:
     train_on: Literal["preferred", "all"]
     sampling: Literal["priority", "uniform"]
-    batch_size: int
-    updates: int | None
-    epochs: float | None
-    evaluations: int
+    batch_size: Count
+    updates: Updates | None
+    epochs: Epochs | None
+    evaluations: Evaluations
     success: str
     optimizer: Optimizer
 
@@ -180,29 +202,29 @@ class Train:
 class Aggregate:
     gold: Literal["preferred", "best"]
     label: str | None
-    bootstrap: int
-    permutations: int
-    seed: int
-    samples: int
-    examples: int
-    points: int
+    bootstrap: Resamples
+    permutations: Resamples
+    seed: Seed
+    samples: Shown
+    examples: Shown
+    points: Count
 
 
 @dataclass(frozen=True)
 class Judge:
     """The `judge` section of params.yaml; times are in seconds."""
 
-    url: str
-    model: str
+    url: Text
+    model: Text
     key: str | None
-    max_tokens: int
-    temperature: float
-    rows: int | None
-    requests: int
-    retries: int
-    wait: float
-    longest_wait: float
-    timeout: float
-    give_up: int
-    bootstrap: int
-    seed: int
+    max_tokens: Count
+    temperature: NotNegative
+    rows: Count | None
+    requests: Annotated[int, between(1, 1024)]
+    retries: Annotated[int, between(0, 1000)]
+    wait: NotNegative
+    longest_wait: NotNegative
+    timeout: Positive
+    give_up: Count
+    bootstrap: Resamples
+    seed: Seed

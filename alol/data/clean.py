@@ -13,7 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from alol.base.errors import InputError
+from alol.base.errors import InputError, ParameterError
 from alol.base.files import replacing
 from alol.config import build
 from alol.config.sections import Clean, Labels
@@ -25,7 +25,7 @@ from alol.data.schema import SPLITS, TRAIN
 logger = logging.getLogger(__name__)
 
 
-def clean(task: str, options: Clean, raw: Path, target: Path) -> None:
+def clean(task: str, settings: Clean, raw: Path, target: Path) -> None:
     """Writes {train,validation,test}.parquet, and labels/<name>.parquet and texts/<name>.parquet, below `target`.
 
     All of them or nothing; `texts` are what the format gives beside the splits.
@@ -34,19 +34,24 @@ def clean(task: str, options: Clean, raw: Path, target: Path) -> None:
     """
     if not raw.is_dir():
         raise InputError(f"{raw} is missing; run `dvc repro download` (or `python -m stages.download --task {task}`)")
-    if options.limit is not None and options.limit < 1:
-        raise InputError(f"tasks.{task}.clean.limit is {options.limit}; give a number of prompts, or null for all")
-    form = formats.get(options.format)
-    splits = form.read(raw, build.build(form.options, options.options, f"tasks.{task}.clean.options"))
+    splits = formats.get(settings.format).read(raw, options(settings))
     with replacing(target) as folder:
         folder.mkdir()
         for split in SPLITS:
-            limit = options.limit if split == TRAIN else None
+            limit = settings.limit if split == TRAIN else None
             _write_split(folder / f"{split}.parquet", checked(splits[split], split, limit), split, task)
         for name in sorted(set(splits) - set(SPLITS)):
             _write_split(folder / "texts" / f"{name}.parquet", checked(splits[name], name, None), name, task)
-        for name, labels in options.labels.items():
-            _write_labels(folder / "labels" / f"{name}.parquet", raw, labels, f"tasks.{task}.clean.labels.{name}")
+        for name, labels in settings.labels.items():
+            _write_labels(folder / "labels" / f"{name}.parquet", raw, labels, f"clean.labels.{name}")
+
+
+def options(settings: Clean) -> Any:
+    """The options of the task's format; raises ParameterError naming the key that is wrong."""
+    form = formats.get(settings.format)
+    built = build.build(form.options, settings.options, "clean.options")
+    form.check(built)
+    return built
 
 
 def _write_split(path: Path, rows: Iterator[Row], split: str, task: str) -> None:
@@ -58,7 +63,9 @@ def _write_split(path: Path, rows: Iterator[Row], split: str, task: str) -> None
             prompts[row["subset"]] += row["rank"] == 0
             responses += 1
         if not responses:
-            raise InputError(f"the {split} split of '{task}' has no rows; check tasks.{task}.clean and its raw files")
+            raise InputError(
+                f"the {split} split of '{task}' has no rows; check tasks/{task}.yaml: clean, and its raw files"
+            )
     subsets = ", ".join(f"{name} {count}" for name, count in prompts.items())
     logger.info("%-10s %8d prompts %9d responses  (%s)", split, prompts.total(), responses, subsets)
 
@@ -121,14 +128,14 @@ def _says_something(record: rawfiles.Record, labels: Labels) -> bool:
 
 
 def class_of(classes: list[list[Any]], where: str) -> dict[str, int]:
-    """Label value, as text, to class; raises InputError for fewer than two classes or a value in two of them."""
+    """Label value, as text, to class; raises ParameterError for fewer than two classes or a value in two of them."""
     if len(classes) < 2:
-        raise InputError(f"{where}.classes: give a list of label values for each of at least two classes")
+        raise ParameterError(f"{where}.classes", "must be a list of label values for each of at least two classes")
     indices: dict[str, int] = {}
     for index, values in enumerate(classes):
         for value in map(str, values):
             if value in indices:
-                raise InputError(f"{where}.classes: '{value}' stands twice")
+                raise ParameterError(f"{where}.classes", f"has '{value}' twice")
             indices[value] = index
     return indices
 

@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from alol.base.errors import InputError
+from alol.base.errors import InputError, ParameterError
 from alol.base.files import replacing
 from alol.config import build
 from alol.config.sections import Source
@@ -38,31 +38,33 @@ def fetch(task: str, sources: dict[str, Source], target: Path, work: Path) -> No
     file's expected and actual sha256.
     """
     if not sources:
-        raise InputError(f"tasks.{task}.source names nothing to fetch")
+        raise ParameterError("source", "names nothing to fetch")
     # The stack unwinds last: transfers are deleted once everything is in its place.
     with contextlib.ExitStack() as finished, replacing(target) as folder:
         for name, source in sources.items():
-            where = f"tasks.{task}.source.{name}"
-            check(name, source, where)
+            where = f"source.{name}"
+            check(source, where)
             (folder / name).mkdir(parents=True)
             FETCHERS[source.kind](source, where, folder / name, work, finished)
             logger.info("%s: %s", where, source.location or source.kind)
 
 
-def check(name: str, source: Source, where: str) -> None:
-    """Raises InputError for what is known to be wrong without fetching anything."""
-    if not NAME.fullmatch(name):
-        raise InputError(f"{where}: a source's name must be letters, digits, '_', '-' and '.'")
+def check(source: Source, where: str) -> None:
+    """Raises ParameterError for what is known to be wrong without looking for anything."""
     if source.options and source.kind != "demo":
-        raise InputError(f"{where}.options: a source of kind {source.kind} has none")
+        raise ParameterError(f"{where}.options", f"must be empty: a source of kind {source.kind} has none")
     if source.kind == "demo":
         _generator(source, where)
-    elif source.kind == "path":
-        expand(source, where)
     elif source.kind == "hub" and not source.revision:
-        raise InputError(f"{where}.revision: a hub data set needs the revision (a commit) to fetch")
+        raise ParameterError(f"{where}.revision", "is null, but a hub data set needs the revision (a commit) to fetch")
     else:
         _location(source, where)
+
+
+def check_presence(source: Source, where: str) -> None:
+    """Raises ParameterError for a local source that is not there."""
+    if source.kind == "path" and source.location:
+        expand(source, where)
 
 
 def _demo(source: Source, where: str, folder: Path, work: Path, finished: contextlib.ExitStack) -> None:
@@ -96,14 +98,18 @@ def expand(source: Source, where: str) -> Path:
     for match in VARIABLE.finditer(location):
         name = match[1] or match[2]
         if name not in os.environ:
-            raise InputError(f"{where}.location is {location}, but the environment variable {name} is not set; {hint}")
+            raise ParameterError(
+                f"{where}.location", f"is {location}, but the environment variable {name} is not set; {hint}"
+            )
     path = Path(os.path.expandvars(location))
     if not path.is_absolute():
-        raise InputError(f"{where}.location is {location}: must be absolute or start with an environment variable")
+        raise ParameterError(
+            f"{where}.location", f"is {location}, but must be absolute or start with an environment variable"
+        )
     if not path.exists():
-        raise InputError(f"{where}.location: {path} does not exist; {hint}")
+        raise ParameterError(f"{where}.location", f"is {location}: {path} does not exist; {hint}")
     if not os.access(path, os.R_OK):
-        raise InputError(f"{where}.location: {path} may not be read; check its permissions")
+        raise ParameterError(f"{where}.location", f"is {location}: {path} may not be read; check its permissions")
     return path
 
 
@@ -111,7 +117,7 @@ def _url(source: Source, where: str, folder: Path, work: Path, finished: context
     url = _location(source, where)
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.netloc:
-        raise InputError(f"{where}.location is {url}: must be an http:// or https:// URL")
+        raise ParameterError(f"{where}.location", f"is {url}, but must be an http:// or https:// URL")
     place = finished.enter_context(_reserved(work, f"{url} {source.sha256}"))
     name = PurePosixPath(unquote(parts.path)).name
     name = name if NAME.fullmatch(name) else "download"
@@ -131,7 +137,9 @@ def _hub(source: Source, where: str, folder: Path, work: Path, finished: context
 
     name = _location(source, where)
     if source.sha256:
-        raise InputError(f"{where}.sha256: of a hub data set the revision says what it is; set it to null")
+        raise ParameterError(
+            f"{where}.sha256", "is set, but of a hub data set the revision says what it is; set it to null"
+        )
     place = finished.enter_context(_reserved(work, f"hub {name} {source.revision}"))
     try:
         huggingface_hub.snapshot_download(name, repo_type="dataset", revision=source.revision, local_dir=place / "data")
@@ -152,7 +160,7 @@ FETCHERS: dict[str, Callable[[Source, str, Path, Path, contextlib.ExitStack], No
 
 def _location(source: Source, where: str) -> str:
     if not source.location:
-        raise InputError(f"{where}.location: a source of kind {source.kind} needs one")
+        raise ParameterError(f"{where}.location", f"is null, but a source of kind {source.kind} needs one")
     return source.location
 
 

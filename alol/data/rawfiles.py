@@ -41,11 +41,11 @@ Reader = Callable[[Path, Tick], Iterator[Record]]
 def find(raw: Path, name: str) -> Path:
     """The raw file `name`, which must lie below `raw`; raises InputError when it doesn't or is missing."""
     if not name or PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-        raise InputError(f"'{name}' is not a path below {raw}; name raw files relative to that folder in params.yaml")
+        raise InputError(f"'{name}' is not a path below {raw}; name raw files relative to that folder")
     if not (raw / name).is_file():
         same = sorted(path.relative_to(raw).as_posix() for path in raw.rglob(f"{PurePosixPath(name).name}*"))
         there = f"; there is: {', '.join(same[:3])}" if same else ""
-        raise InputError(f"{raw / name} is missing; check the task's `source` and `clean` in params.yaml{there}")
+        raise InputError(f"{raw / name} is missing; check `source` and `clean` in the task's file{there}")
     return raw / name
 
 

@@ -19,7 +19,7 @@ import requests
 from requests.auth import AuthBase
 from tqdm import tqdm
 
-from alol.base.errors import InputError
+from alol.base.errors import InputError, ParameterError
 from alol.base.files import read_json, write_json
 from alol.config.build import build
 from alol.config.sections import Judge
@@ -30,16 +30,11 @@ URL_ERRORS = (requests.exceptions.InvalidURL, requests.exceptions.MissingSchema,
 
 
 def settings(table: Any) -> Judge:
-    """The section as read from params.yaml; InputError where a number makes no sense."""
-    found = build(Judge, table, "judge")
-    for name in ("max_tokens", "rows", "requests", "timeout", "give_up", "bootstrap"):
-        value = getattr(found, name)
-        if value is not None and value <= 0:
-            raise InputError(f"params.yaml: judge.{name} is {value}, but must be above 0")
-    for name in ("temperature", "retries", "wait", "longest_wait", "seed"):
-        if getattr(found, name) < 0:
-            raise InputError(f"params.yaml: judge.{name} is {getattr(found, name)}, but must not be below 0")
-    return found
+    """The `judge` section of params.yaml; raises InputError naming the key that is wrong."""
+    try:
+        return build(Judge, table, "judge")
+    except ParameterError as error:
+        raise InputError(f"params.yaml: {error}") from None
 
 
 class Retry(Exception):

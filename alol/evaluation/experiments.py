@@ -1,11 +1,13 @@
 """Every run of a task side by side: rows of DVC's experiment table -> groups that differ in more than their seed.
 
-Works on the flat rows of `dvc.api.exp_show` (one dict per run, parameters and metrics under dotted keys, missing ones
-None); reading them is in the command, and the tables are in `alol.evaluation.comparison`.
+Works on the flat rows of `dvc.api.exp_show` (one dict per run, metrics under dotted keys, missing ones None) and on the
+YAML files of each row's revision; reading them is in the command, the tables are in `alol.evaluation.comparison`.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from alol.base.errors import InputError
-from alol.config import paths
+from alol.config import params, paths, yaml_files
+from alol.config.params import Params
+from alol.config.yaml_files import PARAMS, TASKS
 
-SUMMARY, PARAMS = "metrics/summary.json", "params.yaml"
+SUMMARY = "metrics/summary.json"
 POLICY = "policy.all."
 FIRST = ("policy.all.reward", "reference.all.reward", "delta.all.reward", "policy.macro.reward")
 LAST = ("discarded", "selected", "value_mse", "filter.precision", "filter.recall", "filter.base_rate")
@@ -64,64 +68,47 @@ def plain(row: Row) -> dict[str, Any]:
     result = {}
     for key, value in row.items():
         file, _, rest = key.rpartition(":")
-        if not file or file in (SUMMARY, PARAMS):
+        if not file or file in (SUMMARY, str(PARAMS)):
             result[rest] = None if value == "None" else value
     return result
 
 
-def settings(row: Row, task: str, sections: Iterable[str]) -> dict[str, str]:
-    """The parameters that matter to a run of `task`, its own merged over the defaults.
+@dataclass(frozen=True)
+class Revision:
+    """The parameters that a row of the table has: merged, and as its YAML files have them (file -> table, md5)."""
 
-    `sections` are the top-level keys of params.yaml; other keys of the row are metrics.
-    """
-    algorithm, sections = row.get("algorithm"), set(sections) - set(IGNORED)
-    kept, own = {}, {}
-    for key, value in row.items():
-        section, _, rest = key.partition(".")
-        if section not in sections or value is None:
-            continue
-        if section == "tasks":
-            if rest.startswith(f"{task}."):
-                own[rest.removeprefix(f"{task}.")] = _text(value)
-        elif section == "algorithms":
-            if rest.startswith(f"{algorithm}."):
-                kept[key] = _text(value)
-        else:
-            kept[rest if section == "defaults" else key] = _text(value)
-    merged = {**kept, **_component_defaults(kept, own), **_format_defaults(kept, own), **own}
-    # what a task takes of these stands under its names
-    taken = ("rewards.kinds.", "rewards.training.", "clean.formats.")
-    return {
-        key: value
-        for key, value in sorted(merged.items())
-        if key.partition(".")[0] not in IGNORED and not key.startswith(taken)
-    }
+    params: Params
+    files: Mapping[str, Mapping[str, Any]]
+    digests: Mapping[str, str]
 
 
-def _component_defaults(defaults: Mapping[str, str], own: Mapping[str, str]) -> dict[str, str]:
-    """What the reward components of a task (and their scorers) take from their kinds and from the training section."""
-    found = {}
-    for key, kind in own.items():
-        if key.startswith("rewards.") and key.endswith(".kind"):
-            component = key.removesuffix(".kind")
-            kinds = [kind]
-            while (base := defaults.get(f"rewards.kinds.{kinds[-1]}.kind")) is not None and base not in kinds:
-                kinds.append(base)
-            for name in reversed(kinds):
-                found |= _moved(defaults, f"rewards.kinds.{name}.", f"{component}.")
-            if any(other.startswith(f"{component}.train.") for other in own):
-                found |= _moved(defaults, "rewards.training.", f"{component}.train.")
-    return found
+def files_of(task: str) -> list[str]:
+    """The YAML files that hold the parameters of a task."""
+    return [str(path) for path in (PARAMS, TASKS / f"{task}.yaml", *yaml_files.SHARED)]
 
 
-def _format_defaults(defaults: Mapping[str, str], own: Mapping[str, str]) -> dict[str, str]:
-    """What a task's clean.options take from their format."""
-    name = own.get("clean.format", defaults.get("clean.format"))
-    return _moved(defaults, f"clean.formats.{name}.", "clean.options.")
+def revision(contents: Mapping[str, bytes | None], task: str) -> Revision | str:
+    """From the contents of the YAML files (None: no such file), or why this version cannot read them."""
+    names = files_of(task)
+    given = {name: contents.get(name) for name in names}
+    try:
+        files = {name: yaml_files.parse(text, Path(name)) for name, text in given.items() if text is not None}
+        if yaml_files.OLD_KEYS & set(files.get(names[0], {})):
+            return f"{PARAMS} is of an older layout"
+        if lacking := [name for name in names if name not in files]:
+            return f"it has no {lacking[0]}"
+        raw, own, *shared = (files[name] for name in names)
+        found = params.merged(yaml_files.checked(raw), yaml_files.joined(*shared), own, task, None)
+        return Revision(found, files, {name: hashlib.md5(text).hexdigest() for name, text in given.items() if text})
+    except InputError:
+        return "its parameters are of another version of the project, with other keys"
 
 
-def _moved(table: Mapping[str, str], source: str, target: str) -> dict[str, str]:
-    return {target + key.removeprefix(source): value for key, value in table.items() if key.startswith(source)}
+def settings(found: Params) -> dict[str, str]:
+    """The parameters that matter to what a run learns, by dotted key."""
+    tables = dataclasses.asdict(found)
+    tables["algorithms"] = {found.algorithm: tables.pop("hyperparameters")}
+    return dict(sorted(_leaves({key: table for key, table in tables.items() if key not in IGNORED}).items()))
 
 
 def _text(value: Any) -> str:
@@ -132,31 +119,38 @@ def _text(value: Any) -> str:
         return str(value)
 
 
-def stale(row: Row, lock: str, sections: Iterable[str]) -> str | None:
-    """Why the metrics beside dvc.lock (its text) are not those of the row's parameters; None when they are.
+def stale(found: Revision, lock: bytes) -> str | None:
+    """Why the metrics beside dvc.lock (its content) are not those of the revision's parameters; None when they are.
 
-    A params.yaml that was edited or committed without a run stands beside the metrics of the run before.
+    A file of parameters that was edited or committed without a run stands beside the metrics of the run before.
     """
-    from ruamel.yaml import YAML
-
-    stages = (YAML(typ="safe").load(lock) or {}).get("stages", {})
-    now = {key: value for key, value in row.items() if key.partition(".")[0] in set(sections)}
+    stages = yaml_files.parse(lock, Path("dvc.lock")).get("stages", {})
     made = {out["path"]: out.get("md5") for stage in stages.values() for out in stage.get("outs", [])}
     generated = [path for path in made if Path(path).is_relative_to(paths.generations("", ""))]
-    if generated and str(paths.generations(str(row.get("task")), str(row.get("algorithm")))) not in generated:
+    if generated and str(paths.generations(found.params.task, found.params.algorithm)) not in generated:
         return "its metrics were made for another task or algorithm; run `dvc repro`"
     for stage_name, stage in stages.items():
-        for key, value in stage.get("params", {}).get(PARAMS, {}).items():
-            if _leaves(value, key) != _leaves({k: v for k, v in now.items() if k == key or k.startswith(f"{key}.")}):
-                return f"its metrics were made with another value of {key}; run `dvc repro`"
+        for file, values in stage.get("params", {}).items():
+            for key, value in values.items():
+                if _leaves(value, key) != _leaves(_at(found.files.get(file, {}), key), key):
+                    return f"its metrics were made with another value of {key}; run `dvc repro`"
         for dep in stage.get("deps", []):
+            if found.digests.get(dep["path"], dep.get("md5")) != dep.get("md5"):
+                return f"its metrics were made with another {dep['path']}; run `dvc repro`"
             if made.get(dep["path"], dep.get("md5")) != dep.get("md5"):
                 return f"stage {stage_name} did not run after {dep['path']} changed; run `dvc repro`"
     return None
 
 
+def _at(table: Any, key: str) -> Any:
+    """The value at a dotted key; None where there is none."""
+    for part in key.split("."):
+        table = table.get(part) if isinstance(table, Mapping) else None
+    return table
+
+
 def _leaves(value: Any, prefix: str = "") -> dict[str, str]:
-    """Dotted key -> text of the values in nested tables; without nulls and empty ones, which DVC's rows lack."""
+    """Dotted key -> text of the values in nested tables; without nulls and empty ones."""
     if not isinstance(value, Mapping):
         return {} if value is None or value == [] or value == "[]" else {prefix: _text(value)}
     join = f"{prefix}." if prefix else ""
@@ -164,22 +158,23 @@ def _leaves(value: Any, prefix: str = "") -> dict[str, str]:
 
 
 def collect(
-    rows: Iterable[Row], task: str, sections: Iterable[str], stale: Mapping[str, str]
+    rows: Iterable[Row], task: str, revisions: Mapping[str, Revision | str]
 ) -> tuple[list[Run], list[tuple[str, str]]]:
     """The task's finished runs, each once, and (name, reason) of the rows left out.
 
-    `stale` maps names of rows whose metrics belong to other parameters to the reason.
+    `revisions` maps a row's `rev` to its parameters, or to the reason for which its metrics count for nothing.
     """
     runs: dict[tuple[Any, ...], Run] = {}
     left_out: list[tuple[str, str]] = []
     for raw in rows:
         row = plain(raw)
-        found = _metrics(row)
-        reason = _unusable(row, task, found) or stale.get(name(row))
-        if reason is None:
-            own = settings(row, task, sections)
+        found, of = _metrics(row), revisions.get(str(row.get("rev")), "it has no parameters")
+        reason = _unusable(row, task, found)
+        if reason is None and isinstance(of, str):
+            reason = of
+        elif reason is None:
             summary = _finite({key: value for key, value in row.items() if key.startswith(SUMMARIES)})
-            run = Run(name(row), str(row["algorithm"]), _text(row["seed"]), own, found, summary)
+            run = Run(name(row), str(row["algorithm"]), _text(row["seed"]), settings(of.params), found, summary)
             key = (run.algorithm, run.seed, tuple(run.settings.items()))
             first = runs.setdefault(key, run)
             if first is run:

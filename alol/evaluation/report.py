@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from alol.base.errors import InputError
+from alol.base.errors import InputError, ParameterError
 from alol.base.files import replacing
 from alol.config.params import Params
 from alol.config.sections import Reward
@@ -88,7 +88,7 @@ def _judged(row: dict[str, Any], label: str) -> bool:
     value = row["context"].get(label)
     if not isinstance(value, int | float):
         found = f"prompt {row['prompt_id']}, rank {row['rank']}, has {value!r:.40} there"
-        raise InputError(f"params.yaml: aggregate.label is '{label}', which must be a number in every context; {found}")
+        raise ParameterError("aggregate.label", f"is '{label}', which must be a number in every context; {found}")
     return value > 0.5
 
 
@@ -199,7 +199,7 @@ def _figures(run: Run) -> list[dict[str, str]]:
         ),
         (
             figures.advantage(*advantages),
-            f"{summary['discarded']:.1%} of the training responses have A <= 0 and are leftovers: the reference is "
+            f"{summary['discarded']:.1%} of the training responses have A <= 0 and are discarded: the reference is "
             "expected to do as well or better on their prompts, so advantage algorithms do not train on them."
             + _filter(run),
         ),
@@ -332,6 +332,6 @@ def render(run: Run) -> str:
         percentiles=[(name, metrics.percentiles(values)) for name, values in run.training.groups.items()],
         examples=run.training.examples,
         responses=len(columns["advantage"]),
-        leftovers=int((columns["advantage"] <= 0).sum()),
+        discarded=int((columns["advantage"] <= 0).sum()),
         samples=_samples(run),
     )

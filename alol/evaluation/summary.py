@@ -189,6 +189,12 @@ def run_numbers(
     }
 
 
+def headline(summary: Mapping[str, Any]) -> dict[str, float]:
+    """The three numbers of a summary that one looks at first: DVC's table begins with them."""
+    reward, reference = (summary[name]["all"]["reward"] for name in ("policy", "reference"))
+    return {"reward": reward, "reference": reference, "delta": summary["delta"]["all"]["reward"]}
+
+
 def ordered(columns: Sequence[str]) -> list[str]:
     """Metric names as tables show them: the reward and its interval, its components, the task's own, the rest."""
     reward = ["reward", "reward_low", "reward_high"]

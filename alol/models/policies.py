@@ -24,7 +24,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from alol.base.errors import InputError
+from alol.base.errors import InputError, ParameterError
 from alol.base.files import is_local, read_json, write_json
 from alol.compute.kernels import fused
 from alol.compute.logprob import is_encoder_decoder
@@ -69,7 +69,7 @@ def context_length(model: nn.Module) -> int | None:
 
 
 def check_context(model: nn.Module, max_prompt: int, new_tokens: int, key: str) -> None:
-    """Raises InputError when a prompt and `new_tokens` (params.yaml's `key`) could outgrow the model's context.
+    """Raises InputError when a prompt and `new_tokens` (the parameter `key`) could outgrow the model's context.
 
     An encoder-decoder reads them apart: each must fit.
     """
@@ -77,14 +77,13 @@ def check_context(model: nn.Module, max_prompt: int, new_tokens: int, key: str) 
     if is_encoder_decoder(model):
         for name, length in (("policy.max_prompt", max_prompt), (key, new_tokens)):
             if limit is not None and length > limit:
-                raise InputError(
-                    f"params.yaml: {name} = {length} is more than the model's context of {limit}; lower it"
-                )
+                raise ParameterError(name, f"is {length}, more than the model's context of {limit}; lower it")
         return
     if limit is not None and max_prompt + new_tokens > limit:
-        raise InputError(
-            f"params.yaml: policy.max_prompt = {max_prompt} and {key} = {new_tokens} are {max_prompt + new_tokens} "
-            f"tokens, more than the model's context of {limit}; lower one of them"
+        raise ParameterError(
+            "policy.max_prompt",
+            f"= {max_prompt} and {key} = {new_tokens} are {max_prompt + new_tokens} tokens, more than the model's "
+            f"context of {limit}; lower one of them",
         )
 
 

@@ -14,7 +14,7 @@ from transformers import (
     T5Config,
 )
 
-from alol.base.errors import InputError
+from alol.base.errors import ParameterError
 from alol.compute.kernels import fused
 from alol.config.sections import Scratch
 from alol.models.policies import language_model_class, without_dropout
@@ -43,11 +43,9 @@ def new_model(settings: Scratch, tokenizer: PreTrainedTokenizerBase, seed: int) 
         "pad_token_id": tokenizer.pad_token_id
     }
     if settings.width % settings.heads:
-        raise InputError(
-            f"params.yaml: policy.scratch.width = {settings.width} is no multiple of heads = {settings.heads}"
+        raise ParameterError(
+            "policy.scratch.width", f"is {settings.width}, no multiple of heads = {settings.heads}; change one of them"
         )
-    if not settings.init_scale > 0:
-        raise InputError(f"params.yaml: policy.scratch.init_scale is {settings.init_scale}, but must be above 0")
     if settings.architecture == "gpt2":
         config = GPT2Config(
             vocab_size=len(tokenizer), n_layer=settings.layers, n_embd=settings.width, n_head=settings.heads,

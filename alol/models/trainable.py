@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from alol.base.errors import InputError
+from alol.base.errors import ParameterError
 from alol.base.files import read_json
 from alol.compute.batching import Batch
 from alol.compute.logprob import is_encoder_decoder, response_logp
@@ -64,7 +64,7 @@ def prepare(loaded: LoadedPolicy, policy: Policy, folder: Path, seed: int) -> Lo
     model, found = loaded.model, dict(loaded.pointer)
     if policy.tuning == "full":
         if found["base"] is not None and found["adapter"]:
-            raise InputError("params.yaml: policy.tuning is full, but the reference has an adapter; use lora or qlora")
+            raise ParameterError("policy.tuning", "is full, but the reference has an adapter; use lora or qlora")
         model.requires_grad_(True)
         return LoadedPolicy(model, loaded.tokenizer, {**found, "base": None, "revision": None, "fingerprint": None})
     from peft import LoraConfig, PeftModel, get_peft_model
@@ -81,7 +81,11 @@ def prepare(loaded: LoadedPolicy, policy: Policy, folder: Path, seed: int) -> Lo
             target_modules=policy.lora.targets,
             task_type="SEQ_2_SEQ_LM" if is_encoder_decoder(model) else "CAUSAL_LM",
         )
-        model = get_peft_model(model, config)
+        try:
+            model = get_peft_model(model, config)
+        except ValueError as error:  # no module of that name
+            reason = str(error).splitlines()[0]
+            raise ParameterError("policy.lora.targets", f"is {policy.lora.targets!r}: {reason}") from None
         if found["base"] is None:
             found["base"] = f"../{folder.name}"
     if found["base"].startswith("./"):

@@ -31,7 +31,7 @@ class Component(Protocol):
 
 
 class Rewards:
-    """The components of a task by name, in the order of params.yaml."""
+    """The components of a task by name, in the order of the task's file."""
 
     def __init__(self, components: Mapping[str, Component], limits: Mapping[str, Bounds]) -> None:
         self._components, self._limits = dict(components), dict(limits)
@@ -77,7 +77,7 @@ def _checked(name: str, scores: Any, count: int, low: float | None, high: float 
         raise InputError(f"{given}; it must be a finite number")
     raise InputError(
         f"{given}, outside its bounds [{_bound(low)}, {_bound(high)}]; correct the component, or "
-        f"rewards.{name}.low and high in params.yaml (null: open)"
+        f"rewards.{name}.low and high (null: open)"
     )
 
 

@@ -9,11 +9,27 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from alol.base.errors import known
+from alol.base.errors import ParameterError
 from alol.config.build import build
+from alol.config.ranges import (
+    BelowOne,
+    Count,
+    Layers,
+    NotNegative,
+    Number,
+    Part,
+    Passes,
+    Positive,
+    Seed,
+    Size,
+    at_least,
+    between,
+)
 
+SMALLEST_VOCABULARY = 300  # 256 bytes, the special tokens and a few merges
+SHORTEST = 4  # tokens of a text: two of a pair, and what stands around them
 PAIRS = "pairs"  # of Training.texts: the task's own response pairs
 FULL = "full"  # folder of the model that is trained on every training row
 
@@ -26,26 +42,26 @@ class Training:
     init: str
     init_revision: str | None
     pooling: Literal["last", "mean"]
-    layers: int
-    width: int
-    heads: int
-    vocabulary: int
-    batch_size: int
-    epochs: int
-    lr: float
-    weight_decay: float
-    dropout: float
-    folds: int
-    holdout: float
-    seed: int
+    layers: Layers
+    width: Size
+    heads: Size
+    vocabulary: Annotated[int, between(SMALLEST_VOCABULARY, 10_000_000)]
+    batch_size: Count
+    epochs: Passes
+    lr: Positive
+    weight_decay: NotNegative
+    dropout: BelowOne
+    folds: Annotated[int, between(2, 1000)]
+    holdout: Part
+    seed: Seed
 
 
 @dataclass(frozen=True)
 class Python:
     kind: str
     function: str | None
-    low: float | None
-    high: float | None
+    low: Number | None
+    high: Number | None
 
 
 @dataclass(frozen=True)
@@ -55,10 +71,10 @@ class Classifier:
     revision: str | None
     inputs: list[str]
     output: Literal["softmax", "sigmoid", "logit"]
-    label: int | str
-    max_length: int
-    low: float | None
-    high: float | None
+    label: Annotated[int, at_least(0)] | str
+    max_length: Annotated[int, at_least(SHORTEST)]
+    low: Number | None
+    high: Number | None
     train: Training | None
 
 
@@ -67,8 +83,8 @@ class Names:
     """First names for the placeholders of a triple."""
 
     placeholders: list[str]
-    draws: int
-    seed: int
+    draws: Annotated[int, between(1, 1000)]
+    seed: Seed
 
 
 @dataclass(frozen=True)
@@ -80,9 +96,9 @@ class Critic:
     revision: str | None
     relations: dict[str, str]
     names: Names
-    max_length: int
-    low: float | None
-    high: float | None
+    max_length: Annotated[int, at_least(SHORTEST)]
+    low: Number | None
+    high: Number | None
     train: Training | None
 
     inputs: ClassVar[tuple[str, ...]] = ("context.head", "response")
@@ -95,10 +111,10 @@ class Toxichat:
     kind: str
     model: str | None
     revision: str | None
-    label: int
-    max_length: int
-    low: float | None
-    high: float | None
+    label: Annotated[int, between(0, 1)]
+    max_length: Annotated[int, at_least(SHORTEST)]
+    low: Number | None
+    high: Number | None
 
     train: ClassVar[None] = None  # published checkpoints only; train a `classifier` instead
 
@@ -111,9 +127,9 @@ class Preference:
     human: str
     assistant: str
     output: Literal["sigmoid", "logit"]
-    max_length: int
-    low: float | None
-    high: float | None
+    max_length: Annotated[int, at_least(SHORTEST)]
+    low: Number | None
+    high: Number | None
     train: Training | None
 
 
@@ -123,20 +139,20 @@ class Stored:
     column: str | None
     output: Literal["none", "sigmoid"]
     scorer: dict[str, Any] | None
-    checked: int
-    tolerance: float
-    low: float | None
-    high: float | None
+    checked: Annotated[int, at_least(0)]
+    tolerance: NotNegative
+    low: Number | None
+    high: Number | None
 
 
 @dataclass(frozen=True)
 class Tfidf:
     kind: str
     texts: str | None
-    few: int
-    divisor: int
-    low: float | None
-    high: float | None
+    few: Count
+    divisor: Count
+    low: Number | None
+    high: Number | None
 
 
 Options = Python | Classifier | Critic | Toxichat | Preference | Stored | Tfidf
@@ -155,9 +171,9 @@ KINDS: dict[str, tuple[type, str]] = {
 
 
 def parse(table: dict[str, Any], where: str) -> Any:
-    """The dataclass of the table's kind; raises InputError naming `where` (`rewards.safe`) and the key."""
+    """The dataclass of the table's kind; raises ParameterError naming the key below `where` (`rewards.safe`)."""
     if table.get("kind") not in KINDS:
-        raise known(f"reward kind at {where}:", table.get("kind"), KINDS)
+        raise ParameterError(f"{where}.kind", f"is {table.get('kind')!r:.80}; known: {', '.join(sorted(KINDS))}")
     return build(KINDS[table["kind"]][0], table, where)
 
 

@@ -11,30 +11,38 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from alol.base.errors import InputError
+from alol.base.errors import InputError, ParameterError
 from alol.config.sections import Launch
 from alol.rewards.components import Origin
 from alol.rewards.options import Python
 
+ROOM = "custom"  # the folder that stages depend on for reward functions
 SIGNATURE = "def reward(prompt, response, context) -> list of numbers"
 
 
 def resolve(name: str | None, where: str) -> Callable[[list[str], list[str], list[dict]], list[float]]:
-    """The function at a dotted path; raises InputError when it can't be imported or called with three arguments."""
+    """The function at a dotted path below custom/, whose edits score the responses again.
+
+    Raises ParameterError when it lies elsewhere, cannot be imported or cannot be called with three arguments.
+    """
+    key = f"{where}.function"
     module, _, attribute = (name or "").rpartition(".")
-    if not module or not attribute:
-        raise InputError(f"{where}.function is {name!r}; give a function's dotted path, such as custom.example.concise")
+    if not attribute or module.partition(".")[0] != ROOM:
+        raise ParameterError(key, f"is {name!r}; name a function of {ROOM}/, such as {ROOM}.example.concise")
     try:
         function = getattr(importlib.import_module(module), attribute, None)
     except Exception as error:  # whatever the user's module raises while it is imported
-        raise InputError(f"{where}.function: importing {module} failed: {_described(error)}") from error
+        raise ParameterError(key, f"is {name}, but importing {module} failed: {_described(error)}") from error
     if not callable(function):
-        raise InputError(f"{where}.function: {module} has no function '{attribute}'")
+        raise ParameterError(key, f"is {name}, but {module} has no function '{attribute}'")
+    home = str(getattr(function, "__module__", None) or "")
+    if inspect.isroutine(function) and home.partition(".")[0] != ROOM:
+        raise ParameterError(key, f"is {name}, which is a function of {home or 'no module'}; write one in {ROOM}/")
     try:
         inspect.signature(function).bind([], [], [])
     except TypeError as error:
-        reason = f"{name} cannot be called with three arguments ({error})"
-        raise InputError(f"{where}.function: {reason}; write {SIGNATURE}") from None
+        reason = f"is {name}, which cannot be called with three arguments ({error})"
+        raise ParameterError(key, f"{reason}; write {SIGNATURE}") from None
     except ValueError:  # a built-in without a signature: it will show when it is called
         pass
     return function

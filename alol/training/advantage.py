@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from torch import nn
 from tqdm import tqdm
 
-from alol.base.errors import InputError
+from alol.base.errors import ParameterError
 from alol.compute.batching import Batch, chunks
 from alol.compute.logprob import response_logp_and_prompt_states
 from alol.config.params import Params
@@ -77,9 +77,10 @@ def raw(value: float, scale: str, row: dict[str, Any]) -> float:
     if scale == "identity":
         return value
     if not 0 < value < 1:
-        raise InputError(
-            f"params.yaml: reward.raw is logit, but prompt {row['prompt_id']}, rank {row['rank']}, has the reward "
-            f"{value:g}, which is not between 0 and 1; set reward.raw: identity"
+        raise ParameterError(
+            "reward.raw",
+            f"is logit, but prompt {row['prompt_id']}, rank {row['rank']}, has the reward {value:g}, which is not "
+            "between 0 and 1; set it to identity",
         )
     return math.log(value / (1 - value))
 

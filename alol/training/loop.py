@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from alol.algorithms import sampling
 from alol.algorithms.offline import Algorithm
-from alol.base.errors import InputError
+from alol.base.errors import InputError, ParameterError
 from alol.compute.batching import Batch, chunks
 from alol.compute.logprob import ResponseLogp
 from alol.config.sections import Launch, Optimizer, Train
@@ -124,7 +124,7 @@ class Groups(Examples):
         return self.responses - len(self.members[i])
 
 
-def discarded(table: pa.Table, train_on: str) -> tuple[pa.Table, float]:
+def selected(table: pa.Table, train_on: str) -> tuple[pa.Table, float]:
     """The rows that `train_on` selects, and the share of them whose advantage is not above 0."""
     if train_on == "preferred":
         table = table.filter(pa.array(table["rank"].to_numpy() == 0))
@@ -140,10 +140,10 @@ def plan(table: pa.Table, algorithm: Algorithm, settings: Train, seed: int, *, s
     parameter to raise).
     """
     everything = table
-    table, leftover = discarded(table, settings.train_on)
+    table, discarded = selected(table, settings.train_on)
     if algorithm.group:
         groups = _groups(everything)
-        return groups, _uniform(groups, settings, seed, leftover)
+        return groups, _uniform(groups, settings, seed, discarded)
     advantage = table["advantage"].to_numpy()
     rows, share = len(table), 1.0
     if "reward" in algorithm.columns and (lowest := float(table["reward"].to_numpy().min())) < 0:
@@ -153,7 +153,7 @@ def plan(table: pa.Table, algorithm: Algorithm, settings: Train, seed: int, *, s
         )
     if algorithm.priority == "advantage":
         table = table.filter(pa.array(advantage > 0))
-        share = 1.0 - leftover
+        share = 1.0 - discarded
         if not len(table):
             raise InputError(
                 f"none of the {rows} training examples has a positive advantage: no reward is above V(x); "
@@ -166,10 +166,11 @@ def plan(table: pa.Table, algorithm: Algorithm, settings: Train, seed: int, *, s
         )
     kept = rows if weights is not None else len(table)
     updates = sampling.run_length(
-        settings.updates, settings.epochs, kept, settings.batch_size, share if weights is not None else 1.0
+        settings.updates, settings.epochs, kept, settings.batch_size, share if weights is not None else 1.0, "train"
     )
+    check_warmup(settings.optimizer, updates, "train")
     order = sampling.draws(len(table), updates, settings.batch_size, seed, weights)
-    return Examples(table), Plan(order, sampling.evaluation_points(updates, settings.evaluations), leftover)
+    return Examples(table), Plan(order, sampling.evaluation_points(updates, settings.evaluations), discarded)
 
 
 def _groups(table: pa.Table) -> Groups:
@@ -183,10 +184,11 @@ def _groups(table: pa.Table) -> Groups:
     return groups
 
 
-def _uniform(examples: Examples, settings: Train, seed: int, leftover: float) -> Plan:
-    updates = sampling.run_length(settings.updates, settings.epochs, len(examples), settings.batch_size, 1.0)
+def _uniform(examples: Examples, settings: Train, seed: int, discarded: float) -> Plan:
+    updates = sampling.run_length(settings.updates, settings.epochs, len(examples), settings.batch_size, 1.0, "train")
+    check_warmup(settings.optimizer, updates, "train")
     order = sampling.draws(len(examples), updates, settings.batch_size, seed)
-    return Plan(order, sampling.evaluation_points(updates, settings.evaluations), leftover)
+    return Plan(order, sampling.evaluation_points(updates, settings.evaluations), discarded)
 
 
 def make_optimizer(model: nn.Module, settings: Optimizer) -> torch.optim.Optimizer:
@@ -203,6 +205,14 @@ def make_optimizer(model: nn.Module, settings: Optimizer) -> torch.optim.Optimiz
 
         return PagedAdamW32bit(parameters, **options)
     return torch.optim.AdamW(parameters, fused=True, **options)
+
+
+def check_warmup(settings: Optimizer, updates: int, where: str) -> None:
+    """Raises ParameterError for a warm-up that the run (of the section `where`) would not outlast."""
+    if settings.warmup >= updates:
+        raise ParameterError(
+            f"{where}.optimizer.warmup", f"is {settings.warmup}, but must be below the run's {updates} updates"
+        )
 
 
 def make_schedule(optimizer: torch.optim.Optimizer, settings: Optimizer, updates: int) -> LambdaLR:

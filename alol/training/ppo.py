@@ -27,7 +27,7 @@ from alol.compute.launch import from_main
 from alol.compute.logprob import response_logp_and_states
 from alol.config.sections import Generate, Launch, Optimizer
 from alol.models.policies import LoadedPolicy
-from alol.training.loop import History, Plan, make_optimizer, make_schedule
+from alol.training.loop import History, Plan, check_warmup, make_optimizer, make_schedule
 
 
 class ActorCritic(nn.Module):
@@ -87,6 +87,7 @@ class Trainer:
         settings = dataclasses.replace(self.optimizer, lr=self.optimizer.lr * self.options.lr_scale)
         optimizer = make_optimizer(self.actor, settings)
         steps = len(run.draws) * self.options.epochs * self.options.minibatches
+        check_warmup(settings, steps, "train")
         schedule = make_schedule(optimizer, settings, steps)
         bar_ = tqdm(run.draws, desc="train", unit="step", disable=not self.main.is_main_process)
         for step, drawn in enumerate(bar_, start=1):

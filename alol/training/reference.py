@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from alol.algorithms import sampling
 from alol.algorithms.offline import OFFLINE
-from alol.base.errors import InputError
+from alol.base.errors import ParameterError
 from alol.base.files import write_json
 from alol.compute.batching import chunks
 from alol.compute.launch import from_main
@@ -43,7 +43,7 @@ def make(params: Params, clean: Path, folder: Path | None, main: Accelerator) ->
     policies.check_context(start.model, policy.max_prompt, policy.max_response, "policy.max_response")
     if not settings.train:
         if policy.model == "scratch":
-            raise InputError("params.yaml: a scratch policy has to be trained; set reference.train: true")
+            raise ParameterError("reference.train", "is false, but a scratch policy has to be trained; set it to true")
         if folder is not None:
             policies.save_pointer(start, folder)
         return
@@ -56,23 +56,28 @@ def make(params: Params, clean: Path, folder: Path | None, main: Accelerator) ->
     splits = [
         _examples(clean / f"{split}.parquet", encoder, settings.train_on) for split in (schema.TRAIN, schema.VALIDATION)
     ]
-    _fit(start, splits, settings, settings.seed, params.launch, folder, main)
+    _fit(start, splits, settings, "reference", settings.seed, params.launch, folder, main)
 
 
 def _fit(
     start: LoadedPolicy,
     splits: list[loop.Examples],
     settings: Reference | Pretrain,
+    where: str,
     seed: int,
     launch: Launch,
     folder: Path | None,
     main: Accelerator,
 ) -> None:
-    """Minimises the NLL of `splits[0]`, keeps the checkpoint with the lowest on `splits[1]` in `folder`."""
+    """Minimises the NLL of `splits[0]`, keeps the checkpoint with the lowest on `splits[1]` in `folder`.
+
+    `where` is the section of `settings`, for messages.
+    """
     if launch.recompute:
         trainable.recompute(start.model)
     examples, validation = splits
-    length = sampling.run_length(settings.updates, settings.epochs, len(examples), settings.batch_size, 1.0)
+    length = sampling.run_length(settings.updates, settings.epochs, len(examples), settings.batch_size, 1.0, where)
+    loop.check_warmup(settings.optimizer, length, where)
     order = sampling.draws(len(examples), length, settings.batch_size, seed)
     plan = loop.Plan(order, sampling.evaluation_points(length, settings.evaluations), discarded=0.0)
     pad_id = start.tokenizer.pad_token_id
@@ -97,7 +102,7 @@ def _pretrained(params: Params, clean: Path, folder: Path | None, main: Accelera
         for split in (schema.TRAIN, schema.VALIDATION)
     ]
     place = folder / BASE if folder is not None else None
-    _fit(start, splits, settings.pretrain, settings.seed, params.launch, place, main)
+    _fit(start, splits, settings.pretrain, "reference.pretrain", settings.seed, params.launch, place, main)
     place = Path(str(from_main(str(place), main)))
     base = policies.base_model(str(place), None, quantized=policy.tuning == "qlora", dropout=policy.dropout)
     return LoadedPolicy(base, start.tokenizer, policies.pointer(policy, f"./{BASE}", None))
@@ -135,8 +140,8 @@ def _start(policy: Policy, train_path: Path, seed: int) -> LoadedPolicy:
     named = (policy.tokenizer, policy.tokenizer_revision) if policy.tokenizer else (policy.model, policy.revision)
     tokenizer = policies.tokenizer_of(*named)
     if len(tokenizer) > (size := base.get_input_embeddings().num_embeddings):
-        raise InputError(
-            f"params.yaml: policy.tokenizer has {len(tokenizer)} tokens, more than the model's {size}; name its own"
+        raise ParameterError(
+            "policy.tokenizer", f"has {len(tokenizer)} tokens, more than the model's {size}; name its own"
         )
     found = LoadedPolicy(base, tokenizer, policies.pointer(policy, policy.model, policy.adapter))
     if policy.adapter:

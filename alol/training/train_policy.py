@@ -13,9 +13,8 @@ from accelerate import Accelerator
 from alol import rewards
 from alol.algorithms import registry, sampling
 from alol.algorithms.offline import Algorithm
-from alol.base.errors import InputError
+from alol.base.errors import ParameterError
 from alol.base.files import write_json
-from alol.config import build
 from alol.config.params import Params
 from alol.data import schema
 from alol.models import policies, trainable
@@ -43,11 +42,10 @@ class Inputs:
 def train_policy(params: Params, inputs: Inputs, folder: Path | None, main: Accelerator) -> None:
     """Writes the trained policy and training.json into `folder` (None: this process only helps to train)."""
     algorithm, settings = registry.get(params.algorithm), params.train
+    hyperparameters = registry.checked(params.algorithm, params.hyperparameters)
     if settings.success != "reward" and settings.success.removeprefix("reward_") not in params.rewards:
-        raise InputError(
-            f"params.yaml: train.success is '{settings.success}'; known: reward, "
-            + ", ".join(f"reward_{name}" for name in params.rewards)
-        )
+        names = ", ".join(f"reward_{name}" for name in params.rewards)
+        raise ParameterError("train.success", f"is '{settings.success}'; known: reward, {names}")
     policy = trainable.prepare(
         policies.load(inputs.reference, dropout=params.policy.dropout), params.policy, inputs.reference, params.seed
     )
@@ -66,9 +64,9 @@ def train_policy(params: Params, inputs: Inputs, folder: Path | None, main: Acce
         "bar": validation.success(rows, settings.success, params.reward),
     }
     if algorithm is None:
-        history, plan, prompts = _online(params, inputs, policy, scorer, main, checkpoints)
+        history, plan, prompts = _online(params, hyperparameters, inputs, policy, scorer, main, checkpoints)
     else:
-        history, plan, prompts = _from_data(params, algorithm, inputs, policy, main, checkpoints)
+        history, plan, prompts = _from_data(params, algorithm, hyperparameters, inputs, policy, main, checkpoints)
     if folder is not None:
         result = {"selected": history.selected, "discarded": plan.discarded, "updates": len(plan.draws)}
         epochs = settings.epochs or len(plan.draws) * settings.batch_size / prompts
@@ -85,6 +83,7 @@ def _keep(policy: LoadedPolicy, scored: list[dict[str, Any]], params: Params, fo
 def _from_data(
     params: Params,
     algorithm: Algorithm,
+    hyperparameters: dict[str, Any],
     inputs: Inputs,
     policy: LoadedPolicy,
     main: Accelerator,
@@ -93,10 +92,10 @@ def _from_data(
     """What the run did, its plan, and how many examples an epoch has."""
     examples, plan = loop.plan(
         schema.table(inputs.advantages), algorithm, params.train, params.seed,
-        shift_key=f"tasks.{params.task}.reward.shift",
+        shift_key="reward.shift",
     )  # fmt: skip
     history = loop.fit(
-        policy.model, policy.tokenizer.pad_token_id, examples, plan, algorithm, params.hyperparameters,
+        policy.model, policy.tokenizer.pad_token_id, examples, plan, algorithm, hyperparameters,
         params.train.optimizer, params.launch, main, **checkpoints,
     )  # fmt: skip
     return history, plan, len(examples)
@@ -104,6 +103,7 @@ def _from_data(
 
 def _online(
     params: Params,
+    hyperparameters: dict[str, Any],
     inputs: Inputs,
     policy: LoadedPolicy,
     scorer: Rewards | None,
@@ -112,12 +112,15 @@ def _online(
 ) -> tuple[loop.History, loop.Plan, int]:
     """As many rollouts as the updates of the other algorithms, divided by `updates_per_rollout`."""
     settings = params.train
-    options = build.build(ppo.Options, params.hyperparameters, f"algorithms.{params.algorithm}")
-    table, leftover = loop.discarded(schema.table(inputs.advantages), settings.train_on)
-    updates = sampling.run_length(settings.updates, settings.epochs, len(table), settings.batch_size, 1.0)
+    options = ppo.Options(**hyperparameters)
+    table, discarded = loop.selected(schema.table(inputs.advantages), settings.train_on)
+    updates = sampling.run_length(settings.updates, settings.epochs, len(table), settings.batch_size, 1.0, "train")
     steps = updates // options.updates_per_rollout
     if not steps:
-        raise InputError(f"params.yaml: {updates} updates give no rollout; lower algorithms.ppo.updates_per_rollout")
+        raise ParameterError(
+            f"algorithms.{params.algorithm}.updates_per_rollout",
+            f"is {options.updates_per_rollout}, more than the run's {updates} updates; lower it",
+        )
     prompts = rollout.prompt_rows(inputs.prompts)
     trainer = ppo.Trainer(
         policy, trainable.frozen_logp(policy, inputs.reference), prompts,
@@ -125,7 +128,7 @@ def _online(
         settings.optimizer, params.generate, params.launch, main, params.seed,
     )  # fmt: skip
     draws = sampling.draws(len(prompts), steps, settings.batch_size, params.seed)
-    plan = loop.Plan(draws, sampling.evaluation_points(steps, settings.evaluations), leftover)
+    plan = loop.Plan(draws, sampling.evaluation_points(steps, settings.evaluations), discarded)
     return trainer.fit(plan, **checkpoints), plan, len(prompts)
 
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from alol.base.errors import InputError
+from alol.base.errors import InputError, ParameterError
 from alol.base.files import read_json, write_json
 from alol.compute.batching import Batch, chunks
 from alol.compute.logprob import prompt_states
@@ -41,7 +41,7 @@ class ValueHead(nn.Module):
     def __init__(self, width: int, heads: int, dropout: float, kind: Literal["linear", "mlp"], bounds: Bounds) -> None:
         super().__init__()
         if width % heads:
-            raise InputError(f"params.yaml: value.heads = {heads} does not divide the model's width {width}")
+            raise ParameterError("value.heads", f"is {heads}, which does not divide the model's width {width}")
         self.low, self.high = bounds
         self.query = nn.Parameter(torch.randn(width))
         self.attention = nn.MultiheadAttention(width, heads, batch_first=True)
@@ -116,9 +116,9 @@ def fit(states: Sequence[Tensor], rewards: np.ndarray, settings: Value, bounds: 
     Raises InputError when there are fewer prompts than folds.
     """
     count, folds = len(states), settings.folds
-    if folds < 3 or count < 2 * folds:
-        raise InputError(
-            f"params.yaml: value.folds = {folds} must be at least 3, with 2 validation prompts a fold; not {count}"
+    if count < 2 * folds:
+        raise ParameterError(
+            "value.folds", f"is {folds}, but the {count} validation prompts must give 2 a fold; lower it"
         )
     fold = torch.randperm(count, generator=torch.Generator().manual_seed(settings.seed)).numpy() % folds
     predictions = np.empty((settings.epochs + 1, count))

@@ -11,10 +11,10 @@ from alol.base.errors import InputError
 
 
 def test_share_of_positive_advantages_scales_the_run():
-    assert run_length(9000, None, 1, 16, 0.677) == 6093
+    assert run_length(9000, None, 1, 16, 0.677, "train") == 6093
     assert evaluation_points(6093, 10)[0] == 609
-    assert run_length(None, 1, 144_000, 16, 1.0) == 9000
-    assert run_length(None, 0.5, 100, 16, 0.5) == 1
+    assert run_length(None, 1, 144_000, 16, 1.0, "train") == 9000
+    assert run_length(None, 0.5, 100, 16, 0.5, "train") == 1
 
 
 def test_evaluation_points_are_even_and_end_at_the_end():
@@ -25,12 +25,12 @@ def test_evaluation_points_are_even_and_end_at_the_end():
 @pytest.mark.parametrize(("updates", "epochs"), [(None, None), (1, 1.0)])
 def test_exactly_one_of_updates_and_epochs(updates, epochs):
     with pytest.raises(InputError, match="exactly one"):
-        run_length(updates, epochs, 10, 2, 1.0)
+        run_length(updates, epochs, 10, 2, 1.0, "train")
 
 
 def test_a_run_of_nothing_is_refused():
     with pytest.raises(InputError, match="no update"):
-        run_length(None, 1, 3, 16, 1.0)
+        run_length(None, 1, 3, 16, 1.0, "train")
 
 
 def test_priority_draws_are_proportional_to_the_weights():

@@ -205,7 +205,7 @@ def value(loaded: params.Params, key: str) -> Any:
 
 @pytest.mark.parametrize("task", TASKS)
 def test_a_published_tasks_parameters_are_the_published_ones(task):
-    loaded = params.load(task, "a_lol", ROOT / "params.yaml")
+    loaded = params.load(task, "a_lol", ROOT)
     assert {key: value(loaded, key) for key in TASKS[task]} == TASKS[task]
 
 
@@ -213,17 +213,17 @@ def test_a_published_tasks_parameters_are_the_published_ones(task):
 def test_rewards_have_the_published_range(task):
     from alol.rewards import bounds
 
-    loaded = params.load(task, "a_lol", ROOT / "params.yaml")
+    loaded = params.load(task, "a_lol", ROOT)
     assert bounds(loaded.rewards, loaded.reward.weights, loaded.reward.shift) == RANGES[task]
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_the_algorithms_constants_are_the_published_ones(algorithm):
-    assert params.load("hha", algorithm, ROOT / "params.yaml").hyperparameters == ALGORITHMS[algorithm]
+    assert params.load("hha", algorithm, ROOT).hyperparameters == ALGORITHMS[algorithm]
 
 
 def test_ppo_has_the_published_constants():
-    found = params.load("hha", "ppo", ROOT / "params.yaml").hyperparameters
+    found = params.load("hha", "ppo", ROOT).hyperparameters
     expected = {
         "updates_per_rollout": 3, "temperature": 1.0, "top_p": 0.95, "epochs": 4, "lr_scale": 0.1, "clip": 0.2,
         "value_clip": 0.2, "value_weight": 0.1, "gamma": 1.0, "lam": 0.95, "kl_coef": 0.2, "kl_target": 6.0,

@@ -73,7 +73,7 @@ def test_an_empty_training_split_is_one_line_and_writes_nothing(folder, train):
     result = run(main)
     assert result.exit_code == 1
     errors = [line for line in result.stderr.splitlines() if line.startswith("Error")]
-    assert errors == ["Error: the train split of 'mine' has no rows; check tasks.mine.clean and its raw files"]
+    assert errors == ["Error: the train split of 'mine' has no rows; check tasks/mine.yaml: clean, and its raw files"]
     assert not CLEAN.exists()
     assert list(CLEAN.parent.iterdir()) == []
 
@@ -91,8 +91,8 @@ def test_a_failed_run_keeps_what_an_earlier_one_wrote(folder):
     ("clean", "message"),
     [
         ({"format": "tabel"}, "unknown format 'tabel'; known: comet, demo, hha, knowledge, reddit, table"),
-        ({"format": "hha", "options": {**HHA, "sytem": ""}}, "unknown key 'sytem' in tasks.mine.clean.options"),
-        ({"format": "hha", "options": HHA, "limit": 0}, "tasks.mine.clean.limit is 0"),
+        ({"format": "hha", "options": {**HHA, "sytem": ""}}, "tasks/mine.yaml: clean.options.sytem is unknown"),
+        ({"format": "hha", "options": HHA, "limit": 0}, "tasks/mine.yaml: clean.limit is 0, but must be at least 1"),
         ({"format": "hha", "options": {**HHA, "train": "archive/none.json"}}, f"{RAW}/archive/none.json is missing"),
     ],
 )
@@ -136,7 +136,7 @@ def test_rows_that_break_the_form_are_refused(rows, message):
 
 
 def test_a_class_without_rows_or_a_label_in_two_classes_is_refused(folder):
-    with pytest.raises(InputError, match="'1' stands twice"):
+    with pytest.raises(InputError, match=r"labels\.x.classes has '1' twice"):
         class_of([[1], ["1"]], "labels.x")
     with pytest.raises(InputError, match="at least two classes"):
         class_of([[1]], "labels.x")
@@ -144,7 +144,7 @@ def test_a_class_without_rows_or_a_label_in_two_classes_is_refused(folder):
     labels = {"rated": {**LABELS, "classes": [["Safe"], ["unsafe"]]}}
     project(folder, {}, {"format": "hha", "options": HHA, "labels": labels})
     result = run(main)
-    assert "tasks.mine.clean.labels.rated: archive/rated.jsonl has no label of class ['unsafe']" in result.stderr
+    assert "clean.labels.rated: archive/rated.jsonl has no label of class ['unsafe']" in result.stderr
     assert not CLEAN.exists()
 
 

@@ -155,9 +155,8 @@ def test_bytes_that_are_no_text_name_the_line(tmp_path):
         read(tmp_path)
 
 
-def test_a_test_file_must_be_named(tmp_path):
-    write(tmp_path)
-    with pytest.raises(InputError, match="must name its file"):
-        read(tmp_path, atomic2020=None)
+def test_a_test_file_must_be_named():
+    with pytest.raises(InputError, match="must name a file"):
+        comet.FORMAT.check(comet.Options(**{**OPTIONS, "atomic2020": None}))
     with pytest.raises(InputError, match=r"clean\.options\.test is empty"):
-        read(tmp_path, test=[])
+        comet.FORMAT.check(comet.Options(**{**OPTIONS, "test": []}))

@@ -38,7 +38,7 @@ def test_a_missing_source_says_which_and_where_to_get_it(folder, monkeypatch):
     keys = {"kind": "path", "location": "$NOWHERE/data.zip", "origin": origin}
     project(folder, {"archive": keys}, {})
     line = error_line(main)
-    assert "tasks.mine.source.archive.location" in line
+    assert "tasks/mine.yaml: source.archive.location" in line
     assert "NOWHERE is not set" in line
     assert origin in line
     monkeypatch.setenv("NOWHERE", str(folder))
@@ -145,11 +145,11 @@ def test_an_archive_larger_than_the_bounds_is_refused(folder, monkeypatch):
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"kind": "url"}, "location: a source of kind url needs one"),
+        ({"kind": "url"}, "location is null, but a source of kind url needs one"),
         ({"kind": "hub", "location": "owner/name"}, "revision"),
         ({"location": "/tmp", "sha256": HASH}, "is a folder"),
         ({"location": "/tmp", "options": {"seed": 1}}, "options"),
-        ({"kind": "demo", "options": {"sed": 1}}, "unknown key 'sed' in tasks.mine.source.corpus.options"),
+        ({"kind": "demo", "options": {"sed": 1}}, "source.corpus.options.sed is unknown"),
     ],
 )
 def test_a_source_with_wrong_keys_is_refused_by_name(folder, keys, message):
@@ -160,9 +160,9 @@ def test_a_source_with_wrong_keys_is_refused_by_name(folder, keys, message):
 
 def test_no_source_and_a_name_that_climbs_are_refused(folder):
     project(folder, {}, {})
-    assert "tasks.mine.source names nothing" in error_line(main)
+    assert "tasks/mine.yaml: source names nothing" in error_line(main)
     project(folder, {"../up": {"location": "/tmp"}}, {})
-    assert "name must be" in error_line(main)
+    assert "source is wrong: the name '../up' must begin with a letter" in error_line(main)
 
 
 def test_an_experiments_copy_shares_the_main_checkouts_work_folder(folder, monkeypatch):

@@ -188,7 +188,10 @@ def test_a_long_history_loses_its_oldest_utterances(tmp_path, monkeypatch):
     }
     assert found == {11: 4, 10: 3, 8: 3, 7: 2, 5: 2, 4: 1, 1: 1}
     with pytest.raises(InputError, match="max_history needs"):
-        read(tmp_path, max_history=3)
+        knowledge.FORMAT.check(knowledge.Options(**{**OPTIONS, "max_history": 3}))
+    for name in ("train", "../up", "a b"):
+        with pytest.raises(InputError, match=r"clean\.options\.texts is wrong: the name"):
+            knowledge.FORMAT.check(knowledge.Options(**{**OPTIONS, "texts": {name: WOW}}))
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from alol.base.errors import InputError
-from alol.config import params
+from alol.config import build
 from alol.data import rawfiles
 from alol.data.formats import table
 from tests.raw_project import write_lines
@@ -35,7 +35,7 @@ def read(folder: Path, rows: list | None = None, **options) -> dict[str, list]:
     if rows is not None:
         write_lines(folder / "train.jsonl", rows)
     write_lines(folder / "other.jsonl", [{"q": "x", "a": "y", "id": 0, "score": 0, "topic": None}])
-    made = params.build(table.Options, {**OPTIONS, **options}, "tasks.mine.clean.options")
+    made = build.build(table.Options, {**OPTIONS, **options}, "clean.options")
     return {split: list(rows) for split, rows in table.read(folder, made).items()}
 
 
@@ -188,9 +188,11 @@ def test_a_wrong_row_is_named_by_file_line_and_column(tmp_path, row, options, me
 
 
 @pytest.mark.parametrize("shares", [{"validation": 0.5, "test": 0.5}, {"validation": 0.0, "test": 0.1}])
-def test_shares_that_leave_nothing_are_refused(tmp_path, shares):
-    with pytest.raises(InputError, match=r"shares\.(validation|test) is"):
-        read(tmp_path, [{"q": "q", "a": "a"}], validation=None, test=None, shares=shares)
+def test_shares_that_leave_nothing_are_refused(shares):
+    with pytest.raises(InputError, match=r"clean\.options\.shares"):
+        table.FORMAT.check(
+            build.build(table.Options, {**OPTIONS, "validation": None, "test": None, "shares": shares}, "clean.options")
+        )
 
 
 @pytest.mark.parametrize("name", ["../train.jsonl", "/etc/passwd", ""])

@@ -189,7 +189,7 @@ def test_a_wrong_sha256_shows_both_and_leaves_nothing(serve, folder):
     project(folder, {"corpus": {"kind": "url", "location": server.url(), "sha256": expected}}, {})
     line = error_line(main)
     assert f"expected {expected}, actual {HASH}" in line
-    assert "tasks.mine.source.corpus" in line
+    assert "source.corpus" in line
     assert not RAW.exists()
     assert not list(paths.work("downloads").glob("*/data"))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import json
 import os
@@ -14,28 +15,21 @@ from click.testing import CliRunner
 
 from alol.base.errors import InputError
 from alol.evaluation import comparison, experiments, figures, published_columns
+from benchmarks import project
 from stages import compare as command
-
-ROOT = Path(__file__).parents[2]
-SECTIONS = ("task", "algorithm", "seed", "launch", "algorithms", "defaults", "tasks")
 
 
 def row(name: str, reward: float | str | None = 0.5, **changes: object) -> dict[str, object]:
     """A row as `dvc.api.exp_show` gives it; `changes` use __ for the dots of keys."""
     base: dict[str, object] = {
         "Experiment": name,
-        "rev": "abc1234",
+        "rev": name or "workspace",
         "State": None,
         "task": "demo",
         "algorithm": "a_lol",
         "seed": 1.0,
         "launch.processes": 1.0,
-        "algorithms.a_lol.clip": 0.9,
-        "algorithms.r_lol.clip": 0.9,
-        "defaults.train.epochs": 3.0,
-        "defaults.train.updates": "None",
-        "tasks.demo.reward.weights.good": 1.0,
-        "tasks.hha.train.epochs": 1.0,
+        "tasks/demo.yaml:train.epochs": 1.0,
         "policy.all.reward": reward,
         "policy.all.reward_low": 0.1,
         "policy.all.reward_good": reward,
@@ -49,8 +43,27 @@ def row(name: str, reward: float | str | None = 0.5, **changes: object) -> dict[
     return base | {key.replace("__", "."): value for key, value in changes.items()}
 
 
-def collect(*rows: dict[str, object], stale: dict[str, str] | None = None):
-    return experiments.collect(rows, "demo", SECTIONS, stale or {})
+PROJECT = project.parameters("demo")
+
+
+def contents(name: str = "demo", **changes: object) -> dict[str, bytes]:
+    """The YAML files of the project with leaves set by their dotted keys, as `project.parameters` has them."""
+    raw = copy.deepcopy(PROJECT)
+    raw["tasks"][name], raw["task"] = raw["tasks"]["demo"], name
+    project.change(raw, {key.replace("__", "."): value for key, value in changes.items()})
+    return {file: json.dumps(table).encode() for file, table in project.files(raw).items()}  # JSON is YAML
+
+
+def revision(task: str = "demo", **changes: object) -> experiments.Revision:
+    found = experiments.revision(contents(task, **changes), task)
+    assert isinstance(found, experiments.Revision), found
+    return found
+
+
+def collect(*rows: dict[str, object], of: dict[str, object] | None = None, task: str = "demo"):
+    """`of`: the revision of a row by its `rev`, where it is not that of the project."""
+    usual = {str(row["rev"]): revision(task, algorithm=row["algorithm"]) for row in rows}
+    return experiments.collect(rows, task, usual | (of or {}))
 
 
 def test_a_run_that_appears_three_times_counts_once():
@@ -81,7 +94,7 @@ def test_rows_that_cannot_be_compared_are_named_with_the_reason(changes, reason)
 
 
 def test_rows_whose_metrics_are_of_other_parameters_are_left_out():
-    runs, left_out = collect(row("x"), row("y", seed=2), stale={"y": "old"})
+    runs, left_out = collect(row("x"), row("y", seed=2), of={"y": "old"})
     assert [run.name for run in runs] == ["x"]
     assert left_out == [("y", "old")]
 
@@ -102,84 +115,65 @@ def test_one_seed_has_no_deviation():
     assert line["policy.all.reward_std"] is None
 
 
+def compared(**changes: object) -> bool:
+    """Whether a run with other parameters counts as another run."""
+    runs, _ = collect(row("a"), row("b"), of={"b": revision(**changes)})
+    return len(runs) == 2
+
+
 @pytest.mark.parametrize(
-    "changes",
-    [{"launch__processes": 2}, {"tasks__hha__train__epochs": 9}, {"algorithms__r_lol__clip": 0.1}, {"Created": "now"}],
+    ("changes", "matters"),
+    [
+        ({"launch__processes": 2}, False),
+        ({"judge__rows": 9}, False),
+        ({"tasks__demo__aggregate__samples": 1}, False),
+        ({"algorithms__r_lol__clip": 0.1}, False),
+        ({"algorithms__a_lol__clip": 0.1}, True),
+        ({"defaults__train__epochs": 7}, False),  # which the task overrides
+        ({"tasks__demo__train__epochs": 7}, True),
+        ({"defaults__train__sampling": "uniform"}, True),
+        ({"defaults__rewards__kinds__critic__max_length": 9}, False),
+        ({"defaults__rewards__kinds__classifier__label": 0}, True),
+        ({"defaults__rewards__training__layers": 1}, True),
+        ({"defaults__rewards__training__width": 32}, False),  # which the component overrides
+        ({"defaults__clean__formats__hha__drop_colon": False}, False),
+        ({"tasks__demo__source__corpus__options__seed": 2}, True),
+    ],
 )
-def test_parameters_of_others_and_of_the_machine_do_not_matter(changes):
-    assert len(collect(row("a"), row("b", **changes))[0]) == 1
-
-
-def test_a_default_that_the_task_overrides_does_not_matter():
-    own = {"tasks__demo__train__epochs": 5}
-    assert len(collect(row("a", **own), row("b", **own, defaults__train__epochs=7))[0]) == 1
-    assert len(collect(row("a", **own), row("b", defaults__train__epochs=5))[0]) == 1
-    assert len(collect(row("a", **own), row("b"))[0]) == 2
-
-
-def test_of_the_rewards_kinds_only_what_a_component_takes_matters():
-    given = {
-        "tasks__demo__rewards__good__kind": "classifier",
-        "tasks__demo__rewards__good__train__width": 64,
-        "defaults__rewards__kinds__classifier__label": 1,
-        "defaults__rewards__training__epochs": 3,
-    }
-    same = [
-        {**given, "defaults__rewards__kinds__critic__label": 0},
-        {**given, "tasks__demo__rewards__good__train__epochs": 3, "defaults__rewards__training__width": 9},
-    ]
-    runs, left_out = collect(row("a", **given), *(row("b", **changes) for changes in same))
-    assert (len(runs), len(left_out)) == (1, 2)
-    other = [
-        {**given, "defaults__rewards__kinds__classifier__label": 0},
-        {**given, "defaults__rewards__training__epochs": 4},
-    ]
-    groups = experiments.group(collect(row("a", **given), *(row("c", 0.25, **changes) for changes in other))[0])
-    assert [group.label for group in groups] == [
-        "a_lol label=1 epochs=3",
-        "a_lol label=0 epochs=3",
-        "a_lol label=1 epochs=4",
-    ]
-
-
-def test_a_kind_made_of_another_and_a_formats_options_matter_as_a_task_takes_them():
-    given = {
-        "tasks__demo__rewards__good__kind": "mine",
-        "defaults__rewards__kinds__mine__kind": "classifier",
-        "defaults__rewards__kinds__mine__label": 1,
-        "defaults__rewards__kinds__classifier__label": 0,
-        "defaults__rewards__kinds__classifier__low": 0.5,
-        "tasks__demo__clean__format": "table",
-        "tasks__demo__clean__options__seed": 4,
-        "defaults__clean__formats__table__test": "a",
-    }
-    same = [
-        {**given, "defaults__rewards__kinds__classifier__label": 7},
-        {**given, "defaults__clean__formats__hha__train": "b"},
-        {**given, "defaults__clean__formats__table__seed": 9},
-    ]
-    assert len(collect(row("a", **given), *(row("b", **changes) for changes in same))[0]) == 1
-    other = [
-        {**given, "defaults__rewards__kinds__classifier__low": 0.25},
-        {**given, "defaults__rewards__kinds__mine__label": 2},
-        {**given, "defaults__clean__formats__table__test": "c"},
-    ]
-    assert len(collect(row("a", **given), *(row("c", 0.25, **changes) for changes in other))[0]) == 4
+def test_what_a_run_learns_from_matters_and_nothing_else(changes, matters):
+    assert compared(**changes) == matters
 
 
 def test_labels_say_what_differs_under_the_shortest_clear_name():
-    runs, _ = collect(
-        row("a", 0.9),
-        row("b", 0.8, algorithms__a_lol__clip=0.5),
-        row("c", 0.7, algorithm="nll", defaults__train__epochs=4),
-        row("d", 0.6, algorithm="nll", defaults__train__updates=8, tasks__demo__value__epochs=2),
-    )
+    of = {
+        "b": revision(algorithms__a_lol__clip=0.5),
+        "c": revision(algorithm="nll", tasks__demo__train__epochs=4),
+        "d": revision(
+            algorithm="nll",
+            tasks__demo__train__epochs=None,
+            tasks__demo__train__updates=8,
+            tasks__demo__value__epochs=2,
+        ),
+    }
+    rows = [row("a", 0.9), row("b", 0.8), row("c", 0.7, algorithm="nll"), row("d", 0.6, algorithm="nll")]
+    runs, _ = collect(*rows, of=of)
     assert [group.label for group in experiments.group(runs)] == [
-        "a_lol clip=0.9 train.epochs=3 updates=null value.epochs=null",
-        "a_lol clip=0.5 train.epochs=3 updates=null value.epochs=null",
-        "nll train.epochs=4 updates=null value.epochs=null",
-        "nll train.epochs=3 updates=8 value.epochs=2",
+        "a_lol clip=0.9 train.epochs=0.3 updates=null value.epochs=8",
+        "a_lol clip=0.5 train.epochs=0.3 updates=null value.epochs=8",
+        "nll train.epochs=4 updates=null value.epochs=8",
+        "nll train.epochs=null updates=8 value.epochs=2",
     ]
+
+
+def test_parameters_that_this_version_cannot_read_are_named_by_their_kind():
+    old = {"params.yaml": b"task: demo\ndefaults: {}\ntasks: {}\n", "tasks/defaults.yaml": None}
+    assert experiments.revision(old, "demo") == "params.yaml is of an older layout"
+    without = contents()
+    del without["tasks/demo.yaml"]
+    assert experiments.revision(without, "demo") == "it has no tasks/demo.yaml"
+    other = "its parameters are of another version of the project, with other keys"
+    assert experiments.revision(contents(tasks__demo__train__nope=1), "demo") == other
+    assert experiments.revision({**contents(), "params.yaml": b"task: [1"}, "demo") == other
 
 
 def test_columns_start_with_reward_reference_and_difference():
@@ -204,7 +198,7 @@ def test_markdown_has_a_line_for_each_group():
     assert "| nll | 1 | 0.500 |" in text
 
 
-LOCK = """
+LOCK = b"""
 schema: '2.0'
 stages:
   train:
@@ -212,7 +206,10 @@ stages:
       params.yaml:
         seed: 1
         algorithms.a_lol: {clip: 0.9, other: null}
-        tasks.demo.reward: {weights: {good: 1.0}}
+      tasks/demo.yaml:
+        reward: {shift: 0.2, weights: {helpful: 1.0, concise: 0.2, informative: 0.1}}
+      tasks/defaults.yaml:
+        clean.format: table
     outs: [{path: models/demo, md5: aaa.dir}]
   aggregate:
     deps: [{path: models/demo, md5: aaa.dir}, {path: alol/x.py, md5: bbb}]
@@ -220,7 +217,7 @@ stages:
 
 
 def test_metrics_that_match_their_parameters_are_current():
-    assert experiments.stale(experiments.plain(row("a")), LOCK, SECTIONS) is None
+    assert experiments.stale(revision(), LOCK) is None
 
 
 @pytest.mark.parametrize(
@@ -228,23 +225,27 @@ def test_metrics_that_match_their_parameters_are_current():
     [
         ({"seed": 2}, "seed"),
         ({"algorithms__a_lol__clip": 0.8}, "algorithms.a_lol"),
-        ({"tasks__demo__reward__weights__new": 1}, "tasks.demo.reward"),
+        ({"tasks__demo__reward__shift": 0.25}, "reward"),
+        ({"defaults__clean__format": "hha"}, "clean.format"),
     ],
 )
 def test_parameters_edited_after_the_run_are_noticed(changes, key):
-    reason = experiments.stale(experiments.plain(row("a", **changes)), LOCK, SECTIONS)
+    reason = experiments.stale(revision(**changes), LOCK)
     assert reason is not None and f"another value of {key};" in reason
 
 
+def test_a_shared_file_edited_after_the_run_is_noticed():
+    lock = b"stages: {clean: {deps: [{path: tasks/shared/clean.yaml, md5: 123}]}}"
+    assert "another tasks/shared/clean.yaml; run" in str(experiments.stale(revision(), lock))
+
+
 def test_metrics_of_another_task_are_noticed():
-    lock = "stages:\n  evaluate:\n    outs:\n    - path: data/generations/hha/a_lol\n      md5: x\n"
-    assert "another task or algorithm" in experiments.stale(row(""), lock, SECTIONS)
-    assert experiments.stale(row(""), lock.replace("hha", "demo"), SECTIONS) is None
+    lock = b"stages:\n  evaluate:\n    outs:\n    - path: data/generations/hha/a_lol\n      md5: x\n"
+    assert "another task or algorithm" in experiments.stale(revision(), lock)
+    assert experiments.stale(revision(), lock.replace(b"hha", b"demo")) is None
 
 
 RESULTS = {
-    "tasks__demo__train__success": "reward_good",
-    "defaults__policy__model": "some/model",
     "validation__policy__reward_good": 0.625,
     "validation__reference__reward_good": 0.5,
     "validation__gold__length": 3.0,
@@ -258,9 +259,11 @@ RESULTS = {
 
 
 def test_results_have_the_published_columns():
+    changed = revision(tasks__demo__train__success="reward_good", tasks__demo__policy__model="some/model")
     runs, _ = collect(
-        row("b", 0.5, seed=2.0, **RESULTS), row("a", 0.4375, **RESULTS), row("old", 0.25, algorithm="nll")
-    )
+        row("b", 0.5, seed=2.0, **RESULTS), row("a", 0.4375, **RESULTS), row("old", 0.25, algorithm="nll"),
+        of={"a": changed, "b": changed},
+    )  # fmt: skip
     found = published_columns.table([run for run in runs if run.algorithm == "a_lol"], "demo")
     assert list(found[0])[:14] == [
         "task_name", "baseline_model", "algorithm", "best e", "best s", "best V good", "worst e", "worst s",
@@ -290,7 +293,7 @@ def test_several_tasks_stand_in_one_table():
             for name, reward in rewards.items()
             for i in (0, 1)
         ]
-        return experiments.group(experiments.collect(rows, task, SECTIONS, {})[0])
+        return experiments.group(collect(*rows, task=task)[0])
 
     rows = comparison.across({"pos": groups("pos", a_lol=0.5, nll=0.75), "neg": groups("neg", a_lol=0.25, wbc=0.125)})
     assert [one["run"] for one in rows] == ["nll", "a_lol", "wbc"]
@@ -322,8 +325,8 @@ def test_a_checkpoint_stands_among_the_runs():
 
 
 def test_a_stage_that_did_not_follow_is_noticed():
-    lock = LOCK.replace("deps: [{path: models/demo, md5: aaa.dir}", "deps: [{path: models/demo, md5: old.dir}")
-    assert "stage aggregate did not run after models/demo" in str(experiments.stale(row("a"), lock, SECTIONS))
+    lock = LOCK.replace(b"deps: [{path: models/demo, md5: aaa.dir}", b"deps: [{path: models/demo, md5: old.dir}")
+    assert "stage aggregate did not run after models/demo" in str(experiments.stale(revision(), lock))
 
 
 def test_figure_is_drawn_with_shared_and_with_several_references():
@@ -333,7 +336,7 @@ def test_figure_is_drawn_with_shared_and_with_several_references():
 
 
 def test_outside_a_repository_there_is_one_clear_line(tmp_path, monkeypatch):
-    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    project.write(tmp_path, PROJECT)
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(command.main, ["--task", "demo"])
     assert done.exit_code == 1
@@ -341,11 +344,11 @@ def test_outside_a_repository_there_is_one_clear_line(tmp_path, monkeypatch):
 
 
 def test_an_unknown_task_is_named_before_anything_is_read(tmp_path, monkeypatch):
-    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    project.write(tmp_path, PROJECT)
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(command.main, ["--task", "demo,nope"])
     assert done.exit_code == 1
-    assert "unknown task 'nope'; known: comet" in done.output
+    assert "unknown task 'nope'; known: demo" in done.output
 
 
 SCRIPT = """
@@ -357,33 +360,42 @@ pathlib.Path("metrics/summary.json").write_text(json.dumps(metrics))
 """
 PIPELINE = {
     "cmd": "python run.py ${seed}",
-    "params": ["seed", "algorithm", "algorithms.${algorithm}"],
+    "params": ["seed", "algorithm", "algorithms.${algorithm}", {"tasks/${task}.yaml": ["train"]}],
     "metrics": [{"metrics/summary.json": {"cache": False}}],
 }
 
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory) -> Path:
-    """Two commits, one with a key that is no more, an experiment, one queued, and params.yaml edited without a run."""
+    """Three commits, of an older layout, with a key that is no more, and of today; an experiment, one queued, and a
+    params.yaml that was edited without a run."""
     folder = tmp_path_factory.mktemp("repository")
-    today = (ROOT / "params.yaml").read_text()
-    (folder / "params.yaml").write_text(today.replace("\n  reward:\n", "\n  reward:\n    old: 1\n", 1))
+    today = copy.deepcopy(PROJECT)
+    other = copy.deepcopy(PROJECT)
+    other["tasks"]["demo"]["reward"]["old"] = 1
     (folder / "run.py").write_text(SCRIPT)
     (folder / "dvc.yaml").write_text(json.dumps({"stages": {"aggregate": PIPELINE}}))
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     who = {"GIT_AUTHOR_NAME": "a", "GIT_AUTHOR_EMAIL": "a@b", "GIT_COMMITTER_NAME": "a", "GIT_COMMITTER_EMAIL": "a@b"}
     environment = {**os.environ, **who, "PATH": path, "DVC_NO_ANALYTICS": "1"}
-    first = ("git init -q", "dvc init -q", "dvc repro -q", "git add -A", "git commit -qm old", "git tag old")
-    for line in first:
-        subprocess.run(line.split(), cwd=folder, env=environment, check=True, capture_output=True)
-    (folder / "params.yaml").write_text(today)
-    for line in (
-        "git commit -qam first",
-        "dvc exp run -q -n second -S seed=2",
-        "dvc exp run -q -n third -S seed=2 --queue",
-        "git checkout -q .",
-    ):
-        subprocess.run(line.split(), cwd=folder, env=environment, check=True, capture_output=True)
+
+    def run(*lines: str) -> None:
+        for line in lines:
+            subprocess.run(line.split(), cwd=folder, env=environment, check=True, capture_output=True)
+
+    run("git init -q", "dvc init -q")
+    older = {**{key: value for key, value in today.items() if key != "defaults"}, "defaults": {}}
+    (folder / "params.yaml").write_text(json.dumps(older))
+    (folder / "dvc.yaml").write_text(
+        json.dumps({"stages": {"aggregate": {**PIPELINE, "params": ["seed", "algorithm"]}}})
+    )
+    run("dvc repro -q", "git add -A", "git commit -qm ancient", "git tag ancient")
+    (folder / "dvc.yaml").write_text(json.dumps({"stages": {"aggregate": PIPELINE}}))
+    project.write(folder, other)
+    run("dvc repro -q", "git add -A", "git commit -qm old", "git tag old")
+    project.write(folder, today)
+    run("dvc repro -q", "git commit -qam first", "dvc exp run -q -n second -S seed=2")
+    run("dvc exp run -q -n third -S seed=2 --queue", "git checkout -q .")
     text = (folder / "params.yaml").read_text()
     (folder / "params.yaml").write_text(text.replace("\nseed: 1", "\nseed: 2"))
     return folder
@@ -394,7 +406,8 @@ def test_command_compares_what_dvc_knows(repository, monkeypatch):
     done = CliRunner().invoke(command.main, [])
     assert done.exit_code == 0, done.output
     assert "left out, queued: third" in done.output
-    assert "left out, params.yaml is of another version of the project, with other keys: old" in done.output
+    assert "left out, its parameters are of another version of the project, with other keys: old" in done.output
+    assert "left out, params.yaml is of an older layout: ancient" in done.output
     assert "left out, its metrics were made with another value of seed; run `dvc repro`: workspace" in done.output
     assert "2 runs in 1 groups: reports/compare_demo.md, .csv and .png" in done.output
     with Path("reports/compare_demo.csv").open(newline="") as file:

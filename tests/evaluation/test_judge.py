@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from ruamel.yaml import YAML
 
 from alol.base.errors import InputError
 from alol.config import paths
@@ -15,8 +14,9 @@ from alol.config.sections import Judge
 from alol.data import schema
 from alol.evaluation import judge
 from alol.evaluation.endpoint import Endpoint
+from benchmarks.project import parameters
+from benchmarks.project import write as write_project
 from stages.judge import main
-from tests.closure import ROOT
 from tests.evaluation.judge_server import Server
 
 LENGTHS = [(9, 3), (9, 3), (2, 6), (5, 5)]  # letters of the first run's and the second's response to each prompt
@@ -89,15 +89,14 @@ def row(i: int, response: str, contaminated: bool = False) -> dict:
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    """Two runs with the responses of LENGTHS and one contaminated prompt, and params.yaml with a judge section."""
+    """Two runs with the responses of LENGTHS and one contaminated prompt, and a judge section."""
     monkeypatch.chdir(tmp_path)
-    yaml = YAML()
-    raw = yaml.load(ROOT / "params.yaml")
+    raw = parameters("demo", "hha")
 
     def write(url: str, **changed) -> None:
         keys = {"rows": None, "key": None, "wait": 0.0, "longest_wait": 0.0, "timeout": 0.4, "retries": 2}
         raw["judge"].update({"url": url, **keys, **changed})
-        yaml.dump(raw, Path("params.yaml"))
+        write_project(tmp_path, raw)
 
     columns = schema.scored(schema.ROLLOUTS, ["preferred"])
     for k, name in enumerate(("a_lol", "dpo")):

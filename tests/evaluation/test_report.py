@@ -10,12 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from ruamel.yaml import YAML
 
 from alol.base.files import write_json
-from alol.config import params
 from alol.data import schema
 from alol.evaluation import figures
+from benchmarks.project import parameters, write
 from stages import aggregate
 
 ROOT = Path(__file__).parents[2]
@@ -47,13 +46,12 @@ def prompt_row(prompt_id: str, subset: str) -> dict:
 
 def project(folder: Path) -> None:
     """Params of a task `toy` over the real defaults, and the tables that earlier stages would leave."""
-    raw = params.read(ROOT / "params.yaml")
+    raw = parameters("demo")
     raw["tasks"] = {"toy": {name: {} for name in raw["tasks"]["demo"]}}
     raw["tasks"]["toy"]["rewards"] = {name: {"kind": "tfidf"} for name in NAMES}
     raw["tasks"]["toy"]["reward"] = {"shift": 0.0, "weights": {"good": 2.0, "short": -0.5}}
     raw["tasks"]["toy"]["aggregate"] = {"bootstrap": 100, "samples": 3, "examples": 2, "points": 5}
-    with (folder / "params.yaml").open("w") as file:
-        YAML().dump(raw, file)
+    write(folder, raw)
     scores = np.random.default_rng(0).uniform(size=(3, len(PROMPTS)))
     gold = folder / "data/annotated/toy/test.parquet"
     with schema.writing(gold, schema.scored(schema.RESPONSES, NAMES)) as writer:
@@ -160,10 +158,9 @@ def test_summary_holds_splits_and_the_numbers_of_earlier_stages(made):
 
 
 def test_the_filter_is_measured_where_a_label_is_named(fresh):
-    yaml = YAML(typ="safe")
-    raw = yaml.load(Path("params.yaml"))
+    raw = parameters(root=Path())
     raw["tasks"]["toy"]["aggregate"]["label"] = "human"
-    yaml.dump(raw, Path("params.yaml"))
+    write(Path(), raw)
     assert "aggregate.label is 'human', which must be a number in every context; prompt t0, rank 0, has None" in run()
     path = Path("data/annotated/toy/train.parquet")
     rows = schema.rows(path)
@@ -247,7 +244,7 @@ def test_terminal_shows_the_table_and_the_report(made):
 def test_equal_runs_give_equal_bytes(fresh, made):
     run()
     outs = [path for path in sorted((made / "metrics").rglob("*")) if path.is_file() and "cost" not in path.parts]
-    assert len(outs) == 10
+    assert len(outs) == 11
     assert all(path.read_bytes() == (fresh / path.relative_to(made)).read_bytes() for path in outs)
 
 

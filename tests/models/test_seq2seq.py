@@ -83,7 +83,7 @@ def test_prompt_states_are_the_encoders(model):
 
 @torch.no_grad()
 def test_greedy_responses_are_those_of_one_prompt_alone(model, tokenizer):
-    given = params.load("demo", "nll", ROOT / "params.yaml")
+    given = params.load("demo", "nll", ROOT)
     settings = given.generate.__class__(**{**vars(given.generate), "max_new_tokens": 6})
     found = sample_ids(
         model, tokenizer, PROMPTS, settings, given.launch, seed=1, main=Accelerator(cpu=True), name="test"
@@ -113,7 +113,7 @@ def test_prompt_and_response_have_a_context_each(model):
         policies.check_context(model, 10_000, 10_000, "generate.max_new_tokens")
         return
     policies.check_context(model, limit, limit, "generate.max_new_tokens")
-    with pytest.raises(InputError, match=r"generate\.max_new_tokens = 65 is more than the model's context of 64"):
+    with pytest.raises(InputError, match=r"generate\.max_new_tokens is 65, more than the model's context of 64"):
         policies.check_context(model, limit, limit + 1, "generate.max_new_tokens")
 
 

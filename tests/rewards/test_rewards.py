@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+import custom
 from alol import rewards
 from alol.base.errors import InputError
 from alol.base.files import read_json
@@ -22,7 +23,7 @@ from alol.rewards.python import resolve
 from stages import annotate, baseline, reward_model
 from tests.reward_project import load, row, write_clean
 
-LENGTH = {"kind": "python", "function": "alol_test_rewards.length", "low": 0.0, "high": None}
+LENGTH = {"kind": "python", "function": "custom.alol_test_rewards.length", "low": 0.0, "high": None}
 MODULE = """
 def length(prompt, response, context):
     return [float(len(text)) for text in response]
@@ -48,11 +49,11 @@ one_number = 3
 
 @pytest.fixture(autouse=True)
 def module(tmp_path, monkeypatch):
-    """A user's module of reward functions, on the path."""
+    """A user's modules of reward functions, found in custom/."""
     (tmp_path / "alol_test_rewards.py").write_text(MODULE, encoding="utf-8")
     (tmp_path / "alol_test_faulty.py").write_text("import nothing_like_this\n", encoding="utf-8")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    sys.modules.pop("alol_test_rewards", None)
+    monkeypatch.setattr(custom, "__path__", [str(tmp_path), *custom.__path__])
+    sys.modules.pop("custom.alol_test_rewards", None)
 
 
 def loaded(tmp_path: Path, specs: dict, folder: Path | None = None) -> rewards.Rewards:
@@ -61,7 +62,7 @@ def loaded(tmp_path: Path, specs: dict, folder: Path | None = None) -> rewards.R
 
 
 def python(name: str, **keys) -> dict:
-    return {"kind": "python", "function": f"alol_test_rewards.{name}", **keys}
+    return {"kind": "python", "function": f"custom.alol_test_rewards.{name}", **keys}
 
 
 def test_every_kind_of_params_yaml_has_options_and_a_class(tmp_path):
@@ -131,13 +132,16 @@ def test_an_error_inside_the_users_function_names_its_line(tmp_path):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("nothing_here.reward", "importing nothing_here failed: ModuleNotFoundError"),
-        ("alol_test_rewards.missing", "alol_test_rewards has no function 'missing'"),
-        ("alol_test_rewards.one_number", "has no function 'one_number'"),
-        ("alol_test_rewards.two", "cannot be called with three arguments"),
-        ("alol_test_faulty.reward", r"importing alol_test_faulty failed: .*\(alol_test_faulty.py, line 1\)"),
-        ("reward", "give a function's dotted path"),
-        (None, "give a function's dotted path"),
+        ("custom.nothing_here.reward", r"importing custom\.nothing_here failed: ModuleNotFoundError"),
+        ("custom.alol_test_rewards.missing", "alol_test_rewards has no function 'missing'"),
+        ("custom.alol_test_rewards.one_number", "has no function 'one_number'"),
+        ("custom.alol_test_rewards.two", "cannot be called with three arguments"),
+        (
+            "custom.alol_test_faulty.reward",
+            r"importing custom\.alol_test_faulty failed: .*\(alol_test_faulty.py, line 1\)",
+        ),
+        ("reward", "name a function of custom/"),
+        (None, "name a function of custom/"),
     ],
 )
 def test_a_wrong_dotted_path_is_explained_in_one_line(name, message):
@@ -212,17 +216,17 @@ def test_right_parameters_pass_the_check(tmp_path):
 @pytest.mark.parametrize(
     ("specs", "sections", "message"),
     [
-        ({"a": LENGTH}, {"reward": {"weights": {"a": 1.0, "b": 1.0}}}, "names 'b', which is no component; known: a"),
+        ({"a": LENGTH}, {"reward": {"weights": {"a": 1.0, "b": 1.0}}}, "reward.weights.b is of no component; known: a"),
         ({"a": LENGTH}, {"reward": {"weights": {}}}, "lacks the component 'a'"),
         ({"a": LENGTH}, {"reward": {"weights": {"a": math.inf}}}, "weights.a is inf"),
         ({"a": {**LENGTH, "high": -1.0}}, {}, "rewards.a.low is 0, which is not below rewards.a.high, -1"),
-        ({"a": {**LENGTH, "function": "alol_test_rewards.two"}}, {}, "cannot be called with three arguments"),
-        ({"a": {**LENGTH, "colour": 1}}, {}, "unknown key 'colour' in rewards.a"),
+        ({"a": {**LENGTH, "function": "custom.alol_test_rewards.two"}}, {}, "cannot be called with three arguments"),
+        ({"a": {**LENGTH, "colour": 1}}, {}, "rewards.a.colour is unknown"),
         ({"a": {"kind": "classifier"}}, {}, "has neither of `model`"),
         ({"a": {"kind": "preference", "model": "x/y", "train": {}}}, {}, "has both of `model`"),
         ({"a": {"kind": "classifier", "train": {"texts": "z"}}}, {}, "texts is 'z', which is no entry of clean.labels"),
         ({"a": {"kind": "classifier", "model": "/absent/folder"}}, {}, "/absent/folder does not exist"),
-        ({"a": {"kind": "classifier", "model": "x/y", "inputs": ["text"]}}, {}, "unknown text 'text'"),
+        ({"a": {"kind": "classifier", "model": "x/y", "inputs": ["text"]}}, {}, "names the unknown text 'text'"),
         ({"a": {"kind": "classifier", "model": "x/y", "inputs": []}}, {}, "has 0 texts"),
         ({"a": {"kind": "preference", "train": {"texts": "z"}}}, {}, "is trained on 'pairs'"),
         ({"a": {"kind": "preference", "train": {"heads": 3}}}, {}, "width is 128, which 3 heads do not divide"),
@@ -235,7 +239,10 @@ def test_right_parameters_pass_the_check(tmp_path):
     ],
 )
 def test_the_check_names_each_mistake_in_one_line(tmp_path, specs, sections, message):
-    lines = reward_parameters.check(load(tmp_path, specs, **sections))
+    try:
+        lines = [str(error) for error in reward_parameters.check(load(tmp_path, specs, **sections))]
+    except InputError as error:  # what the loader knows by itself
+        lines = [str(error)]
     assert len(lines) == 1
     assert message in lines[0]
     assert "\n" not in lines[0]

@@ -15,7 +15,7 @@ import pytest
 from tests.small import ROOT
 
 pytestmark = pytest.mark.slow
-COPIED = ("alol", "stages", "custom", "params.yaml", "dvc.yaml", ".dvcignore", ".gitignore")
+COPIED = ("alol", "stages", "custom", "tasks", "params.yaml", "dvc.yaml", ".dvcignore", ".gitignore")
 FROM_TRAIN = ["train", "evaluate", "aggregate"]
 
 
@@ -29,7 +29,9 @@ class Project:
     """A git and DVC repository in a folder of its own."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder, self.logs = folder / "project", folder / "logs"
+        self.folder.mkdir()
+        folder = self.folder
         for name in COPIED:
             copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
             copy(ROOT / name, folder / name)
@@ -42,7 +44,7 @@ class Project:
     def run(self, *command: str, code: int = 0) -> str:
         python = Path(sys.executable).parent
         environment = {**os.environ, "PATH": f"{python}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
-        environment["LOGS"] = str(self.folder / "logs")
+        environment["LOGS"] = str(self.logs)
         done = subprocess.run(
             command, cwd=self.folder, env=environment, capture_output=True, text=True, check=False, timeout=900
         )
@@ -69,12 +71,13 @@ class Project:
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory) -> Project:
-    """The README's section followed to the letter, then one `dvc repro`."""
+    """The README's section followed to the letter: two files, and nothing else of the project touched."""
     project = Project(tmp_path_factory.mktemp("project"))
-    entry = next(block for block in blocks("yaml") if block.startswith("  answers:"))
-    project.edit("params.yaml", "\ntasks:\n", "\ntasks:\n" + entry + "\n")
+    project.commit()
+    task, *_ = blocks("yaml")
+    (project.folder / "tasks" / "answers.yaml").write_text(task, encoding="utf-8")
     (project.folder / "custom" / "answers.py").write_text(blocks("python")[0], encoding="utf-8")
-    (project.folder / "logs").mkdir()
+    (project.logs).mkdir()
     products = ["kettle", "lamp", "chair"]
     rows = [
         {"question": f"Is the {product} number {i} any good?", "answer": answer, "product": product}
@@ -83,12 +86,12 @@ def project(tmp_path_factory) -> Project:
         for answer in (f"Yes, the {product} is fine.", "I cannot say.")
     ]
     lines = "".join(json.dumps(row) + "\n" for row in rows)
-    (project.folder / "logs" / "answers.jsonl").write_text(lines, encoding="utf-8")
-    project.edit("params.yaml", "task: demo", "task: answers")
-    project.edit(".gitignore", "/data/", "/logs/\n/data/")
-    assert "params.yaml is fine" in project.run("python", "-m", "stages.check")
-    project.commit()
-    assert len(project.ran("repro")) == 12
+    (project.logs / "answers.jsonl").write_text(lines, encoding="utf-8")
+    checked = project.run("python", "-m", "stages.check", "--task", "answers")
+    assert "params.yaml is fine: task answers" in checked
+    assert "Git does not track custom/answers.py, tasks/answers.yaml, so queued" in checked
+    assert project.run("git", "status", "--short").split() == ["??", "custom/answers.py", "??", "tasks/answers.yaml"]
+    assert len(project.ran("exp", "run", "-S", "task=answers")) == 12
     project.commit()
     return project
 
@@ -118,15 +121,21 @@ def test_another_algorithm_runs_train_and_later_and_going_back_runs_nothing(proj
     old, new = (summary["policy"]["all"]["distinct_1"] for summary in (before, project.summary()))
     row = next(line for line in diff.splitlines() if "| policy.all.distinct_1 " in line)
     assert [float(cell) for cell in row.split("|")[3:5]] == pytest.approx([old, new], rel=1e-3)
+    # in a terminal of 160 characters, DVC leaves out what does not fit, from the right
+    table = project.run("env", "COLUMNS=160", "dvc", "exp", "show", "--only-changed", "--no-pager").splitlines()
+    head = next(line for line in table if "Experiment" in line)
+    assert re.split(r"\s{2,}", head.strip())[:4] == ["Experiment", "Created", "delta", "reward"]
+    assert len(head) <= 160
+    assert len(project.run("dvc", "exp", "show", "--csv").splitlines()[0].split(",")) <= 450
     assert project.ran("exp", "run", "-S", "algorithm=a_lol") == []
     assert project.summary() == before
 
 
 def test_a_weight_scores_nothing_again(project):
-    ran = project.ran("exp", "run", "-S", "tasks.answers.reward.weights.on_topic=2.0")
+    ran = project.ran("exp", "run", "-S", "tasks/answers.yaml:reward.weights.on_topic=2.0")
     assert ran == ["value", "advantage", *FROM_TRAIN]
     assert project.summary()["gold"]["all"]["reward"] == 2.0
-    assert project.ran("exp", "run", "-S", "tasks.answers.reward.weights.on_topic=1.0") == []
+    assert project.ran("exp", "run", "-S", "tasks/answers.yaml:reward.weights.on_topic=1.0") == []
 
 
 def test_the_seed_runs_train_and_later(project):
@@ -145,9 +154,50 @@ def test_an_edited_reward_is_scored_again(project):
 
 
 def test_leaves_set_through_dvc_arrive(project):
-    project.run("dvc", "exp", "run", "-S", "defaults.train.optimizer.lr=0.125", "-S", "algorithms.a_lol.clip=0.5")
+    project.run(
+        "dvc", "exp", "run", "-S", "tasks/defaults.yaml:train.optimizer.lr=0.125", "-S", "algorithms.a_lol.clip=0.5"
+    )
     curve = json.loads((project.folder / "models/answers/a_lol/training.json").read_text(encoding="utf-8"))["curve"]
     assert curve[0]["lr"] == 0.125
     assert "clip: 0.5" in (project.folder / "dvc.lock").read_text(encoding="utf-8")
-    project.run("git", "checkout", "--quiet", "params.yaml", "dvc.lock", "metrics")
+    project.run("git", "checkout", "--quiet", ".")
     project.run("dvc", "checkout")
+
+
+def changed(project) -> list[str]:
+    """The lines that Git says were added to parameter files."""
+    diff = project.run("git", "diff", "--unified=0", "--", "params.yaml", "tasks")
+    return [line[1:].strip() for line in diff.splitlines() if re.match(r"\+(?!\+\+)", line)]
+
+
+def test_setting_a_key_changes_one_line_and_a_plus_adds_one(project):
+    """Queued, since DVC edits the files of the experiment and not those of the workspace then."""
+    for override, line in (
+        ("tasks/demo.yaml:train.optimizer.lr=1e-4", "optimizer: {lr: 0.0001, schedule: linear}"),
+        ("tasks/demo.yaml:+train.batch_size=8", "batch_size: 8"),
+        ("tasks/defaults.yaml:policy.max_prompt=9", "max_prompt: 9           # tokens; from 1 to 1,000,000"),
+        ("algorithms.a_lol.clip=0.5", "clip: 0.5             # as for r_lol; at least 0"),
+    ):
+        file, _, assignment = override.rpartition(":")
+        apply(project.folder / (file or "params.yaml"), assignment)
+        assert changed(project) == [line]
+        project.run("git", "checkout", "--quiet", ".")
+    failed = project.run("dvc", "exp", "run", "--queue", "-S", "tasks/demo.yaml:train.batch_size=8", code=255)
+    assert "Key 'batch_size' is not in struct" in failed
+
+
+def apply(path: Path, assignment: str) -> None:
+    """What `dvc exp run -S` does to a file."""
+    from dvc.utils.hydra import apply_overrides
+
+    apply_overrides(path, [assignment])
+
+
+def test_a_name_that_no_task_can_have_runs_no_stage(project):
+    before = (project.folder / "params.yaml").read_text(encoding="utf-8")
+    for name in ('"x; touch pwned"', "null"):
+        project.edit("params.yaml", "task: answers", f"task: {name}")
+        assert not re.findall(r"Running stage", project.run("dvc", "repro", code=255))
+        assert "task name" in project.run("python", "-m", "stages.check", code=1)
+        (project.folder / "params.yaml").write_text(before, encoding="utf-8")
+    assert not (project.folder / "pwned").exists()

@@ -11,7 +11,7 @@ from ruamel.yaml import YAML
 
 from alol.algorithms.registry import NAMES
 from alol.base.files import read_json
-from alol.config import params, paths
+from alol.config import params, paths, yaml_files
 from alol.evaluation import report
 from tests import small
 from tests.closure import FOLDERS, ROOT, dependencies
@@ -21,7 +21,8 @@ STAGES = GRAPH["stages"]
 LIGHT = ("check", "download", "clean", "aggregate", "compare", "judge")
 
 
-SECTION = {"seed": "seed", "algorithms": "hyperparameters"}  # of Params, by the first part of a key in params.yaml
+SECTION = {"algorithms": "hyperparameters"}  # a field of Params, by the first part of a key where it is another name
+DEFAULTS, TASK = "tasks/defaults.yaml", "tasks/${task}.yaml"
 
 
 def filled(text: str) -> str:
@@ -41,17 +42,29 @@ def test_a_stage_is_described_and_called_by_its_name(name):
     assert (ROOT / "stages" / f"{name}.py").exists()
 
 
+def listed(stage: dict[str, Any]) -> dict[str, list[str]]:
+    """File -> the keys that a stage's `params` name."""
+    found: dict[str, list[str]] = {}
+    for entry in stage.get("params", []):
+        for file, keys in (entry if isinstance(entry, dict) else {"params.yaml": [entry]}).items():
+            found.setdefault(file, []).extend(keys)
+    return found
+
+
 @pytest.mark.parametrize("name", STAGES)
 def test_parameters_are_narrow_and_exist(name):
-    raw = params.read(ROOT / "params.yaml")
-    for key in map(filled, STAGES[name].get("params", [])):
-        table = raw
-        for part in key.split("."):
-            table = table[part]
-        assert key == "seed" or key.count(".") >= 1
-        assert not key.startswith("launch")
-        if key.startswith("defaults."):
-            assert key.replace("defaults.", "tasks.${task}.") in STAGES[name]["params"]
+    given = listed(STAGES[name])
+    for file, keys in given.items():
+        raw = yaml_files.read(ROOT / filled(file))
+        for key in map(filled, keys):
+            table = raw
+            for part in key.split("."):
+                table = table[part]
+    assert all(key == "seed" or key.startswith("algorithms.") for key in given.get("params.yaml", []))
+    assert ("rewards" in given.get(TASK, [])) == (str(yaml_files.REWARDS) in STAGES[name]["deps"])
+    assert (name == "clean") == (str(yaml_files.CLEAN) in STAGES[name]["deps"])
+    # what a stage reads of the defaults, a task may change
+    assert {key.partition(".")[0] for key in given.get(DEFAULTS, [])} <= set(given.get(TASK, []))
 
 
 class Watched(params.Params):
@@ -70,15 +83,16 @@ def test_a_stage_depends_on_the_parameters_that_it_reads(tmp_path, monkeypatch):
     small.write(tmp_path)
     load = params.load
     monkeypatch.setattr(params, "load", lambda *given: Watched(**vars(load(*given))))
-    for name, stage in STAGES.items():
+    order = (*small.BEFORE_TRAIN, *small.FROM_TRAIN)
+    assert set(order) == set(STAGES)
+    for name, stage in ((name, STAGES[name]) for name in order):
         Watched.read.clear()
         small.run([name])
         inputs = [Path(filled(dep)) for dep in stage["deps"]]
         made_with = [path if path.name == params.SETTINGS else path / params.SETTINGS for path in inputs]
         known = {key for path in made_with if path.exists() for key in read_json(path)}
         known |= {
-            SECTION.get(key.split(".")[0], key.removeprefix("tasks.${task}.").removeprefix("defaults.").split(".")[0])
-            for key in stage.get("params", [])
+            SECTION.get(first, first) for keys in listed(stage).values() for first in (k.split(".")[0] for k in keys)
         }
         assert Watched.read - {"task", "algorithm", "launch"} <= known, name
 
@@ -95,13 +109,23 @@ def test_paths_are_those_of_the_graph():
     }
     expected |= {str(path("demo")) for path in (paths.advantages, paths.reward_model, paths.reference, paths.value)}
     expected |= {str(path("demo", "a_lol")) for path in (paths.policy, paths.generations)}
-    expected |= {f"metrics/{name}" for name in ("reward_model.json", "value.json", "summary.json", "results.csv")}
+    expected |= {
+        f"metrics/{name}"
+        for name in ("reward_model.json", "value.json", "headline.json", "summary.json", "results.csv")
+    }
     expected |= {str(paths.PLOTS / name) for name in report.PLOT_COLUMNS}
     assert outs == expected | {"metrics/report.html"}
 
 
+def test_dvc_writes_the_graph_as_it_is():
+    from dvc.utils.serialize import dumps_yaml, parse_yaml_for_update
+
+    text = (ROOT / "dvc.yaml").read_text(encoding="utf-8")
+    assert dumps_yaml(parse_yaml_for_update(text, "dvc.yaml")) == text
+
+
 def test_every_algorithm_has_an_entry_in_the_parameters():
-    assert set(params.read(ROOT / "params.yaml")["algorithms"]) == set(NAMES)
+    assert set(yaml_files.read_params(ROOT)["algorithms"]) == set(NAMES)
 
 
 def test_what_torchs_libraries_read_of_the_environment_is_set_before_torch_is_loaded():

@@ -95,13 +95,13 @@ def test_nothing_is_left_half_written_when_train_is_refused(project):
     small.write(project, tasks__demo__reward__shift=-5.0)
     for name in ("value", "advantage"):
         small.run([name])
-    assert "raise tasks.demo.reward.shift by at least" in small.error("train", "wbc")
+    assert "raise reward.shift by at least" in small.error("train", "wbc")
     assert not Path("models/demo/wbc").exists()
     assert not list(Path("models/demo").glob(".*"))
 
 
 def test_no_positive_advantage_is_one_line(project):
-    rewards = {"concise": {"kind": "python", "function": "tests.rewards.bad_rewards.constant"}}
+    rewards = {"concise": {"kind": "python", "function": "custom.bad_rewards.constant"}}
     small.write(project, tasks__demo__rewards=rewards, tasks__demo__reward={"weights": {"concise": 1.0}})
     small.run(["reward_model", "annotate", "baseline", "value", "advantage"])
     assert "none of the 180 training examples has a positive advantage" in small.error("train")
@@ -117,7 +117,7 @@ def test_no_positive_advantage_is_one_line(project):
     ],
 )
 def test_a_broken_reward_function_is_one_line(project, function, message):
-    rewards = {"mine": {"kind": "python", "function": f"tests.rewards.bad_rewards.{function}"}}
+    rewards = {"mine": {"kind": "python", "function": f"custom.bad_rewards.{function}"}}
     small.write(project, tasks__demo__rewards=rewards, tasks__demo__reward={"weights": {"mine": 1.0}})
     shutil.rmtree("data/annotated")
     line = small.error("annotate")

@@ -16,12 +16,13 @@ from alol.algorithms.registry import FROM_DATA
 from alol.base.errors import InputError
 from alol.compute.batching import Batch
 from alol.compute.logprob import ResponseLogp, response_logp
-from alol.config import params
+from alol.config import params, yaml_files
 from alol.data import schema
 from alol.training import loop
+from tests.closure import ROOT
 from tests.conftest import tiny_model
 
-HYPERPARAMETERS = params.read()["algorithms"]
+HYPERPARAMETERS = yaml_files.read_params(ROOT)["algorithms"]
 
 
 @pytest.fixture(scope="module")

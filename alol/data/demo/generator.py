@@ -10,10 +10,11 @@ import json
 import random
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from alol.base.errors import InputError
 from alol.base.files import replacing
+from alol.config.ranges import Count, NotNegative, Seed, between
 from alol.data.demo import phrases
 from alol.data.demo.oracle import quality
 from alol.data.demo.topics import CURT, EVASIVE, KINDS, POLITE, RAMBLING, RUDE, TOPICS, WRONG, Fact, Topic
@@ -41,14 +42,14 @@ NUMERALS |= {word: numeral for numeral, word in NUMERALS.items()}
 class GeneratorOptions:
     """Of the corpus; counts are of prompts, `labels` of rated texts."""
 
-    seed: int
-    train_prompts: int
-    validation_prompts: int
-    test_prompts: int
-    responses: int
-    labels: int
-    label_noise: float
-    preference_noise: float
+    seed: Seed
+    train_prompts: Count
+    validation_prompts: Count
+    test_prompts: Count
+    responses: Annotated[int, between(1, MAX_RESPONSES)]
+    labels: Count
+    label_noise: Annotated[float, between(0, 0.5)]
+    preference_noise: NotNegative
 
 
 def generate(options: GeneratorOptions, folder: Path) -> None:

@@ -1,12 +1,13 @@
 """Formats: how a task's raw files become rows. A format is a value in a literal dict; nothing registers itself.
 
-May import: base, config, the rest of data. A new format is a module with `FORMAT`, named in `get`.
+May import: base, config, the rest of data. A new format is a module with `FORMAT`, named in `_formats`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +27,27 @@ class Format:
     options: type
     read: Callable[[Path, Any], dict[str, Iterator[Row]]]
     metrics: dict[str, Metric]
+    check: Callable[[Any], None] = lambda options: None  # raises ParameterError where options do not fit together
     spread: tuple[str, ...] = ()  # those of which the standard deviation over rows is reported too
+
+
+def names() -> list[str]:
+    """Those that `clean.format` may be."""
+    return sorted(_formats())
 
 
 def get(name: str) -> Format:
     """The format of that name; raises InputError listing the known ones."""
+    if name not in _formats():
+        raise known("format", name, _formats())
+    return _formats()[name]
+
+
+@cache
+def _formats() -> dict[str, Format]:
     from alol.data.formats import comet, demo, hha, knowledge, reddit, table
 
-    formats = {
+    return {
         "comet": comet.FORMAT,
         "demo": demo.FORMAT,
         "hha": hha.FORMAT,
@@ -41,6 +55,3 @@ def get(name: str) -> Format:
         "reddit": reddit.FORMAT,
         "table": table.FORMAT,
     }
-    if name not in formats:
-        raise known("format", name, formats)
-    return formats[name]

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from alol.base.errors import InputError
+from alol.base.errors import InputError, ParameterError
+from alol.config.ranges import Count, Seed
 from alol.data import rawfiles
 from alol.data.compact_sets import Counts, Key, digest
 from alol.data.formats import Format, Row, by_prompt
@@ -37,19 +38,23 @@ class Options:
     atomic2020: str | None  # tab-separated, without a header
     test: list[Literal["atomic2020", "atomic10x"]]  # where test prompts come from; the subsets' names
     relations: list[str]  # rows of others are left out and counted
-    validation_rows: int | None  # drawn from the val split; null: all
-    test_prompts: int | None  # drawn from each subset; null: all
-    seed: int  # of these draws
+    validation_rows: Count | None  # drawn from the val split; null: all
+    test_prompts: Count | None  # drawn from each subset; null: all
+    seed: Seed  # of these draws
 
 
 def read(raw: Path, options: Options) -> dict[str, Iterator[Row]]:
     """The rows of each split, prompt by prompt; ranks by the stored plausibility, equals in the file's order."""
     path = rawfiles.find(raw, options.atomic10x)
-    if not options.test:
-        raise InputError("clean.options.test is empty; name atomic2020, atomic10x or both")
-    if ATOMIC2020 in options.test and options.atomic2020 is None:
-        raise InputError("clean.options.test names atomic2020, so clean.options.atomic2020 must name its file")
     return {TRAIN: _train(path, options), VALIDATION: _validation(path, options), TEST: _test(raw, path, options)}
+
+
+def check(options: Options) -> None:
+    """Test prompts come from somewhere."""
+    if not options.test:
+        raise ParameterError("clean.options.test", "is empty; name atomic2020, atomic10x or both")
+    if ATOMIC2020 in options.test and options.atomic2020 is None:
+        raise ParameterError("clean.options.atomic2020", "must name a file, since clean.options.test has atomic2020")
 
 
 def prompt(head: str, relation: str) -> str:
@@ -161,4 +166,4 @@ def _test(raw: Path, path: Path, options: Options) -> Iterator[Row]:
         yield from _rows(triples, counts, subset)
 
 
-FORMAT = Format(Options, read, {})
+FORMAT = Format(Options, read, {}, check)

@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from alol.base.errors import InputError
+from alol.base.errors import InputError, ParameterError
+from alol.config.ranges import Count, Seed, check_name
 from alol.data import rawfiles
 from alol.data.formats import Format, Row
 from alol.data.formats.extractive_fragments import coverage, density
 from alol.data.rawfiles import Record
-from alol.data.schema import TEST, TRAIN, VALIDATION
+from alol.data.schema import SPLITS, TEST, TRAIN, VALIDATION
 
 logger = logging.getLogger(__name__)
 
@@ -43,9 +44,9 @@ class Options:
     test: Sources
     texts: dict[str, Sources]  # further tables of responses, for rewards that are fitted to them (see rewards: texts)
     unchecked: Literal["keep", "drop"]  # Wizard of Wikipedia's answers without knowledge in the history of later ones
-    shuffle: int | None  # seed by which training examples of two collections are mixed; null: one after the other
+    shuffle: Seed | None  # seed by which training examples of two collections are mixed; null: one after the other
     separator: str  # after the knowledge and after each utterance
-    max_history: int | None  # tokens of the history with its separators; older utterances are left out
+    max_history: Count | None  # tokens of the history with its separators; older utterances are left out
     tokenizer: str | None  # that counts them: hub id or local folder
     tokenizer_revision: str | None
 
@@ -61,10 +62,17 @@ class Example(NamedTuple):
 
 def read(raw: Path, options: Options) -> dict[str, Iterator[Row]]:
     """The rows of each split and of each of `texts`: one response a prompt, in the files' order unless shuffled."""
-    if options.max_history is not None and options.tokenizer is None:
-        raise InputError("clean.options.max_history needs clean.options.tokenizer; or set it to null")
     named = {TRAIN: options.train, VALIDATION: options.validation, TEST: options.test, **options.texts}
     return {name: _rows(raw, sources, options, mixed=name == TRAIN) for name, sources in named.items()}
+
+
+def check(options: Options) -> None:
+    """Tokens need what counts them, and further texts have names of their own."""
+    if options.max_history is not None and options.tokenizer is None:
+        raise ParameterError("clean.options.max_history", "needs clean.options.tokenizer; or set it to null")
+    for name in options.texts:
+        if (problem := check_name(name, "name")) or name in SPLITS:
+            raise ParameterError("clean.options.texts", f"is wrong: {problem or f'the name {name!r} is a split'}")
 
 
 def _rows(raw: Path, sources: Sources, options: Options, *, mixed: bool) -> Iterator[Row]:
@@ -218,5 +226,6 @@ FORMAT = Format(
         "coverage_legacy": _of_knowledge(coverage, legacy=True),
         "density_legacy": _of_knowledge(density, legacy=True),
     },
+    check,
     spread=("coverage", "density"),
 )

@@ -19,6 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from alol.base.errors import InputError
+from alol.config.ranges import Count, Seed
 from alol.data import rawfiles
 from alol.data.formats import Format, Row
 from alol.data.formats.token_counts import tokenizer
@@ -49,14 +50,14 @@ class Options:
     positive: str
     negative: str
     train: Literal["positive", "negative"]  # whose comments the policy is trained on
-    sample: int  # rows drawn from each file
-    seed: int  # of the draws
-    max_words: int  # of a comment and of its parent
-    max_tokens: int | None  # of both together, each with its separator
+    sample: Count  # rows drawn from each file
+    seed: Seed  # of the draws
+    max_words: Count  # of a comment and of its parent
+    max_tokens: Count | None  # of both together, each with its separator
     tokenizer: str | None  # that counts them: hub id or local folder
     tokenizer_revision: str | None
-    test: int  # rows of each file
-    validation: int  # rows of each file
+    test: Count  # rows of each file
+    validation: Count  # rows of each file
     separator: str  # after the parent
 
 

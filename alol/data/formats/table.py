@@ -15,7 +15,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from alol.base.errors import InputError
+from alol.base.errors import InputError, ParameterError
+from alol.config.ranges import Part, Seed
 from alol.data import rawfiles
 from alol.data.compact_sets import Counts, Key, digest
 from alol.data.formats import Format, Row, by_prompt
@@ -27,8 +28,8 @@ from alol.data.schema import SPLITS, TEST, TRAIN, VALIDATION
 class Shares:
     """Parts of the training file's prompts that become the splits without a file of their own."""
 
-    validation: float
-    test: float
+    validation: Part
+    test: Part
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Options:
     validation: str | None  # null: split off from train
     test: str | None
     shares: Shares
-    seed: int  # of the splitting off
+    seed: Seed  # of the splitting off
     prompt: str  # column
     response: str  # column: a text, or a list of texts, best first
     id: str | None  # column; null: rows with equal prompts belong together
@@ -53,9 +54,6 @@ def read(raw: Path, options: Options) -> dict[str, Iterator[Row]]:
     files = {VALIDATION: options.validation, TEST: options.test}
     paths = {split: rawfiles.find(raw, name) for split, name in files.items() if name is not None}
     shares = {split: getattr(options.shares, split) for split in files if split not in paths}
-    for split, share in shares.items():
-        if not 0 < share < 1 or sum(shares.values()) >= 1:
-            raise InputError(f"shares.{split} is {share}: give a part between 0 and 1, less than 1 together, or a file")
     counts = _count(train, options)
     homes = _split_off(counts, shares, options.seed)
     result = {}
@@ -66,6 +64,12 @@ def read(raw: Path, options: Options) -> dict[str, Iterator[Row]]:
             own = counts.select(lambda key, split=split: homes.get(key, TRAIN) == split) if homes else counts
             result[split] = _rows(train, split, own, options)
     return result
+
+
+def check(options: Options) -> None:
+    """Something must be left to train on."""
+    if options.validation is None and options.test is None and options.shares.validation + options.shares.test >= 1:
+        raise ParameterError("clean.options.shares", "take all of the prompts; they must be less than 1 together")
 
 
 def _key(record: Record, options: Options) -> Key:
@@ -147,4 +151,4 @@ def _number(value: Any) -> float:
         return math.nan
 
 
-FORMAT = Format(Options, read, {})
+FORMAT = Format(Options, read, {}, check)
