@@ -18,6 +18,11 @@ class ParameterError(InputError):
         self.key, self.reason = key, reason
 
 
+def first_line(error: Exception) -> str:
+    """What a library's error says, in one line: the first of its text, or its kind where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+
+
 def known(kind: str, name: object, names: object) -> InputError:
     """An error for an unknown name that lists the known ones."""
     return InputError(f"unknown {kind} '{name}'; known: {', '.join(sorted(map(str, names)))}")

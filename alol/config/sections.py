@@ -136,8 +136,8 @@ class Optimizer:
 
 
 @dataclass(frozen=True)
-class Pretrain:
-    """How the scratch base of an adapter is trained."""
+class Run:
+    """A run of the training loop: as long as `updates` or `epochs` say, of which exactly one is set."""
 
     batch_size: Count
     updates: Updates | None
@@ -147,16 +147,16 @@ class Pretrain:
 
 
 @dataclass(frozen=True)
-class Reference:
+class Pretrain(Run):
+    """How the scratch base of an adapter is trained."""
+
+
+@dataclass(frozen=True)
+class Reference(Run):
     train: bool
     seed: Seed
     pretrain: Pretrain
     train_on: Literal["preferred", "all"]
-    batch_size: Count
-    updates: Updates | None
-    epochs: Epochs | None
-    evaluations: Evaluations
-    optimizer: Optimizer
 
 
 @dataclass(frozen=True)
@@ -187,15 +187,10 @@ class Value:
 
 
 @dataclass(frozen=True)
-class Train:
+class Train(Run):
     train_on: Literal["preferred", "all"]
     sampling: Literal["priority", "uniform"]
-    batch_size: Count
-    updates: Updates | None
-    epochs: Epochs | None
-    evaluations: Evaluations
     success: str
-    optimizer: Optimizer
 
 
 @dataclass(frozen=True)

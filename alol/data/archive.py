@@ -14,7 +14,7 @@ from typing import IO
 
 from tqdm import tqdm
 
-from alol.base.errors import InputError
+from alol.base.errors import InputError, first_line
 
 # Far above any source of these tasks (the largest holds a few models), far below what would fill a file system.
 MAX_BYTES = 64 << 30
@@ -47,12 +47,16 @@ def unpack(path: Path, folder: Path, name: str) -> None:
     except InputError:
         raise
     except NotImplementedError as error:  # a method of compression that zipfile does not have
-        raise InputError(f"{name} cannot be unpacked: {_short(error)}; unpack it by hand and name its folder") from None
+        raise InputError(
+            f"{name} cannot be unpacked: {first_line(error)}; unpack it by hand and name its folder"
+        ) from None
     except DAMAGE as error:
         # a full disk or a missing permission is not the archive's fault; a jump to where no file can be is
         if getattr(error, "errno", None) not in (None, errno.EINVAL):
-            raise InputError(f"{name} cannot be unpacked into {folder}: {_short(error)}") from None
-        raise InputError(f"{name} cannot be unpacked, cut off or damaged ({_short(error)}); fetch it again") from None
+            raise InputError(f"{name} cannot be unpacked into {folder}: {first_line(error)}") from None
+        raise InputError(
+            f"{name} cannot be unpacked, cut off or damaged ({first_line(error)}); fetch it again"
+        ) from None
 
 
 def _zip(path: Path, name: str) -> Iterator[tuple[str, IO[bytes]]]:
@@ -102,7 +106,3 @@ def _write(stream: IO[bytes], target: Path, room: int, name: str, bar: tqdm) -> 
             file.write(chunk)
             bar.update(len(chunk))
     return size
-
-
-def _short(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from alol.base.errors import InputError, ParameterError
+from alol.base.errors import InputError, ParameterError, first_line
 from alol.base.files import replacing
 from alol.config import build
 from alol.config.sections import Source
@@ -144,8 +144,7 @@ def _hub(source: Source, where: str, folder: Path, work: Path, finished: context
     try:
         huggingface_hub.snapshot_download(name, repo_type="dataset", revision=source.revision, local_dir=place / "data")
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f"{where}: cannot fetch data set {name} at {source.revision}: {reason}") from None
+        raise InputError(f"{where}: cannot fetch data set {name} at {source.revision}: {first_line(error)}") from None
     shutil.rmtree(place / "data" / ".cache", ignore_errors=True)  # the hub client's own notes
     _copy(place / "data", folder)
 

@@ -149,12 +149,17 @@ def _at(table: Any, key: str) -> Any:
     return table
 
 
-def _leaves(value: Any, prefix: str = "") -> dict[str, str]:
+def _leaves(value: Any, key: str = "") -> dict[str, str]:
     """Dotted key -> text of the values in nested tables; without nulls and empty ones."""
+    return {name: _text(item) for name, item in _flat(value, key).items() if item not in (None, [], "[]")}
+
+
+def _flat(value: Any, key: str = "") -> dict[str, Any]:
+    """Dotted key -> value of nested tables."""
     if not isinstance(value, Mapping):
-        return {} if value is None or value == [] or value == "[]" else {prefix: _text(value)}
-    join = f"{prefix}." if prefix else ""
-    return {key: text for name, item in value.items() for key, text in _leaves(item, f"{join}{name}").items()}
+        return {key: value}
+    join = f"{key}." if key else ""
+    return {name: leaf for inner, item in value.items() for name, leaf in _flat(item, f"{join}{inner}").items()}
 
 
 def collect(
@@ -233,18 +238,10 @@ def ranked(groups: Iterable[Group]) -> list[Group]:
 
 def checkpoint(name: str, summary: Mapping[str, Any]) -> Group:
     """A model that others trained, from the summary that evaluate_checkpoint wrote; InputError where it is none."""
-    found = _metrics(_numbers(summary))
+    found = _metrics(_flat(summary))
     if FIRST[0] not in found:
         raise InputError(f"the summary of checkpoint '{name}' has no {FIRST[0]}; evaluate it again")
     return Group(name, {}, [Run(name, name, "", {}, found, {})])
-
-
-def _numbers(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted key -> value of nested tables."""
-    flat: dict[str, Any] = {}
-    for key, value in table.items():
-        flat |= _numbers(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
-    return flat
 
 
 def _differing(runs: Sequence[Run]) -> list[str]:

@@ -24,7 +24,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from alol.base.errors import InputError, ParameterError
+from alol.base.errors import InputError, ParameterError, first_line
 from alol.base.files import is_local, read_json, write_json
 from alol.compute.kernels import fused
 from alol.compute.logprob import is_encoder_decoder
@@ -118,7 +118,7 @@ def tokenizer_of(name: str, revision: str | None) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(os.path.expandvars(name), revision=revision)
     except (OSError, ValueError) as error:
-        raise InputError(f"the tokenizer of {name} could not be loaded: {_first_line(error)}") from None
+        raise InputError(f"the tokenizer of {name} could not be loaded: {first_line(error)}") from None
     if tokenizer.eos_token_id is None:
         raise InputError(f"the tokenizer of {name} has no end-of-text token; choose a model that has one")
     if tokenizer.pad_token_id is None:
@@ -144,7 +144,7 @@ def base_model(name: str, revision: str | None, *, quantized: bool, dropout: flo
             options = {"dtype": compute, "quantization_config": four_bit}
         model = language_model_class(config).from_pretrained(name, revision=revision, config=config, **options)
     except (OSError, ValueError) as error:
-        raise InputError(f"the model {name} could not be loaded: {_first_line(error)}") from None
+        raise InputError(f"the model {name} could not be loaded: {first_line(error)}") from None
     for module in model.modules():
         # bitsandbytes' CPU kernel for evaluation alone rounds differently from the one that training uses: with both,
         # the stored reference log-probabilities would not be those of the policy at its first step
@@ -238,7 +238,7 @@ def with_adapter(model: nn.Module, adapter: str, revision: str | None, dropout: 
         wrapped = PeftModel.from_pretrained(model, name, revision=revision)
         given = set(load_peft_weights(name, device="cpu", revision=revision))
     except (OSError, ValueError, RuntimeError) as error:
-        raise InputError(f"{wrong}: {_first_line(error)}; use the base that it was trained on") from None
+        raise InputError(f"{wrong}: {first_line(error)}; use the base that it was trained on") from None
     expected = set(get_peft_model_state_dict(wrapped, save_embedding_layers=False))
     if expected != given:
         example = sorted(expected ^ given)[0]
@@ -270,7 +270,3 @@ def without_dropout(config: Any, dropout: float = 0.0) -> Any:
         if hasattr(config, name):
             setattr(config, name, dropout)
     return config
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]

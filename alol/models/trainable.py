@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from alol.base.errors import ParameterError
+from alol.base.errors import ParameterError, first_line
 from alol.base.files import read_json
 from alol.compute.batching import Batch
 from alol.compute.logprob import is_encoder_decoder, response_logp
@@ -84,8 +84,7 @@ def prepare(loaded: LoadedPolicy, policy: Policy, folder: Path, seed: int) -> Lo
         try:
             model = get_peft_model(model, config)
         except ValueError as error:  # no module of that name
-            reason = str(error).splitlines()[0]
-            raise ParameterError("policy.lora.targets", f"is {policy.lora.targets!r}: {reason}") from None
+            raise ParameterError("policy.lora.targets", f"is {policy.lora.targets!r}: {first_line(error)}") from None
         if found["base"] is None:
             found["base"] = f"../{folder.name}"
     if found["base"].startswith("./"):

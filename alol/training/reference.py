@@ -19,7 +19,7 @@ from alol.compute.batching import chunks
 from alol.compute.launch import from_main
 from alol.compute.logprob import response_logp
 from alol.config.params import Params
-from alol.config.sections import Launch, Policy, Pretrain, Reference
+from alol.config.sections import Launch, Policy, Run
 from alol.data import schema
 from alol.models import policies, scratch, trainable
 from alol.models.policies import LoadedPolicy
@@ -62,7 +62,7 @@ def make(params: Params, clean: Path, folder: Path | None, main: Accelerator) ->
 def _fit(
     start: LoadedPolicy,
     splits: list[loop.Examples],
-    settings: Reference | Pretrain,
+    settings: Run,
     where: str,
     seed: int,
     launch: Launch,

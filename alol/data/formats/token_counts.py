@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from alol.base.errors import InputError
+from alol.base.errors import InputError, first_line
 
 Counter = Callable[[Sequence[str]], list[int]]
 ALONE, PARTS = "tokenizer.json", ("vocab.json", "merges.txt")  # the two layouts in which GPT-2's family is published
@@ -31,7 +31,7 @@ def tokenizer(name: str, revision: str | None) -> Counter:
     except InputError:
         raise
     except Exception as error:  # the tokenizers library raises bare exceptions
-        raise InputError(f"the tokenizer of {name} cannot be read: {str(error).splitlines()[0]}") from None
+        raise InputError(f"the tokenizer of {name} cannot be read: {first_line(error)}") from None
     if loaded is None:
         raise InputError(f"{name} has no tokenizer: neither {ALONE} nor {' and '.join(PARTS)}; name another one")
     return lambda texts: [len(encoded) for encoded in loaded.encode_batch_fast(list(texts), add_special_tokens=False)]
@@ -69,7 +69,7 @@ def _fetched(name: str, revision: str | None, file: str) -> Path | None:
         return Path(huggingface_hub.hf_hub_download(name, file, revision=revision))
     except EntryNotFoundError as error:
         if isinstance(error, LocalEntryNotFoundError) and file != ALONE:  # the hub cannot be reached
-            raise InputError(f"cannot fetch the tokenizer of {name}: {str(error).splitlines()[0]}") from None
+            raise InputError(f"cannot fetch the tokenizer of {name}: {first_line(error)}") from None
         return None
     except (HfHubHTTPError, HFValidationError, OSError) as error:
-        raise InputError(f"cannot fetch the tokenizer of {name}: {str(error).strip().splitlines()[0]}") from None
+        raise InputError(f"cannot fetch the tokenizer of {name}: {first_line(error)}") from None
