@@ -1,1 +1,1 @@
-"""Your own reward functions: name one in params.yaml by its dotted path, such as custom.example.concise."""
+"""Your own reward functions: name one in a task's file by its dotted path, such as custom.example.concise."""

@@ -1,6 +1,6 @@
 """An example of a reward function of one's own; copy it and change what it computes.
 
-A task names it in params.yaml (`kind: python`, `function: custom.example.concise`, and the bounds `low` and `high` of
+A task names it in its file (`kind: python`, `function: custom.example.concise`, and the bounds `low` and `high` of
 what it returns). Editing this folder makes the pipeline score the responses again.
 """
 

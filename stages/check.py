@@ -5,6 +5,8 @@ python -m stages.check --task answers
 
 from __future__ import annotations
 
+import shlex
+
 import click
 
 from alol.checks import parameters
@@ -27,7 +29,7 @@ def main(task: str | None, every: bool) -> None:
     if files := parameters.untracked():
         warnings.append(
             f"Git does not track {', '.join(files)}, so queued and temporary experiments, which run in copies of the "
-            f"checkout, lack what is in there; run `git add {' '.join(files)}`"
+            f"checkout, lack what is in there; run `git add {shlex.join(files)}`"
         )
     for line in warnings:
         click.echo(f"Warning: {line}", err=True)
@@ -41,7 +43,8 @@ def main(task: str | None, every: bool) -> None:
 def summary(task: str | None, every: bool) -> str:
     """What was found to be fine."""
     loaded = params.load(task)
-    about = f"params.yaml is fine: task {loaded.task}, algorithm {loaded.algorithm}, seed {loaded.seed}"
+    run = f"task {loaded.task}, algorithm {loaded.algorithm}, seed {loaded.seed}"
+    about = f"params.yaml and tasks/{loaded.task}.yaml are fine: {run}"
     return f"{about}; and so is every file of tasks/" if every else about
 
 

@@ -10,10 +10,11 @@ import logging
 
 import click
 
+from alol.algorithms import registry
 from alol.base.errors import InputError
 from alol.base.files import replacing, write_json
 from alol.compute import launch
-from alol.config import params, paths
+from alol.config import params, paths, ranges
 from alol.data import schema
 from alol.evaluation import external_models, summary
 from stages._cli import mistakes
@@ -45,9 +46,18 @@ def main(
     """Evaluate a checkpoint on the task's test prompts as NAME; results go to reports/checkpoints/."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
     with mistakes(task):
+        _check(name)
         loaded = _changed(params.load(task), max_prompt, cut)
         template = _template(system, human, assistant)
         _evaluate(name, loaded, external_models.Checkpoint(**which), template)
+
+
+def _check(name: str) -> None:
+    """The name becomes a folder, and stands beside those of runs in the judge and the comparison."""
+    if problem := ranges.check_name(name, "name"):
+        raise InputError(problem)
+    if name in (*registry.NAMES, "reference", "gold"):
+        raise InputError(f"the name '{name}' is that of a run; choose another for the checkpoint")
 
 
 def _changed(loaded: params.Params, max_prompt: int | None, cut: tuple[str, ...]) -> params.Params:

@@ -8,6 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("alol", "stages", "custom")
 INERT = {"alol/base/errors.py", "alol/base/memory.py", "stages/_cli.py"}  # no edit of these changes what a stage writes
+SCORING = ("annotate", "baseline", "train", "evaluate")  # stages that call reward functions, found by their dotted path
 # Dependencies as a whole: what nearly every stage reads all of, what a format, a topic or a reward may be added to, and
 # what only the stage aggregate reads, which takes seconds.
 FOLDERS = ("alol/config", "alol/data/demo", "alol/data/formats", "alol/evaluation", "alol/models", "alol/rewards")
@@ -53,9 +54,9 @@ def only_documents(file: Path) -> bool:
 def dependencies(stage: str) -> set[str]:
     """What a stage's `deps` in dvc.yaml must list of code: files, but INERT ones, or one of FOLDERS for what is in it.
 
-    Reward functions are reached by their dotted path in params.yaml, so whatever loads rewards depends on `custom` too.
+    Reward functions are reached by their dotted path, so the stages that call them depend on `custom` too.
     """
     files = {str(path) for path in closure(Path("stages", f"{stage}.py"))} - INERT - {"stages/__init__.py"}
     files -= {file for file in files if file.endswith("__init__.py") and only_documents(ROOT / file)}
     result = {next((folder for folder in FOLDERS if file.startswith(folder + "/")), file) for file in files}
-    return result | ({"custom"} if "alol/rewards" in result else set())
+    return result | ({"custom"} if stage in SCORING else set())

@@ -10,7 +10,7 @@ class InputError(ValueError):
 class ParameterError(InputError):
     """A parameter is wrong: `key` is its dotted path, `reason` what is wrong with it and what to do.
 
-    Code that gets a parameter does not know its file: `alol.config.params.located` adds it to the message.
+    Code that gets a parameter does not know its file: `alol.config.places.located` adds it to the message.
     """
 
     def __init__(self, key: str, reason: str) -> None:

@@ -16,24 +16,26 @@ from alol.algorithms import registry
 from alol.base.errors import InputError, ParameterError
 from alol.base.files import is_local
 from alol.checks import reward_parameters
-from alol.config import build, params, paths, places, ranges, yaml_files
+from alol.config import build, components, params, paths, places, ranges, yaml_files
 from alol.config.params import Params
-from alol.config.yaml_files import CLEAN, PARAMS, TASKS
+from alol.config.yaml_files import CLEAN, PARAMS, REWARDS, TASKS
 from alol.data import clean, download, formats
 from alol.evaluation import endpoint
+from alol.rewards import options
+from alol.rewards.options import Training
 
 TRACKED = ("custom", str(TASKS))  # folders whose files an experiment's copy of the checkout needs
 
 
 def problems(task: str | None = None, root: Path = Path()) -> list[str]:
     """One line for each mistake: in params.yaml, the defaults, and a task's file (None: the one that is set)."""
+    found: list[str] = []
     try:
-        raw = yaml_files.read_params(root)
-        found = [*_of_params(raw), *_of_defaults(root)]
+        found += _of_params(yaml_files.read_params(root))
         chosen = params.load(task, root=root)
     except InputError as error:
-        return [str(error)]
-    return found + _of_task(chosen, root)
+        return list(dict.fromkeys([*found, str(error)]))
+    return list(dict.fromkeys(found + _of_shared(root) + _of_task(chosen, root)))
 
 
 def missing_sources(task: str, root: Path = Path()) -> list[str]:
@@ -47,6 +49,8 @@ def every_task(root: Path = Path()) -> tuple[list[str], list[str]]:
     found: dict[str, None] = {}
     missing: list[str] = []
     for name in yaml_files.task_names(root):
+        if ranges.check_name(name, "task name"):
+            continue  # see misnamed
         try:
             chosen = params.load(name, root=root)
         except InputError as error:
@@ -73,13 +77,23 @@ def _of_params(raw: dict[str, Any]) -> list[str]:
     return [f"{PARAMS}: {line}" for line in lines] + _raised(lambda: endpoint.settings(raw["judge"]))
 
 
-def _of_defaults(root: Path) -> list[str]:
-    """The entries of the shared files that the task does not take."""
-    return [
-        f"{CLEAN}: {line}"
-        for name, given in yaml_files.read_defaults(root)["clean"]["formats"].items()
-        for line in _raised(lambda: _defaults(name, given))  # noqa: B023
-    ]
+def _of_shared(root: Path) -> list[str]:
+    """The entries of the shared files, whether the task takes them or not."""
+    shared = yaml_files.read_defaults(root)
+    formats_, rewards = shared["clean"]["formats"], shared["rewards"]
+    found = [f"{CLEAN}: {line}" for item in formats_.items() for line in _raised(lambda: _format_defaults(*item))]  # noqa: B023
+    checks = [lambda kind=kind: _kind(rewards, kind) for kind in rewards["kinds"]]
+    checks.append(lambda: build.build(Training, rewards["training"], "training"))
+    return found + [f"{REWARDS}: {line}" for check in checks for line in _raised(check)]
+
+
+def _kind(rewards: dict[str, Any], kind: str) -> None:
+    """A component that is of the kind and nothing else."""
+    try:
+        (table,) = components.rewards(rewards, {"x": {"kind": kind}}, "rewards").values()
+        options.parse(table, f"kinds.{kind}")
+    except ParameterError as error:
+        raise ParameterError(error.key.removeprefix("rewards."), error.reason) from None
 
 
 def _of_task(chosen: Params, root: Path, *, sources: bool = True) -> list[str]:
@@ -119,7 +133,7 @@ def _algorithm(name: str, given: object) -> None:
     registry.checked(name, given)
 
 
-def _defaults(name: str, given: Any) -> None:
+def _format_defaults(name: str, given: Any) -> None:
     """An entry has a format's name and some of its options."""
     where = f"formats.{name}"
     if name not in formats.names():
@@ -161,6 +175,10 @@ def _policy(chosen: Params) -> Iterator[ParameterError]:
         name = getattr(policy, key)
         if name and Path(name).is_relative_to(paths.raw(chosen.task)):
             continue  # stage download brings it
+        path = options.local(name) if name else None
+        if path is not None and not path.exists():
+            yield ParameterError(f"policy.{key}", f"is '{name}', but {path} does not exist")
+            continue
         if name and is_local(name) and not Path(os.path.expandvars(name)).is_absolute():
             # a queued experiment runs in another folder, where a relative path would mean something else
             yield ParameterError(
@@ -208,7 +226,8 @@ def _runs(chosen: Params) -> Iterator[ParameterError]:
         sections["reference.pretrain"] = chosen.reference.pretrain
     for name, section in sections.items():
         if (section.updates is None) == (section.epochs is None):
-            yield ParameterError(f"{name}.updates", f"and {name}.epochs: set exactly one of them, the other to null")
+            given = "neither" if section.updates is None else "both"
+            yield ParameterError(name, f"sets {given} of updates and epochs; set one of them, and the other to null")
         if section.updates is not None and section.optimizer.warmup >= section.updates:
             yield ParameterError(
                 f"{name}.optimizer.warmup",

@@ -93,7 +93,9 @@ def _model(where: str, built: Trainable, params: Params) -> Iterator[ParameterEr
     if isinstance(built, Critic) and not built.relations:
         yield ParameterError(f"{where}.relations", "is empty; give the words of each relation")
     if not isinstance(built, Preference) and built.train is not None and built.train.texts in labels:
-        yield from _classes(where, built, len(labels[built.train.texts].classes))
+        classes = len(labels[built.train.texts].classes)
+        if classes > 1:  # else that is the mistake, and named by itself
+            yield from _classes(where, built, classes)
 
 
 def _source(where: str, model: str | None) -> Iterator[ParameterError]:

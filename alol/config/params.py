@@ -78,8 +78,14 @@ class Params:
 def load(task: str | None = None, algorithm: str | None = None, root: Path = Path()) -> Params:
     """The parameters of one task and algorithm, those of params.yaml where None; `root` is the project's folder."""
     raw = yaml_files.read_params(root)
-    task = raw["task"] if task is None else task
-    own = yaml_files.read_task(task, root)
+    if task is None:
+        task = raw["task"]
+        try:
+            own = yaml_files.read_task(task, root)
+        except InputError as error:
+            raise InputError(f"{yaml_files.PARAMS}: task: {error}") from None
+    else:
+        own = yaml_files.read_task(task, root)
     try:
         return merged(raw, yaml_files.read_defaults(root), own, task, algorithm)
     except ParameterError as error:
@@ -92,16 +98,16 @@ def merged(raw: dict, defaults: dict, own: dict, task: str, algorithm: str | Non
     if algorithm not in raw["algorithms"]:
         listed = ", ".join(sorted(map(str, raw["algorithms"])))
         raise ParameterError("algorithm", f"is {algorithm!r}, which has no entry in `algorithms`; known: {listed}")
-    if lacking := sorted(SHARED - set(defaults)):
-        raise InputError(f"{yaml_files.DEFAULTS} lacks the sections {', '.join(lacking)}")
-    if unknown := sorted(set(map(str, defaults)) - SHARED):
-        raise InputError(f"{yaml_files.DEFAULTS}: the section {unknown[0]} is unknown; known: {', '.join(NAMES)}")
+    _check_sections(defaults)
+    known = ", ".join(NAMES)
+    if unknown := sorted(set(map(str, own)) - set(NAMES)):
+        place = f"it belongs into {yaml_files.PARAMS}" if unknown[0] in yaml_files.KEYS else f"known: {known}"
+        raise InputError(f"{yaml_files.TASKS / task}.yaml: the section {unknown[0]} is unknown; {place}")
     if missing := [name for name in NAMES if name not in own]:
         raise InputError(
             f"{yaml_files.TASKS / task}.yaml lacks the sections {', '.join(missing)}; "
             f"write `{missing[0]}: {{}}` where nothing differs"
         )
-    check_keys(own, set(NAMES), set(), "")
     sections = {name: build(cls, merge(defaults[name], own[name], name), name) for name, cls in SECTIONS.items()}
     return Params(
         task=task,
@@ -115,6 +121,18 @@ def merged(raw: dict, defaults: dict, own: dict, task: str, algorithm: str | Non
         clean=_clean(defaults["clean"], own["clean"]),
         **sections,
     )
+
+
+def _check_sections(defaults: dict[str, Any]) -> None:
+    """Raises InputError unless what tasks share has its sections, each a table."""
+    if lacking := sorted(SHARED - set(defaults)):
+        raise InputError(f"{yaml_files.DEFAULTS} lacks the sections {', '.join(lacking)}")
+    if unknown := sorted(set(map(str, defaults)) - SHARED):
+        known = ", ".join(sorted(SHARED - {"rewards"}))
+        raise InputError(f"{yaml_files.DEFAULTS}: the section {unknown[0]} is unknown; known: {known}")
+    for name in SHARED:
+        if not isinstance(defaults[name], dict):
+            raise InputError(f"{yaml_files.DEFAULTS}: {name} is {defaults[name]!r:.80}, but must be a table of keys")
 
 
 def keep(params: Params, names: Sequence[str], folder: Path) -> None:

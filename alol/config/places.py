@@ -37,6 +37,15 @@ def place(key: str, task: str, own: dict[str, Any], defaults: dict[str, Any]) ->
         for other in _elsewhere(plain.split("."), own, defaults):
             if _value(defaults, other) is not None:  # a null is the task's to fill
                 return _shared(other)
+    section, *rest = plain.split(".")
+    if (
+        isinstance(defaults.get(section), dict)
+        and section not in ("source", "clean", "rewards")
+        and not _stands(own, plain)
+    ):
+        return DEFAULTS, key  # missing there: a task may leave it out
+    if section in ("rewards", "test_rewards") and "train" in rest and not _stands(own, plain):
+        return REWARDS, next(_elsewhere([section, *rest], own, defaults)).removeprefix("rewards.")
     return TASKS / f"{task}.yaml", key
 
 

@@ -78,7 +78,7 @@ Updates = Annotated[int, between(1, 10_000_000)]  # what is drawn for all of the
 Epochs = Annotated[float, Range(0, 100_000, low_open=True)]
 Passes = Annotated[int, between(1, 100_000)]  # whole epochs
 Evaluations = Annotated[int, between(1, 100_000)]
-Resamples = Annotated[int, between(1, 10_000_000)]
+Resamples = Annotated[int, between(10, 10_000_000)]  # of fewer an interval says nothing
 Shown = Annotated[int, between(0, 10_000)]  # in the report
 Seed = Annotated[int, at_least(0)]
 Size = Annotated[int, between(1, 65536)]  # hidden states, heads
@@ -86,6 +86,8 @@ Layers = Annotated[int, between(1, 1000)]
 Number = Annotated[float, ANY]
 Positive = Annotated[float, above(0)]
 NotNegative = Annotated[float, at_least(0)]
+Rate = Annotated[float, Range(0, 100, low_open=True)]  # a learning rate
+Seconds = Annotated[float, between(0, 86_400)]
 Share = Annotated[float, between(0, 1)]
 Part = Annotated[float, Range(0, 1, low_open=True, high_open=True)]  # something, and something is left
 UpToOne = Annotated[float, Range(0, 1, low_open=True)]  # nucleus sampling's top_p

@@ -17,7 +17,10 @@ from alol.config.ranges import (
     Number,
     Passes,
     Positive,
+    Range,
+    Rate,
     Resamples,
+    Seconds,
     Seed,
     Shown,
     Size,
@@ -95,7 +98,7 @@ class Scratch:
     heads: Size
     context: Tokens
     vocabulary: Annotated[int, between(258, 10_000_000)]
-    init_scale: Positive
+    init_scale: Annotated[float, Range(0, 1000, low_open=True)]
 
 
 @dataclass(frozen=True)
@@ -126,7 +129,7 @@ class Policy:
 @dataclass(frozen=True)
 class Optimizer:
     name: Literal["adamw", "paged_adamw_32bit"]
-    lr: Positive
+    lr: Rate
     betas: Annotated[list[BelowOne], Length(2)]
     eps: Positive
     weight_decay: NotNegative
@@ -180,7 +183,7 @@ class Value:
     dropout: BelowOne
     batch_size: Count
     epochs: Passes
-    lr: Positive
+    lr: Rate
     weight_decay: NotNegative
     folds: Annotated[int, between(3, 1000)]
     seed: Seed
@@ -217,9 +220,9 @@ class Judge:
     rows: Count | None
     requests: Annotated[int, between(1, 1024)]
     retries: Annotated[int, between(0, 1000)]
-    wait: NotNegative
-    longest_wait: NotNegative
-    timeout: Positive
+    wait: Seconds
+    longest_wait: Seconds
+    timeout: Annotated[float, Range(0, 86_400, low_open=True)]
     give_up: Count
     bootstrap: Resamples
     seed: Seed

@@ -85,13 +85,17 @@ def joined(defaults: dict[str, Any], clean: dict[str, Any], rewards: dict[str, A
         except ParameterError as error:
             raise InputError(f"{path}: {error}") from None
     own = defaults.get("clean")
+    for key, path in (("rewards", REWARDS), ("clean.formats", CLEAN), ("clean.label_texts", CLEAN)):
+        section, _, inner = key.partition(".")
+        if inner in own if inner and isinstance(own, dict) else section in defaults and not inner:
+            raise InputError(f"{DEFAULTS}: {key} belongs into {path}")
     return {**defaults, "rewards": rewards, "clean": {**own, **clean} if isinstance(own, dict) else own}
 
 
 def read_task(name: Any, root: Path = Path()) -> dict[str, Any]:
     """tasks/<name>.yaml; raises InputError for a name that cannot be a task's, and for one that has no file."""
     if problem := ranges.check_name(name, "task name"):
-        raise InputError(f"{PARAMS}: task: {problem}" if not isinstance(name, str) else problem)
+        raise InputError(problem)
     if name == DEFAULTS.stem:
         raise InputError(f"{DEFAULTS} holds what tasks share and is no task; name another file of {TASKS}/")
     path = root / TASKS / f"{name}.yaml"
@@ -102,4 +106,8 @@ def read_task(name: Any, root: Path = Path()) -> dict[str, Any]:
 
 def task_names(root: Path = Path()) -> list[str]:
     """Every task that has a file, sorted."""
-    return sorted(path.stem for path in (root / TASKS).glob("*.yaml") if path.name != DEFAULTS.name)
+    return sorted(
+        path.stem
+        for path in (root / TASKS).glob("*.yaml")
+        if path.name != DEFAULTS.name and not path.name.startswith(".")
+    )

@@ -28,6 +28,7 @@ from alol.data.transfer import transfer
 logger = logging.getLogger(__name__)
 
 VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
+SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
@@ -57,8 +58,12 @@ def check(source: Source, where: str) -> None:
         _generator(source, where)
     elif source.kind == "hub" and not source.revision:
         raise ParameterError(f"{where}.revision", "is null, but a hub data set needs the revision (a commit) to fetch")
+    elif source.kind == "url":
+        _address(source, where)
     else:
         _location(source, where)
+    if source.sha256 is not None and not SHA256.fullmatch(source.sha256):
+        raise ParameterError(f"{where}.sha256", f"is {source.sha256!r:.80}, but must be 64 hexadecimal digits")
 
 
 def check_presence(source: Source, where: str) -> None:
@@ -94,12 +99,12 @@ def _path(source: Source, where: str, folder: Path, work: Path, finished: contex
 def expand(source: Source, where: str) -> Path:
     """The local path that a source means; raises InputError when a variable is unset or nothing is there."""
     location = _location(source, where)
-    hint = f"it can be had from {source.origin}" if source.origin else f"fetch it, then set {where}.location"
+    hint = f"it can be had from {source.origin}" if source.origin else f"or change {where}.location"
     for match in VARIABLE.finditer(location):
         name = match[1] or match[2]
         if name not in os.environ:
             raise ParameterError(
-                f"{where}.location", f"is {location}, but the environment variable {name} is not set; {hint}"
+                f"{where}.location", f"is {location}, but the environment variable {name} is not set: set it; {hint}"
             )
     path = Path(os.path.expandvars(location))
     if not path.is_absolute():
@@ -114,10 +119,8 @@ def expand(source: Source, where: str) -> Path:
 
 
 def _url(source: Source, where: str, folder: Path, work: Path, finished: contextlib.ExitStack) -> None:
-    url = _location(source, where)
+    url = _address(source, where)
     parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.netloc:
-        raise ParameterError(f"{where}.location", f"is {url}, but must be an http:// or https:// URL")
     place = finished.enter_context(_reserved(work, f"{url} {source.sha256}"))
     name = PurePosixPath(unquote(parts.path)).name
     name = name if NAME.fullmatch(name) else "download"
@@ -161,6 +164,17 @@ def _location(source: Source, where: str) -> str:
     if not source.location:
         raise ParameterError(f"{where}.location", f"is null, but a source of kind {source.kind} needs one")
     return source.location
+
+
+def _address(source: Source, where: str) -> str:
+    url = _location(source, where)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # brackets of an address that is none
+        parts = urlsplit("")
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        raise ParameterError(f"{where}.location", f"is {url}, but must be an http:// or https:// URL")
+    return url
 
 
 def _place(path: Path, name: str, folder: Path) -> None:

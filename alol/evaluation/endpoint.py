@@ -32,7 +32,10 @@ URL_ERRORS = (requests.exceptions.InvalidURL, requests.exceptions.MissingSchema,
 def settings(table: Any) -> Judge:
     """The `judge` section of params.yaml; raises InputError naming the key that is wrong."""
     try:
-        return build(Judge, table, "judge")
+        found = build(Judge, table, "judge")
+        if not found.url.startswith(("http://", "https://")):
+            raise ParameterError("judge.url", f"is '{found.url}', but must begin with http:// or https://")
+        return found
     except ParameterError as error:
         raise InputError(f"params.yaml: {error}") from None
 
@@ -73,6 +76,8 @@ class Endpoint:
                 f"the environment variable {settings.key} is not set: it holds the key of {settings.url} "
                 "(params.yaml: judge.key names it; null for an endpoint without one)"
             )
+        if key and not (key.isascii() and key.isprintable()):  # never shown, whatever is wrong with it
+            raise InputError(f"the environment variable {settings.key} holds characters that no key has; set it again")
         self.auth = _Bearer(key)
         self.last_error = ""
         self._in_a_row = 0  # questions without an answer since the last one with an answer

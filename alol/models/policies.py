@@ -24,11 +24,12 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from alol.base.errors import InputError, ParameterError, first_line
+from alol.base.errors import InputError, ParameterError
 from alol.base.files import is_local, read_json, write_json
 from alol.compute.kernels import fused
 from alol.compute.logprob import is_encoder_decoder
 from alol.config.sections import Policy
+from alol.models.loading import complete, loaded, not_finite, reading
 
 transformers_logging.disable_progress_bar()  # of loading and saving weights: the stages show their own
 
@@ -115,10 +116,9 @@ def fingerprint(folder: Path) -> str:
 
 def tokenizer_of(name: str, revision: str | None) -> PreTrainedTokenizerBase:
     """The tokenizer of a hub id or folder; without a pad token, end of text pads (masks never rely on the id)."""
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(os.path.expandvars(name), revision=revision)
-    except (OSError, ValueError) as error:
-        raise InputError(f"the tokenizer of {name} could not be loaded: {first_line(error)}") from None
+    tokenizer = loaded(AutoTokenizer.from_pretrained, os.path.expandvars(name), revision, "the tokenizer")
+    if not len(tokenizer):
+        raise InputError(f"the tokenizer of {name} has an empty vocabulary; its tokenizer.json is damaged or of no use")
     if tokenizer.eos_token_id is None:
         raise InputError(f"the tokenizer of {name} has no end-of-text token; choose a model that has one")
     if tokenizer.pad_token_id is None:
@@ -133,18 +133,16 @@ def base_model(name: str, revision: str | None, *, quantized: bool, dropout: flo
     instructions take ten times as long for it.
     """
     name = os.path.expandvars(name)
-    try:
-        config = without_dropout(AutoConfig.from_pretrained(name, revision=revision), dropout)
-        options: dict[str, Any] = {"dtype": torch.float32}
-        if quantized:
-            from transformers import BitsAndBytesConfig
+    config = without_dropout(loaded(AutoConfig.from_pretrained, name, revision, "the model"), dropout)
+    options: dict[str, Any] = {"dtype": torch.float32}
+    if quantized:
+        from transformers import BitsAndBytesConfig
 
-            compute = torch.bfloat16 if torch.cuda.is_available() else torch.float32
-            four_bit = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)
-            options = {"dtype": compute, "quantization_config": four_bit}
-        model = language_model_class(config).from_pretrained(name, revision=revision, config=config, **options)
-    except (OSError, ValueError) as error:
-        raise InputError(f"the model {name} could not be loaded: {first_line(error)}") from None
+        compute = torch.bfloat16 if torch.cuda.is_available() else torch.float32
+        four_bit = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)
+        options = {"dtype": compute, "quantization_config": four_bit}
+    load = language_model_class(config).from_pretrained
+    model = complete(load, name, revision, "the model", config=config, **options)
     for module in model.modules():
         # bitsandbytes' CPU kernel for evaluation alone rounds differently from the one that training uses: with both,
         # the stored reference log-probabilities would not be those of the policy at its first step
@@ -234,11 +232,9 @@ def with_adapter(model: nn.Module, adapter: str, revision: str | None, dropout: 
     from peft.utils import get_peft_model_state_dict, load_peft_weights
 
     name, wrong = os.path.expandvars(adapter), f"the adapter {adapter} does not fit the base model"
-    try:
+    with reading(wrong):
         wrapped = PeftModel.from_pretrained(model, name, revision=revision)
         given = set(load_peft_weights(name, device="cpu", revision=revision))
-    except (OSError, ValueError, RuntimeError) as error:
-        raise InputError(f"{wrong}: {first_line(error)}; use the base that it was trained on") from None
     expected = set(get_peft_model_state_dict(wrapped, save_embedding_layers=False))
     if expected != given:
         example = sorted(expected ^ given)[0]
@@ -246,6 +242,8 @@ def with_adapter(model: nn.Module, adapter: str, revision: str | None, dropout: 
             f"{wrong}: it has {len(given)} weights and the base takes {len(expected)} (one that does not match: "
             f"{example}); use the base that it was trained on"
         )
+    if broken := next(not_finite(wrapped), None):
+        raise InputError(f"the adapter {adapter} has weights that are no finite numbers: {broken}")
     set_dropout(wrapped, dropout, ADAPTER)
     return wrapped
 

@@ -13,7 +13,7 @@ from alol.config.sections import Policy
 
 @dataclass(frozen=True)
 class Encoder:
-    """A tokenizer with the lengths of `policy` in params.yaml."""
+    """A tokenizer with the lengths of `policy` in the task's file."""
 
     tokenizer: PreTrainedTokenizerBase
     policy: Policy

@@ -60,9 +60,12 @@ class Rewards:
 
 def _checked(name: str, scores: Any, count: int, low: float | None, high: float | None) -> np.ndarray:
     try:
-        scores = np.asarray(scores, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise InputError(f"reward component '{name}' must return a list of {count} numbers") from None
+        scores = np.asarray(scores)
+    except ValueError:  # lists of several lengths
+        scores = np.empty(0, object)
+    if scores.dtype.kind not in "biuf":
+        raise InputError(f"reward component '{name}' must return a list of {count} numbers")
+    scores = scores.astype(np.float64)
     if scores.shape != (count,):
         shape = f"{len(scores)} scores" if scores.ndim == 1 else f"an array of shape {list(scores.shape)}"
         raise InputError(f"reward component '{name}' returned {shape} for {count} responses; it must return one each")

@@ -5,7 +5,6 @@ The pieces that differ (how rows become tokens, how hidden states become a score
 
 from __future__ import annotations
 
-import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -13,7 +12,6 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
-import transformers
 from tqdm import tqdm
 from transformers import AutoTokenizer
 
@@ -22,6 +20,7 @@ from alol.compute import packed_models, packing
 from alol.compute.batching import chunks
 from alol.compute.kernels import fused
 from alol.config.sections import Launch
+from alol.models import loading
 from alol.rewards.components import Origin
 from alol.rewards.folds import fold, fold_folder, key
 from alol.rewards.options import FULL, Toxichat, Trainable, local
@@ -50,37 +49,24 @@ def device(launch: Launch) -> torch.device:
     return torch.device("cuda" if launch.device == "auto" and torch.cuda.is_available() else "cpu")
 
 
-def loaded(load: Callable[..., Any], name: str, revision: str | None, where: str, **keywords: Any) -> Any:
-    """`load(name)` for a hub id or a local path; what goes wrong becomes one line that names the key."""
+def loaded(
+    load: Callable[..., Any],
+    name: str,
+    revision: str | None,
+    where: str,
+    read: Callable[..., Any] = loading.loaded,
+    **keywords: Any,
+) -> Any:
+    """What `load`, a `from_pretrained`, gives for a hub id or a local path; `where` is the key that names it."""
     path = local(name)
     if path is not None and not path.exists():
         raise InputError(f"{where}: {path} does not exist")
-    try:
-        with quiet():
-            return load(str(path or name), revision=None if path else revision, trust_remote_code=False, **keywords)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise InputError(f"{where}: cannot load '{name}': {reason}") from error
+    return read(load, str(path or name), None if path else revision, where, **keywords)
 
 
 def complete(load: Callable[..., Any], name: str, revision: str | None, where: str) -> Any:
     """A model in fp32 that lacks none of its weights: a head that starts at random would give meaningless scores."""
-    model, info = loaded(load, name, revision, where, dtype=torch.float32, output_loading_info=True)
-    if missing := sorted([*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])]):
-        raise InputError(f"{where}: '{name}' is not such a model: it lacks the weights {', '.join(missing[:3])}")
-    return fused(model)
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Without the library's bars for reading and writing shards, which come for each small model."""
-    shown = transformers.utils.logging.is_progress_bar_enabled()
-    transformers.utils.logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            transformers.utils.logging.enable_progress_bar()
+    return fused(loaded(load, name, revision, where, loading.complete, dtype=torch.float32))
 
 
 def pad_id(tokenizer: Any, config: Any) -> int:

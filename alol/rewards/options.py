@@ -1,4 +1,4 @@
-"""The keys of each reward kind in params.yaml, as frozen dataclasses, and the class that scores for each kind.
+"""The keys of each reward kind in tasks/shared/rewards.yaml, as dataclasses, and the class that scores for each kind.
 
 Light on purpose: checking parameters must not import a deep-learning library, so the classes are named, not imported.
 """
@@ -21,7 +21,7 @@ from alol.config.ranges import (
     Number,
     Part,
     Passes,
-    Positive,
+    Rate,
     Seed,
     Size,
     at_least,
@@ -36,7 +36,7 @@ FULL = "full"  # folder of the model that is trained on every training row
 
 @dataclass(frozen=True)
 class Training:
-    """How a component is trained; the numbers' meanings stand in params.yaml."""
+    """How a component is trained; the numbers' meanings stand in tasks/shared/rewards.yaml."""
 
     texts: str
     init: str
@@ -48,7 +48,7 @@ class Training:
     vocabulary: Annotated[int, between(SMALLEST_VOCABULARY, 10_000_000)]
     batch_size: Count
     epochs: Passes
-    lr: Positive
+    lr: Rate
     weight_decay: NotNegative
     dropout: BelowOne
     folds: Annotated[int, between(2, 1000)]

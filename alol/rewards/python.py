@@ -31,13 +31,18 @@ def resolve(name: str | None, where: str) -> Callable[[list[str], list[str], lis
         raise ParameterError(key, f"is {name!r}; name a function of {ROOM}/, such as {ROOM}.example.concise")
     try:
         function = getattr(importlib.import_module(module), attribute, None)
-    except Exception as error:  # whatever the user's module raises while it is imported
+    except (Exception, SystemExit) as error:  # whatever the user's module raises while it is imported
         raise ParameterError(key, f"is {name}, but importing {module} failed: {_described(error)}") from error
     if not callable(function):
         raise ParameterError(key, f"is {name}, but {module} has no function '{attribute}'")
     home = str(getattr(function, "__module__", None) or "")
     if inspect.isroutine(function) and home.partition(".")[0] != ROOM:
         raise ParameterError(key, f"is {name}, which is a function of {home or 'no module'}; write one in {ROOM}/")
+    if any(
+        kind(function)
+        for kind in (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+    ):
+        raise ParameterError(key, f"is {name}, which does not return a list; write {SIGNATURE}")
     try:
         inspect.signature(function).bind([], [], [])
     except TypeError as error:
@@ -48,7 +53,7 @@ def resolve(name: str | None, where: str) -> Callable[[list[str], list[str], lis
     return function
 
 
-def _described(error: Exception) -> str:
+def _described(error: BaseException) -> str:
     """The error in one line, with the last place in the code that it came from."""
     machinery = ("<", __file__, importlib.__file__)  # the frames of the import itself say nothing
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(machinery)]
@@ -68,5 +73,5 @@ class PythonReward:
         """What the function returns; its exception becomes an InputError that names it and the line."""
         try:
             return self._function(list(prompts), list(responses), list(contexts))
-        except Exception as error:  # whatever the user's function raises
+        except (Exception, SystemExit) as error:  # whatever the user's function raises
             raise InputError(f"{self._where}: {self._name} failed: {_described(error)}") from error

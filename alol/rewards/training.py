@@ -22,11 +22,12 @@ from alol.base.files import replacing, write_json
 from alol.config.params import SETTINGS
 from alol.config.sections import Launch
 from alol.data import schema
+from alol.models.loading import quiet
 from alol.rewards import tfidf, untrained
 from alol.rewards.critic import sentences
 from alol.rewards.examples import Examples, divide, gather
 from alol.rewards.folds import fold_folder, text
-from alol.rewards.network import Encoded, Network, all_logits, by_length, device, quiet
+from alol.rewards.network import Encoded, Network, all_logits, by_length, device
 from alol.rewards.options import FULL, Critic, Preference, Tfidf, Trainable, Training, fitted
 from alol.rewards.preference import dialogue
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -57,6 +58,27 @@ def test_a_good_project_is_fine(check):
             "'magic', which is no reward kind; known: classifier, critic, depth, faithful, fluency, preference, python",
         ),
         ({"judge__requests": 0}, "params.yaml: judge.requests is 0, but must be from 1 to 1,024"),
+        ({"judge__timeout": 1e308}, "judge.timeout is 1e+308, but must be above 0 and at most 86,400"),
+        ({"judge__url": "api.openai.com"}, "judge.url is 'api.openai.com', but must begin with http:// or https://"),
+        (
+            {"defaults__rewards__kinds__mine": {"kind": "nosuch"}},
+            "tasks/shared/rewards.yaml: kinds.mine.kind is 'nosuch'",
+        ),
+        (
+            {"defaults__rewards__kinds__python__low": "zero"},
+            "rewards.yaml: kinds.python.low is 'zero', but must be a numb",
+        ),
+        ({"tasks__demo__train__updates": None}, "tasks/demo.yaml: train sets neither of updates and epochs; set one"),
+        (
+            {"tasks__demo__source": {"log": {"kind": "url", "location": "ftp://x.org/y"}}},
+            "tasks/demo.yaml: source.log.location is ftp://x.org/y, but must be an http:// or https:// URL",
+        ),
+        (
+            {"tasks__demo__source": {"log": {"kind": "url", "location": "http://x.org/y", "sha256": "abc"}}},
+            "tasks/demo.yaml: source.log.sha256 is 'abc', but must be 64 hexadecimal digits",
+        ),
+        ({"tasks__demo__clean__labels__ratings__classes": []}, "clean.labels.ratings.classes must be a list of label"),
+        ({"tasks__demo__policy__model": "/nowhere/m"}, "policy.model is '/nowhere/m', but /nowhere/m does not exist"),
         ({"judge__nope": 1}, "judge.nope is unknown"),
         ({"tasks__demo__train__lr": 1.0}, "tasks/demo.yaml: train.lr is unknown"),
         ({"tasks__demo__reward__weights": {"helpful": 1.0, "concise": 1.0}}, "informative"),
@@ -99,7 +121,7 @@ def test_a_good_project_is_fine(check):
             "rotary positions need an even number",
         ),
         ({"tasks__demo__reference__train": False}, "reference.train is false, but policy.model is scratch"),
-        ({"tasks__demo__train__epochs": 1}, "train.updates and train.epochs: set exactly one of them"),
+        ({"tasks__demo__train__epochs": 1}, "tasks/demo.yaml: train sets both of updates and epochs; set one of them"),
         (
             {"tasks__demo__train__success": "reward_nope"},
             "train.success is 'reward_nope'; known: reward, reward_helpful",
@@ -143,8 +165,8 @@ SENSELESS = [
     ({"launch__micro_batch": 0}, "params.yaml: launch.micro_batch is 0, but must be at least 1"),
     ({"launch__processes": 0}, "params.yaml: launch.processes is 0, but must be from 1 to 1,024"),
     ({"aggregate__samples": -5}, "aggregate.samples is -5, but must be from 0 to 10,000"),
-    ({"aggregate__bootstrap": 0}, "aggregate.bootstrap is 0, but must be from 1 to 10,000,000"),
-    ({"aggregate__bootstrap": -5}, "aggregate.bootstrap is -5, but must be from 1 to 10,000,000"),
+    ({"aggregate__bootstrap": 0}, "aggregate.bootstrap is 0, but must be from 10 to 10,000,000"),
+    ({"aggregate__bootstrap": -5}, "aggregate.bootstrap is -5, but must be from 10 to 10,000,000"),
     ({"train__optimizer__warmup": 8}, "train.optimizer.warmup is 8, but must be below the run's 8 updates"),
     ({"reference__optimizer__warmup": 9}, "reference.optimizer.warmup is 9, but must be below the run's 8 updates"),
     ({"train__optimizer__lr": -1}, "train.optimizer.lr is -1, but must be above 0"),
@@ -195,6 +217,48 @@ def test_a_wrong_default_is_named_with_the_file_it_stands_in(check):
 
 
 @pytest.mark.parametrize(
+    ("file", "old", "new", "message"),
+    [
+        (
+            "tasks/defaults.yaml",
+            "clean:",
+            "clea:",
+            "tasks/defaults.yaml: the section clea is unknown; known: aggregate, clean, ",
+        ),
+        (
+            "tasks/defaults.yaml",
+            "clean:.*?\n(?=\\w)",
+            "clean: []\n",
+            "tasks/defaults.yaml: clean is [], but must be a ta",
+        ),
+        (
+            "tasks/defaults.yaml",
+            "clean:.*?\n(?=\\w)",
+            "clean:\n",
+            "tasks/defaults.yaml: clean is None, but must be a ta",
+        ),
+        ("tasks/defaults.yaml", "clean:", "rewards: {}\nclean:", "rewards belongs into tasks/shared/rewards.yaml"),
+        (
+            "tasks/defaults.yaml",
+            "clean:",
+            "clean:\n  formats: {}",
+            "clean.formats belongs into tasks/shared/clean.yaml",
+        ),
+        ("tasks/shared/clean.yaml", "formats:", "formatsx:", "tasks/shared/clean.yaml: formatsx is unknown"),
+        ("tasks/shared/rewards.yaml", "  holdout: 0.1\n", "", "tasks/shared/rewards.yaml: training.holdout is missing"),
+    ],
+)
+def test_a_shared_file_out_of_shape_is_one_line(check, file, old, new, message):
+    assert check() == (0, [])
+    text = Path(file).read_text()
+    broken, count = re.subn(old, new, text, count=1, flags=re.DOTALL)
+    assert count == 1
+    Path(file).write_text(broken)
+    result = CliRunner().invoke(main)
+    refused(result.exit_code, result.stderr.splitlines(), message)
+
+
+@pytest.mark.parametrize(
     ("function", "message"),
     [
         ("subprocess.call", "name a function of custom/"),
@@ -202,6 +266,9 @@ def test_a_wrong_default_is_named_with_the_file_it_stands_in(check):
         ("tests.small.summary", "name a function of custom/"),
         ("custom", "name a function of custom/"),
         ("custom.mine.call", "importing custom.mine failed"),
+        ("custom.bad_rewards.coroutine", "does not return a list"),
+        ("custom.bad_rewards.generator", "does not return a list"),
+        ("custom.bad_exit.reward", "importing custom.bad_exit failed: SystemExit: 0"),
         (None, "name a function of custom/"),
     ],
 )

@@ -81,6 +81,10 @@ def test_a_complete_model_with_its_own_prompt(project, tokenizer, tmp_path):
 
 
 def test_what_is_refused(project, tokenizer, tmp_path):
+    for name in ("", "../../../models", "a b"):  # it becomes a folder
+        assert "must begin with a letter" in refused(name, "--adapter", "x")
+    for name in ("a_lol", "reference", "gold"):
+        assert "is that of a run" in refused(name, "--adapter", "x")
     assert "name an --adapter" in refused("refused")
     assert "needs both --human and --assistant" in refused("refused", "--model", "x", "--human", "H:")
     assert "could not be loaded" in refused("refused", "--model", str(tmp_path / "nowhere"))

@@ -193,6 +193,16 @@ def test_a_refusal_is_one_line_at_once(project, serve, status):
     assert server.asked == 1
 
 
+@pytest.mark.parametrize("key", ["secret\u2192", "secret\nHost: x"])
+def test_a_key_that_cannot_be_sent_is_refused_and_never_shown(project, serve, monkeypatch, key):
+    monkeypatch.setenv("ALOL_TEST_KEY", key)
+    project(serve("helpful").url, key="ALOL_TEST_KEY")
+    done = CliRunner().invoke(main, ["a_lol", "dpo", "--task", "demo"])
+    assert done.exit_code == 1
+    assert "ALOL_TEST_KEY holds characters that no key has" in done.output
+    assert "secret" not in done.output
+
+
 def test_the_key_is_sent_and_a_missing_one_named(project, serve, monkeypatch):
     server = serve()
     project(server.url, key="MY_KEY")

@@ -23,3 +23,23 @@ def wrong_signature(text):
 
 def constant(prompt, response, context):
     return [0.0] * len(response)
+
+
+async def coroutine(prompt, response, context):
+    return [0.0 for _ in response]
+
+
+def generator(prompt, response, context):
+    yield 0.0
+
+
+def leaves(prompt, response, context):
+    raise SystemExit(0)
+
+
+def texts(prompt, response, context):
+    return ["1" for _ in response]
+
+
+def huge(prompt, response, context):
+    return [10**400 for _ in response]

@@ -88,7 +88,7 @@ def project(tmp_path_factory) -> Project:
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     (project.logs / "answers.jsonl").write_text(lines, encoding="utf-8")
     checked = project.run("python", "-m", "stages.check", "--task", "answers")
-    assert "params.yaml is fine: task answers" in checked
+    assert "params.yaml and tasks/answers.yaml are fine: task answers" in checked
     assert "Git does not track custom/answers.py, tasks/answers.yaml, so queued" in checked
     assert project.run("git", "status", "--short").split() == ["??", "custom/answers.py", "??", "tasks/answers.yaml"]
     assert len(project.ran("exp", "run", "-S", "task=answers")) == 12

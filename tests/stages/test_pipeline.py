@@ -114,6 +114,9 @@ def test_no_positive_advantage_is_one_line(project):
         ("too_few", "scores"),
         ("too_high", "1.5"),
         ("crash", "knowledge"),
+        ("leaves", "SystemExit: 0"),
+        ("texts", "must return a list of"),
+        ("huge", "must return a list of"),
     ],
 )
 def test_a_broken_reward_function_is_one_line(project, function, message):
