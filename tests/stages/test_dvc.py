@@ -122,9 +122,9 @@ def test_another_algorithm_runs_train_and_later_and_going_back_runs_nothing(proj
     row = next(line for line in diff.splitlines() if "| policy.all.distinct_1 " in line)
     assert [float(cell) for cell in row.split("|")[3:5]] == pytest.approx([old, new], rel=1e-3)
     # in a terminal of 160 characters, DVC leaves out what does not fit, from the right
-    table = project.run("env", "COLUMNS=160", "dvc", "exp", "show", "--only-changed", "--no-pager").splitlines()
+    table = project.run("env", "COLUMNS=160", "dvc", "exp", "show", "--no-pager").splitlines()
     head = next(line for line in table if "Experiment" in line)
-    assert re.split(r"\s{2,}", head.strip())[:4] == ["Experiment", "Created", "delta", "reward"]
+    assert re.split(r"\s{2,}", head.strip())[:5] == ["Experiment", "Created", "delta", "reference", "reward"]
     assert len(head) <= 160
     assert len(project.run("dvc", "exp", "show", "--csv").splitlines()[0].split(",")) <= 450
     assert project.ran("exp", "run", "-S", "algorithm=a_lol") == []
