@@ -136,9 +136,15 @@ def test_a_weight_scores_nothing_again(project):
     assert project.ran("exp", "run", "-S", "tasks/answers.yaml:reward.weights.on_topic=1.0") == []
 
 
-def test_the_seed_runs_train_and_later(project):
-    assert project.ran("exp", "run", "-S", "seed=2") == FROM_TRAIN
-    assert project.ran("exp", "run", "-S", "seed=1") == []
+def test_the_seed_and_other_leaves_run_train_and_later_and_arrive(project):
+    leaves = ("seed=2", "tasks/defaults.yaml:train.optimizer.lr=0.125", "algorithms.a_lol.clip=0.5")
+    assert project.ran("exp", "run", *(word for leaf in leaves for word in ("-S", leaf))) == FROM_TRAIN
+    curve = json.loads((project.folder / "models/answers/a_lol/training.json").read_text(encoding="utf-8"))["curve"]
+    assert curve[0]["lr"] == 0.125
+    lock = (project.folder / "dvc.lock").read_text(encoding="utf-8")
+    assert "clip: 0.5" in lock and "seed: 2" in lock
+    project.run("git", "checkout", "--quiet", "params.yaml", "tasks")
+    assert project.ran("repro") == []
 
 
 def test_an_edited_reward_is_scored_again(project):
@@ -149,17 +155,6 @@ def test_an_edited_reward_is_scored_again(project):
     assert project.summary()["gold"]["all"]["reward"] == 0.5
     project.edit("custom/answers.py", "0.5 * float(c[", "float(c[")
     assert project.ran("repro") == []
-
-
-def test_leaves_set_through_dvc_arrive(project):
-    project.run(
-        "dvc", "exp", "run", "-S", "tasks/defaults.yaml:train.optimizer.lr=0.125", "-S", "algorithms.a_lol.clip=0.5"
-    )
-    curve = json.loads((project.folder / "models/answers/a_lol/training.json").read_text(encoding="utf-8"))["curve"]
-    assert curve[0]["lr"] == 0.125
-    assert "clip: 0.5" in (project.folder / "dvc.lock").read_text(encoding="utf-8")
-    project.run("git", "checkout", "--quiet", ".")
-    project.run("dvc", "checkout")
 
 
 def changed(project) -> list[str]:
