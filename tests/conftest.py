@@ -65,3 +65,8 @@ def tiny_model(architecture: str, tokenizer, seed: int = 0, layers: int = 2):
 @pytest.fixture(scope="session")
 def model(architecture, tokenizer):
     return tiny_model(architecture, tokenizer)
+
+
+def pytest_collection_modifyitems(items):
+    """Files that take minutes start first, so that no worker waits for one of them at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
