@@ -16,7 +16,7 @@ import click
 from alol.base import memory
 from alol.base.errors import InputError, ParameterError
 from alol.base.files import write_json
-from alol.config import params, paths, places, sections, yaml_files
+from alol.config import params, paths, places, sections
 
 
 def command(
@@ -55,12 +55,9 @@ def mistakes(task: str | None = None) -> Iterator[None]:
     except InputError as error:
         if not _first():
             raise SystemExit(1) from None
-        line = str(error)
         if task and isinstance(error, ParameterError):
-            line = str(places.located(error, task))
-            if line.startswith(str(yaml_files.DEFAULTS)):
-                line += f" (in {yaml_files.TASKS / task}.yaml, where it is for this task alone)"
-        raise click.ClickException(line) from None
+            error = places.located(error, task, advise=True)
+        raise click.ClickException(str(error)) from None
 
 
 def _first() -> bool:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import WeightedRandomSampler
 
 from alol.base.errors import ParameterError
+from alol.config.runs import check_length
 
 
 def run_length(updates: int | None, epochs: float | None, rows: int, batch_size: int, share: float, where: str) -> int:
@@ -20,8 +21,7 @@ def run_length(updates: int | None, epochs: float | None, rows: int, batch_size:
     these parameters. Raises ParameterError unless exactly one of `updates` and `epochs` is given, or when nothing
     would be left to run.
     """
-    if (updates is None) == (epochs is None):
-        raise ParameterError(f"{where}.updates", f"and {where}.epochs: set exactly one, the other to null")
+    check_length(updates, epochs, where)
     steps = updates if updates is not None else epochs * rows / batch_size
     length = int(steps * share + 1e-9)  # 1e-9: 9000 x 0.677 is 6093, whatever the binary fraction
     if length < 1:

@@ -16,8 +16,9 @@ from alol.algorithms import registry
 from alol.base.errors import InputError, ParameterError
 from alol.base.files import is_local
 from alol.checks import reward_parameters
-from alol.config import build, components, params, paths, places, ranges, yaml_files
+from alol.config import build, components, params, paths, places, ranges, runs, yaml_files
 from alol.config.params import Params
+from alol.config.sections import Source
 from alol.config.yaml_files import CLEAN, PARAMS, REWARDS, TASKS
 from alol.data import clean, download, formats
 from alol.evaluation import endpoint
@@ -35,13 +36,8 @@ def problems(task: str | None = None, root: Path = Path()) -> list[str]:
         chosen = params.load(task, root=root)
     except InputError as error:
         return list(dict.fromkeys([*found, str(error)]))
-    return list(dict.fromkeys(found + _of_shared(root) + _of_task(chosen, root)))
-
-
-def missing_sources(task: str, root: Path = Path()) -> list[str]:
-    """One line for each source of a task that is not there: nothing is wrong with the task, but it cannot run here."""
-    chosen = params.load(task, root=root)
-    return [str(places.located(error, task, root)) for error in _sources(chosen, here=True)]
+    found += [*_of_shared(root), *_missing(chosen, root), *_of_task(chosen, root)]
+    return list(dict.fromkeys(found))
 
 
 def every_task(root: Path = Path()) -> tuple[list[str], list[str]]:
@@ -56,8 +52,8 @@ def every_task(root: Path = Path()) -> tuple[list[str], list[str]]:
         except InputError as error:
             found[str(error)] = None
             continue
-        found |= dict.fromkeys(_of_task(chosen, root, sources=False))
-        missing += missing_sources(name, root)
+        found |= dict.fromkeys(_of_task(chosen, root))
+        missing += _missing(chosen, root)
     return list(found), missing
 
 
@@ -96,14 +92,17 @@ def _kind(rewards: dict[str, Any], kind: str) -> None:
         raise ParameterError(error.key.removeprefix("rewards."), error.reason) from None
 
 
-def _of_task(chosen: Params, root: Path, *, sources: bool = True) -> list[str]:
-    checks: list[Iterable[ParameterError]] = [
-        _sources(chosen, here=False), _format(chosen), _policy(chosen), _runs(chosen),
+def _missing(chosen: Params, root: Path) -> list[str]:
+    """One line for each local source that is not there: the task is as it should be, but cannot run here."""
+    found = _each_source(chosen, download.check_presence)
+    return [str(places.located(error, chosen.task, root)) for error in found]
+
+
+def _of_task(chosen: Params, root: Path) -> list[str]:
+    checks: list[Callable[[Params], Iterable[ParameterError]]] = [
+        _sources, _format, _policy, _runs, reward_parameters.check,
     ]  # fmt: skip
-    if sources:
-        checks.insert(1, _sources(chosen, here=True))
-    found = [error for check in checks for error in check]
-    found += reward_parameters.check(chosen)
+    found = [error for check in checks for error in check(chosen)]
     seen = {error.key.partition(".")[2] for error in found if error.key.startswith("rewards.")}
     for error in reward_parameters.check(dataclasses.replace(chosen, rewards=chosen.test_rewards)):
         section, _, key = error.key.partition(".")
@@ -143,11 +142,13 @@ def _format_defaults(name: str, given: Any) -> None:
     build.values(hints, given, where)
 
 
-def _sources(chosen: Params, *, here: bool) -> Iterator[ParameterError]:
-    """`here`: whether local ones are there; else all that can be said without looking."""
-    if not chosen.source and not here:
+def _sources(chosen: Params) -> Iterator[ParameterError]:
+    if not chosen.source:
         yield ParameterError("source", "names nothing to fetch")
-    look = download.check_presence if here else download.check
+    yield from _each_source(chosen, download.check)
+
+
+def _each_source(chosen: Params, look: Callable[[Source, str], None]) -> Iterator[ParameterError]:
     for name, source in chosen.source.items():
         yield from _errors(lambda: look(source, f"source.{name}"))  # noqa: B023
 
@@ -225,14 +226,9 @@ def _runs(chosen: Params) -> Iterator[ParameterError]:
     if chosen.policy.model == "scratch" and chosen.policy.tuning != "full":
         sections["reference.pretrain"] = chosen.reference.pretrain
     for name, section in sections.items():
-        if (section.updates is None) == (section.epochs is None):
-            given = "neither" if section.updates is None else "both"
-            yield ParameterError(name, f"sets {given} of updates and epochs; set one of them, and the other to null")
-        if section.updates is not None and section.optimizer.warmup >= section.updates:
-            yield ParameterError(
-                f"{name}.optimizer.warmup",
-                f"is {section.optimizer.warmup}, but must be below the run's {section.updates} updates",
-            )
+        yield from _errors(lambda: runs.check_length(section.updates, section.epochs, name))  # noqa: B023
+        if section.updates is not None:
+            yield from _errors(lambda: runs.check_warmup(section.optimizer, section.updates, name))  # noqa: B023
         if section.batch_size < chosen.launch.processes:
             yield ParameterError(
                 "launch.processes", f"is {chosen.launch.processes}, more than {name}.batch_size = {section.batch_size}"

@@ -7,7 +7,7 @@ A task's file comes first; what it does not name comes from the files that tasks
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,12 @@ from alol.config import yaml_files
 from alol.config.yaml_files import CLEAN, DEFAULTS, KEYS, PARAMS, REWARDS, TASKS
 
 
-def located(error: ParameterError, task: str, root: Path = Path()) -> InputError:
-    """The error with its parameter's file before it."""
+def located(error: ParameterError, task: str, root: Path = Path(), *, advise: bool = False) -> InputError:
+    """The error with its parameter's file before it; `advise`: where one task can say otherwise than all do."""
     own = _or_empty(lambda: yaml_files.read(root / TASKS / f"{task}.yaml"))
     file, key = place(error.key, task, own, _or_empty(lambda: yaml_files.read_defaults(root)))
-    return InputError(f"{file}: {key} {error.reason}")
+    advice = f" (in {TASKS / task}.yaml, where it is for this task alone)" if advise and file == DEFAULTS else ""
+    return InputError(f"{file}: {key} {error.reason}{advice}")
 
 
 def place(key: str, task: str, own: dict[str, Any], defaults: dict[str, Any]) -> tuple[Path, str]:
@@ -44,12 +45,12 @@ def place(key: str, task: str, own: dict[str, Any], defaults: dict[str, Any]) ->
         and not _stands(own, plain)
     ):
         return DEFAULTS, key  # missing there: a task may leave it out
-    if section in ("rewards", "test_rewards") and "train" in rest and not _stands(own, plain):
+    if section in ("rewards", "test_rewards") and rest[-2:-1] == ["train"] and not _stands(own, plain):
         return REWARDS, next(_elsewhere([section, *rest], own, defaults)).removeprefix("rewards.")
     return TASKS / f"{task}.yaml", key
 
 
-def _or_empty(read: Any) -> dict[str, Any]:
+def _or_empty(read: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     try:
         return read()
     except InputError:
@@ -74,14 +75,8 @@ def _elsewhere(parts: list[str], own: dict[str, Any], defaults: dict[str, Any]) 
             yield ".".join(["clean", "formats", str(_value(own, "clean.format")), *rest])
         case ["clean", "labels", _, *rest]:
             yield ".".join(["clean", "label_texts", *rest])
-        case ["rewards" | "test_rewards", _, "train", *rest] | [
-            "rewards" | "test_rewards",
-            _,
-            "scorer",
-            "train",
-            *rest,
-        ]:
-            yield ".".join(["rewards", "training", *rest])
+        case ["rewards" | "test_rewards", _, *scorer, "train", key] if scorer in ([], ["scorer"]):
+            yield f"rewards.training.{key}"
         case ["rewards" | "test_rewards", name, *rest]:
             scorer = rest[:1] == ["scorer"]
             kind = _value(own, f"rewards.{name}.scorer.kind" if scorer else f"rewards.{name}.kind")

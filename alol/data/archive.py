@@ -46,7 +46,7 @@ def unpack(path: Path, folder: Path, name: str) -> None:
                 size += _write(stream, _target(folder, member, name), MAX_BYTES - size, name, bar)
     except InputError:
         raise
-    except NotImplementedError as error:  # a method of compression that zipfile does not have
+    except NotImplementedError as error:  # a compression, version or encryption that zipfile does not have
         raise InputError(
             f"{name} cannot be unpacked: {first_line(error)}; unpack it by hand and name its folder"
         ) from None

@@ -12,6 +12,7 @@ import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,7 @@ def revision(contents: Mapping[str, bytes | None], task: str) -> Revision | str:
     names = files_of(task)
     given = {name: contents.get(name) for name in names}
     try:
-        files = {name: yaml_files.parse(text, Path(name)) for name, text in given.items() if text is not None}
+        files = {name: _parsed(text, Path(name)) for name, text in given.items() if text is not None}
         if yaml_files.OLD_KEYS & set(files.get(names[0], {})):
             return f"{PARAMS} is of an older layout"
         if lacking := [name for name in names if name not in files]:
@@ -102,6 +103,9 @@ def revision(contents: Mapping[str, bytes | None], task: str) -> Revision | str:
         return Revision(found, files, {name: hashlib.md5(text).hexdigest() for name, text in given.items() if text})
     except InputError:
         return "its parameters are of another version of the project, with other keys"
+
+
+_parsed = cache(yaml_files.parse)  # most revisions have most files in common
 
 
 def settings(found: Params) -> dict[str, str]:

@@ -22,9 +22,10 @@ from tqdm import tqdm
 
 from alol.algorithms import sampling
 from alol.algorithms.offline import Algorithm
-from alol.base.errors import InputError, ParameterError
+from alol.base.errors import InputError
 from alol.compute.batching import Batch, chunks
 from alol.compute.logprob import ResponseLogp
+from alol.config.runs import check_warmup
 from alol.config.sections import Launch, Optimizer, Train
 
 
@@ -44,6 +45,29 @@ class History:
     curve: list[dict[str, float]] = field(default_factory=list)
     validation: list[dict[str, float]] = field(default_factory=list)
     selected: int = 0
+
+
+class Checkpoints:
+    """Scores `model` while it trains and keeps the best: above `bar`, the reference's own score (-inf: it has none)."""
+
+    def __init__(self, model: nn.Module, evaluate: Callable[[], float], keep: Callable[[], None], bar: float) -> None:
+        self._model, self._evaluate, self._keep, self._best = model, evaluate, keep, bar
+        self.history = History(validation=[{"update": 0, "reward": bar}] if np.isfinite(bar) else [])
+
+    def score(self, update: int) -> None:
+        """Evaluates the model as it is after `update`, and keeps it when none before was as good."""
+        self._model.eval()
+        score = self._evaluate()
+        self.history.validation.append({"update": update, "reward": score})
+        if score > self._best:
+            self._best, self.history.selected = score, 1
+            self._keep()
+
+    def finish(self) -> History:
+        """What the run did; the last model is kept when none was above the bar, and `selected` stays 0."""
+        if not self.history.selected:
+            self._keep()
+        return self.history
 
 
 class Examples:
@@ -207,14 +231,6 @@ def make_optimizer(model: nn.Module, settings: Optimizer) -> torch.optim.Optimiz
     return torch.optim.AdamW(parameters, fused=True, **options)
 
 
-def check_warmup(settings: Optimizer, updates: int, where: str) -> None:
-    """Raises ParameterError for a warm-up that the run (of the section `where`) would not outlast."""
-    if settings.warmup >= updates:
-        raise ParameterError(
-            f"{where}.optimizer.warmup", f"is {settings.warmup}, but must be below the run's {updates} updates"
-        )
-
-
 def make_schedule(optimizer: torch.optim.Optimizer, settings: Optimizer, updates: int) -> LambdaLR:
     """The learning rate over a run: a linear warm-up, then constant, or falling to 0 in a line or half a cosine.
 
@@ -258,7 +274,7 @@ def fit(
     scorer: nn.Module = main.prepare(ResponseLogp(model))
     optimizer = make_optimizer(model, optimizer_settings)
     scheduler = make_schedule(optimizer, optimizer_settings, len(run.draws))
-    history, best = History(validation=[{"update": 0, "reward": bar}] if np.isfinite(bar) else []), bar
+    checkpoints = Checkpoints(model, evaluate, keep, bar)
     step = Step(scorer, pad_id, examples, algorithm, hyperparameters, launch, main)
     bar_ = tqdm(run.draws, desc="train", unit="update", disable=not main.is_main_process)
     for update, rows in enumerate(bar_, start=1):
@@ -273,18 +289,11 @@ def fit(
         optimizer.step()
         scheduler.step()
         optimizer.zero_grad()
-        history.curve.append(entry)
+        checkpoints.history.curve.append(entry)
         bar_.set_postfix(loss=f"{entry['loss']:.3f}", refresh=False)
         if update in run.points:
-            model.eval()
-            score = evaluate()
-            history.validation.append({"update": update, "reward": score})
-            if score > best:
-                best, history.selected = score, 1
-                keep()
-    if not history.selected:
-        keep()
-    return history
+            checkpoints.score(update)
+    return checkpoints.finish()
 
 
 @dataclass(frozen=True)

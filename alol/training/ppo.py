@@ -25,9 +25,10 @@ from alol.compute.batching import Batch, chunks
 from alol.compute.generate import decode, sample_ids
 from alol.compute.launch import from_main
 from alol.compute.logprob import response_logp_and_states
+from alol.config.runs import check_warmup
 from alol.config.sections import Generate, Launch, Optimizer
 from alol.models.policies import LoadedPolicy
-from alol.training.loop import History, Plan, check_warmup, make_optimizer, make_schedule
+from alol.training.loop import Checkpoints, History, Plan, make_optimizer, make_schedule
 
 
 class ActorCritic(nn.Module):
@@ -83,7 +84,7 @@ class Trainer:
 
     def fit(self, run: Plan, *, evaluate: Callable[[], float], keep: Callable[[], None], bar: float) -> History:
         """Trains in place for `run.draws` [steps, batch]; checkpoints are kept as in alol.training.loop.fit."""
-        history, best = History(validation=[{"update": 0, "reward": bar}]), bar
+        checkpoints = Checkpoints(self.policy.model, evaluate, keep, bar)
         settings = dataclasses.replace(self.optimizer, lr=self.optimizer.lr * self.options.lr_scale)
         optimizer = make_optimizer(self.actor, settings)
         steps = len(run.draws) * self.options.epochs * self.options.minibatches
@@ -92,18 +93,11 @@ class Trainer:
         bar_ = tqdm(run.draws, desc="train", unit="step", disable=not self.main.is_main_process)
         for step, drawn in enumerate(bar_, start=1):
             entry = self._step(step, drawn.tolist(), optimizer, schedule)
-            history.curve.append({**entry, "update": step, "lr": schedule.get_last_lr()[0]})
+            checkpoints.history.curve.append({**entry, "update": step, "lr": schedule.get_last_lr()[0]})
             bar_.set_postfix(reward=f"{entry['reward']:.3f}", refresh=False)
             if step in run.points:
-                self.policy.model.eval()
-                score = evaluate()
-                history.validation.append({"update": step, "reward": score})
-                if score > best:
-                    best, history.selected = score, 1
-                    keep()
-        if not history.selected:
-            keep()
-        return history
+                checkpoints.score(step)
+        return checkpoints.finish()
 
     def _step(self, step: int, drawn: list[int], optimizer: Any, schedule: Any) -> dict[str, float]:
         experience, entry = self._rollout(step, drawn)

@@ -19,6 +19,7 @@ from alol.compute.batching import chunks
 from alol.compute.launch import from_main
 from alol.compute.logprob import response_logp
 from alol.config.params import Params
+from alol.config.runs import check_warmup
 from alol.config.sections import Launch, Policy, Run
 from alol.data import schema
 from alol.models import policies, scratch, trainable
@@ -77,7 +78,7 @@ def _fit(
         trainable.recompute(start.model)
     examples, validation = splits
     length = sampling.run_length(settings.updates, settings.epochs, len(examples), settings.batch_size, 1.0, where)
-    loop.check_warmup(settings.optimizer, length, where)
+    check_warmup(settings.optimizer, length, where)
     order = sampling.draws(len(examples), length, settings.batch_size, seed)
     plan = loop.Plan(order, sampling.evaluation_points(length, settings.evaluations), discarded=0.0)
     pad_id = start.tokenizer.pad_token_id

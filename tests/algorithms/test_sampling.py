@@ -24,7 +24,7 @@ def test_evaluation_points_are_even_and_end_at_the_end():
 
 @pytest.mark.parametrize(("updates", "epochs"), [(None, None), (1, 1.0)])
 def test_exactly_one_of_updates_and_epochs(updates, epochs):
-    with pytest.raises(InputError, match="exactly one"):
+    with pytest.raises(InputError, match=r"train sets (neither|both) of updates and epochs"):
         run_length(updates, epochs, 10, 2, 1.0, "train")
 
 
