@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 
 import click
 
-from alol.base import memory
+from alol.base import faults, memory
 from alol.base.errors import InputError, ParameterError
 from alol.base.files import write_json
 from alol.config import params, paths, places, sections
@@ -36,8 +36,8 @@ def command(
                 if distributed and (code := _relaunch(name, loaded.launch)) is not None:
                     raise SystemExit(code)
                 main(loaded)
-            if _first():
-                write_json(paths.cost(name), cost(time.monotonic() - start))
+                if _first():
+                    write_json(paths.cost(name), cost(time.monotonic() - start))
 
         run = click.option("--task", required=True, help="A file of tasks/, without .yaml.")(run)
         if algorithm:
@@ -49,15 +49,24 @@ def command(
 
 @contextlib.contextmanager
 def mistakes(task: str | None = None) -> Iterator[None]:
-    """Ends the command with one line where the user's input is wrong, with the file of a parameter of `task`."""
+    """Ends the command with one line where the user's input, the disk or memory is at fault; bugs pass.
+
+    A parameter of `task` is named with its file.
+    """
     try:
         yield
-    except InputError as error:
-        if not _first():
-            raise SystemExit(1) from None
-        if task and isinstance(error, ParameterError):
-            error = places.located(error, task, advise=True)
-        raise click.ClickException(str(error)) from None
+    except KeyboardInterrupt:
+        click.echo("Error: interrupted", err=True)
+        raise SystemExit(130) from None
+    except Exception as error:
+        found = faults.culprit(error)
+        if found is None:
+            raise
+        if isinstance(found, InputError) and not _first():
+            raise SystemExit(1) from None  # the first process says it
+        if task and isinstance(found, ParameterError):
+            error = places.located(found, task, advise=True)
+        raise click.ClickException(faults.line(error, click.get_current_context().command.name)) from None
 
 
 def _first() -> bool:
@@ -102,7 +111,6 @@ def _wait(processes: list[subprocess.Popen]) -> int:
 def cost(seconds: float) -> dict[str, float]:
     """Wall time and peak memory of this process (and of the accelerator, when one was used)."""
     result = {"seconds": round(seconds, 2), "peak_memory_mb": round(memory.peak(), 1)}
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        result["peak_accelerator_memory_mb"] = round(torch.cuda.max_memory_allocated() / 2**20, 1)
+    if (accelerator := memory.accelerator_peak()) is not None:
+        result["peak_accelerator_memory_mb"] = round(accelerator, 1)
     return result

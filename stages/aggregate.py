@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 
-from alol.base.errors import InputError
 from alol.base.files import read_json, replacing, write_json
 from alol.config import params, paths
 from alol.data import formats, schema
@@ -20,8 +18,9 @@ def main(p: params.Params) -> None:
     """Compare gold, reference and policy on the test prompts: metrics, plots and a report."""
     rows, measured = measure(p, schema.TEST, paths.generations(p.task, p.algorithm))
     _, validated = measure(p, schema.VALIDATION, paths.policy(p.task, p.algorithm))
-    history = load(paths.policy(p.task, p.algorithm) / "training.json")
-    value, reward_model = load(paths.METRICS / "value.json"), load(paths.METRICS / "reward_model.json")
+    history = read_json(paths.policy(p.task, p.algorithm) / "training.json", summary.History)
+    value = read_json(paths.METRICS / "value.json", summary.ValueFit)
+    reward_model = read_json(paths.METRICS / "reward_model.json", dict[str, dict[str, float]])
     subsets = [row["subset"] for row in rows["gold"]]
     result = {
         **summary.summarise(subsets, measured, p.aggregate),
@@ -33,25 +32,20 @@ def main(p: params.Params) -> None:
     training = report.training(paths.annotated(p.task) / train, paths.advantages(p.task) / train, p)
     if training.good is not None:
         result["filter"] = summary.filtered(training.good, training.columns["advantage"])
-    heldout = load(paths.value(p.task) / "heldout.json")
+    heldout = summary.heldout(paths.value(p.task) / "heldout.json")
     write(report.Run(p, result, rows, measured, training, history, heldout))
 
 
 def measure(p: params.Params, split: str, policy: Path) -> tuple[dict[str, summary.Rows], dict[str, summary.Measured]]:
     """The rows of gold, reference and policy on a split, and their metrics; `policy` holds the policy's table."""
     table = f"{split}.parquet"
+    own, answers = (schema.scored(columns, p.rewards) for columns in (schema.RESPONSES, schema.ROLLOUTS))
     rows = {
-        "gold": summary.gold_rows(schema.rows(paths.annotated(p.task) / table), p),
-        "reference": schema.rows(paths.baselines(p.task) / table),
-        "policy": schema.rows(policy / table),
+        "gold": summary.gold_rows(schema.rows(paths.annotated(p.task) / table, own), p),
+        "reference": schema.rows(paths.baselines(p.task) / table, answers),
+        "policy": schema.rows(policy / table, answers),
     }
     return rows, summary.compared(rows, p, formats.get(p.clean.format))
-
-
-def load(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        raise InputError(f"{path} is missing; run `dvc repro` to make it")
-    return read_json(path)
 
 
 def write(run: report.Run) -> None:

@@ -16,9 +16,8 @@ import click
 from alol.base.errors import InputError
 from alol.base.files import read_json, replacing
 from alol.config import params, paths
-from alol.evaluation import comparison, experiments, figures, published_columns
+from alol.evaluation import comparison, experiments, figures, published_columns, summary
 from alol.evaluation.report import write_csv
-from alol.evaluation.summary import align
 from stages._cli import mistakes
 
 
@@ -95,7 +94,7 @@ def report(task: str, rows: list[dict[str, Any]]) -> list[experiments.Group]:
     for reason in sorted({reason for _, reason in left_out}):
         click.echo(f"left out, {reason}: {', '.join(name for name, same in left_out if same == reason)}")
     others = [
-        experiments.checkpoint(path.parent.name, read_json(path))
+        experiments.checkpoint(path.parent.name, read_json(path, summary.Splits))
         for path in sorted(paths.checkpoints(task).glob("*/summary.json"))
     ]
     if not runs and not others:
@@ -134,7 +133,7 @@ def together(groups: dict[str, list[experiments.Group]]) -> None:
     ]
     with replacing(base.with_suffix(".png")) as partial:
         partial.write_bytes(figures.comparison(lines, "reward by task and run"))
-    click.echo(align(comparison.across_cells(rows, "+-"), left=1))
+    click.echo(summary.align(comparison.across_cells(rows, "+-"), left=1))
     click.echo(f"{len(rows)} rows over {len(groups)} tasks: {base}.md, .csv and .png")
 
 

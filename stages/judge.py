@@ -55,7 +55,7 @@ def responses(loaded: params.Params, name: str) -> list[dict[str, Any]]:
     """The test rows of what the user calls `name`."""
     task = loaded.task
     if name.endswith(".parquet"):
-        return schema.rows(Path(name))
+        return schema.rows(Path(name), schema.ROLLOUTS)
     places = {
         "gold": paths.annotated(task) / "test.parquet",
         "reference": paths.baselines(task) / "test.parquet",
@@ -65,8 +65,9 @@ def responses(loaded: params.Params, name: str) -> list[dict[str, Any]]:
     places = {key: path for key, path in places.items() if path.exists()}
     if name not in places:
         raise known(f"run of task '{task}'", name, places or ["none yet; run `dvc repro`"])
-    rows = schema.rows(places[name])
-    return summary.gold_rows(rows, loaded) if name == "gold" else rows
+    if name == "gold":
+        return summary.gold_rows(schema.rows(places[name], schema.scored(schema.RESPONSES, loaded.rewards)), loaded)
+    return schema.rows(places[name], schema.ROLLOUTS)
 
 
 def write(

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+ABOUT = "file: "  # begins the note that names the file an error is about
+
 
 class InputError(ValueError):
     """Bad input: the message says what is wrong, in which file, row or key, and what to do."""
@@ -18,9 +24,25 @@ class ParameterError(InputError):
         self.key, self.reason = key, reason
 
 
-def first_line(error: Exception) -> str:
-    """What a library's error says, in one line: the first of its text, or its kind where it says nothing."""
-    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+def first_line(error: BaseException) -> str:
+    """What a library's error says, in one line: the first of its text, or its kind where it says nothing.
+
+    A first line that only announces what follows goes with the next one.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if len(lines) > 1 and lines[0].endswith(":"):
+        lines[0] += f" {lines[1]}"
+    return lines[0] if lines else type(error).__name__
+
+
+@contextlib.contextmanager
+def about(path: Path) -> Iterator[None]:
+    """Notes on whatever error passes that it is about this file: a write that fails does not say where it was."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"{ABOUT}{path}")
+        raise
 
 
 def known(kind: str, name: object, names: object) -> InputError:

@@ -10,17 +10,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from alol.base.errors import InputError, about
+
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A path to write at; it takes `path`'s place when the block ends well, and goes away otherwise."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _remove(partial)
+    with about(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove(partial)
     try:
-        yield partial
-        _remove(path)
-        partial.rename(path)
+        with about(path):
+            yield partial
+            _remove(path)
+            partial.rename(path)
     finally:
         _remove(partial)
 
@@ -43,5 +47,25 @@ def write_json(path: Path, value: Any) -> None:
         partial.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
+def read_json(path: Path, shape: Any = Any) -> Any:
+    """The pipeline's own JSON as `shape`, the type that was written (a TypedDict, for one; more keys may be there).
+
+    Raises InputError for a file that is missing, is no JSON or of another shape, or has numbers that are not finite.
+    """
+    from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+    if not path.exists():
+        raise InputError(f"{path} is missing; run `dvc repro` to make it")
+    # a TypedDict takes its rules from what surrounds it
+    kind = TypeAdapter(tuple[shape], config=ConfigDict(strict=True, allow_inf_nan=False, extra="allow"))
+    try:
+        return kind.validate_json(b"[%b]" % path.read_bytes())[0]
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        place = ".".join(map(str, first["loc"][1:]))
+        raise damaged(path, f"{place}: {first['msg']}" if place else first["msg"]) from None
+
+
+def damaged(path: Path, why: str) -> InputError:
+    """The error for a file of the pipeline's own that this version did not write so, or that was hurt since."""
+    return InputError(f"{path} is damaged or not what this version writes ({why}); delete it and run `dvc repro`")

@@ -18,8 +18,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from alol.base.errors import InputError
-from alol.base.files import replacing
+from alol.base import faults
+from alol.base.errors import InputError, about
+from alol.base.files import damaged, replacing
 
 ROW_GROUP = 2048  # rows
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
@@ -51,12 +52,17 @@ ADVANTAGES = pa.schema(
         ("advantage", pa.float32()),
     ]
 )
+TABLES = (RESPONSES, ROLLOUTS, LABELLED, ADVANTAGES)
+REWARD = "reward_"  # begins the name of a component's column
+_TYPES = {field.name: field.type for table in TABLES for field in table}
+_OPEN = {"subset", "prompt", "cuts", "turns"}  # columns that may have empty cells
+Columns = pa.Schema | list[str] | None
 
 
 def scored(schema: pa.Schema, components: Iterable[str]) -> pa.Schema:
     """`schema` with one `reward_<component>` column per component."""
     for name in components:
-        schema = schema.append(pa.field(f"reward_{name}", pa.float64()))
+        schema = schema.append(pa.field(f"{REWARD}{name}", pa.float64()))
     return schema
 
 
@@ -65,7 +71,7 @@ class Writer:
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         self.schema, self.pending, self.count = schema, [], 0
-        self._file = pq.ParquetWriter(path, schema, compression="zstd")
+        self._file = pq.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True)
 
     def write(self, rows: Iterable[dict[str, Any]]) -> None:
         for row in rows:
@@ -106,39 +112,76 @@ def write(path: Path, schema: pa.Schema, rows: Iterable[dict[str, Any]]) -> None
         writer.write(rows)
 
 
-def _open(path: Path) -> pq.ParquetFile:
+@contextlib.contextmanager
+def _opened(path: Path, columns: Columns = None) -> Iterator[tuple[pq.ParquetFile, list[str]]]:
+    """The open table, whose pages are held against their checksums, and the names of the columns to read.
+
+    Raises InputError for whatever is wrong with it, now or while it is read.
+    """
     if not path.exists():
         raise InputError(f"{path} is missing; run `dvc repro` to make it")
-    try:
-        return pq.ParquetFile(path)
-    except pa.ArrowInvalid as error:
-        raise InputError(f"{path} is not a readable Parquet file ({error}); delete it and run `dvc repro`") from None
+    with (
+        about(path),
+        faults.reading(lambda why: damaged(path, why)),
+        pq.ParquetFile(path, page_checksum_verification=True) as file,
+    ):
+        groups = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+        if sum(groups) != file.metadata.num_rows:
+            raise damaged(path, "its row groups are not all of its rows")
+        yield file, _names(path, file.schema_arrow, columns)
 
 
-def read(path: Path, columns: list[str] | None = None) -> Iterator[list[dict[str, Any]]]:
-    """Row group by row group, as lists of dicts; `context` as a dict."""
-    with _open(path) as file:
+def _names(path: Path, found: pa.Schema, columns: Columns) -> list[str]:
+    """The names of the `columns` (None: all), which the table must have, of the types that the pipeline writes."""
+    if columns is None:  # those of the table that it is most like
+        likest = min(TABLES, key=lambda table: len(set(table.names) - set(found.names)))
+        wanted = list(dict.fromkeys([*likest.names, *found.names]))
+    else:
+        wanted = columns.names if isinstance(columns, pa.Schema) else columns
+    if missing := [name for name in wanted if name not in found.names]:
+        raise damaged(path, f"it lacks the columns {', '.join(missing)}")
+    for name in wanted:
+        kind = pa.float64() if name.startswith(REWARD) else _TYPES.get(name)
+        if found.field(name).type != kind:
+            given = f"is of the type {found.field(name).type}, not {kind}" if kind else "is none of the pipeline's"
+            raise damaged(path, f"its column {name} {given}")
+    return wanted
+
+
+def _whole(path: Path, found: pa.Table) -> pa.Table:
+    """The table, once its texts and lists are known to be what they say."""
+    found.validate(full=True)
+    if empty := [name for name in found.column_names if name not in _OPEN and found[name].null_count]:
+        raise damaged(path, f"its column {empty[0]} has empty cells")
+    return found
+
+
+def read(path: Path, columns: Columns = None) -> Iterator[list[dict[str, Any]]]:
+    """Row group by row group, as lists of dicts; `context` as a dict. A schema asks for its columns, as a list does."""
+    with _opened(path, columns) as (file, names):
         for i in range(file.num_row_groups):
-            rows = file.read_row_group(i, columns=columns).to_pylist()
+            rows = _whole(path, file.read_row_group(i, columns=names)).to_pylist()
             for row in rows:
                 if "context" in row:
                     row["context"] = json.loads(row["context"])
+                    if not isinstance(row["context"], dict):
+                        raise damaged(path, "a context is no JSON object")
             yield rows
 
 
-def rows(path: Path, columns: list[str] | None = None) -> list[dict[str, Any]]:
+def rows(path: Path, columns: Columns = None) -> list[dict[str, Any]]:
     """The whole table; for tables that are known to be small (validation, test)."""
     return [row for group in read(path, columns) for row in group]
 
 
-def table(path: Path, columns: list[str] | None = None) -> pa.Table:
+def table(path: Path, columns: Columns = None) -> pa.Table:
     """The whole table in Arrow's own memory, for random access during training."""
-    with _open(path) as file:
-        return file.read(columns=columns)
+    with _opened(path, columns) as (file, names):
+        return _whole(path, file.read(columns=names))
 
 
 def count(path: Path) -> int:
-    with _open(path) as file:
+    with _opened(path) as (file, _):
         return file.metadata.num_rows
 
 

@@ -84,9 +84,10 @@ def answers(
 
 def summarise(rows: list[dict[str, Any]], annotated: Path, baselines: Path, params: Params) -> dict[str, Any]:
     """The numbers of metrics/summary.json about the test responses, with the checkpoint as the policy."""
+    own, answers = (schema.scored(columns, params.rewards) for columns in (schema.RESPONSES, schema.ROLLOUTS))
     tables = {
-        "gold": summary.gold_rows(schema.rows(annotated / "test.parquet"), params),
-        "reference": schema.rows(baselines / "test.parquet"),
+        "gold": summary.gold_rows(schema.rows(annotated / "test.parquet", own), params),
+        "reference": schema.rows(baselines / "test.parquet", answers),
         "policy": rows,
     }
     measured = summary.compared(tables, params, formats.get(params.clean.format))

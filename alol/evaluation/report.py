@@ -22,7 +22,7 @@ from alol.config.sections import Reward
 from alol.data import schema
 from alol.evaluation import figures, metrics
 from alol.evaluation.metrics import Array
-from alol.evaluation.summary import ALL, MODELS, Measured, Rows, number, ordered, show, split_names
+from alol.evaluation.summary import ALL, MODELS, Heldout, History, Measured, Rows, number, ordered, show, split_names
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 _KEYS = ["prompt_id", "rank"]
@@ -51,8 +51,8 @@ class Run:
     rows: dict[str, Rows]
     measured: dict[str, Measured]
     training: Training
-    history: dict[str, Any]
-    heldout: dict[str, list[Any]]
+    history: History
+    heldout: Heldout
 
 
 def training(annotated: Path, advantages: Path, params: Params) -> Training:

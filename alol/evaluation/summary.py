@@ -10,11 +10,14 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from typing_extensions import TypedDict
 
 from alol.base.errors import InputError
+from alol.base.files import damaged, read_json
 from alol.config import params, sections
 from alol.data import schema
 from alol.data.formats import Format, Metric
@@ -24,6 +27,45 @@ from alol.evaluation.metrics import Array
 MODELS = ("gold", "reference", "policy")
 ALL, MACRO = "all", "macro"
 Rows = list[dict[str, Any]]
+Splits = dict[str, dict[str, dict[str, float]]]  # `gold | reference | policy | delta` -> split -> metric
+
+
+class Evaluation(TypedDict):
+    """One evaluation while training."""
+
+    update: int
+    epoch: float
+    reward: float
+
+
+class Update(TypedDict):
+    """One update; algorithms add numbers of their own."""
+
+    update: int
+    loss: float
+
+
+class History(TypedDict):
+    """training.json of a policy."""
+
+    selected: int
+    discarded: float
+    validation: list[Evaluation]
+    curve: list[Update]
+
+
+class ValueFit(TypedDict):
+    """metrics/value.json."""
+
+    value_mse: float
+    value_mse_constant: float
+
+
+class Heldout(TypedDict):
+    """heldout.json of a value head."""
+
+    value: list[float]
+    reward: list[float]
 
 
 @dataclass(frozen=True)
@@ -127,9 +169,7 @@ def number(value: float) -> float:
     return float(f"{value:.6g}")
 
 
-def summarise(
-    subsets: Sequence[str], models: Mapping[str, Measured], options: sections.Aggregate
-) -> dict[str, dict[str, dict[str, float]]]:
+def summarise(subsets: Sequence[str], models: Mapping[str, Measured], options: sections.Aggregate) -> Splits:
     """`gold | reference | policy | delta` -> split -> metric; `subsets` names the test subset of each row."""
     groups = splits(subsets)
     result = {
@@ -174,9 +214,15 @@ def filtered(good: Array, advantage: Array) -> dict[str, float]:
     }
 
 
-def run_numbers(
-    training: Mapping[str, Any], value: Mapping[str, Any], reward_model: Mapping[str, Mapping[str, Any]]
-) -> dict[str, Any]:
+def heldout(path: Path) -> Heldout:
+    """The value head's predictions for prompts that it did not see, and their rewards."""
+    found = read_json(path, Heldout)
+    if not 0 < len(found["value"]) == len(found["reward"]):
+        raise damaged(path, f"{len(found['value'])} values for {len(found['reward'])} rewards")
+    return found
+
+
+def run_numbers(training: History, value: ValueFit, reward_model: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
     """The keys of the summary that earlier stages measured."""
     return {
         "discarded": number(training["discarded"]),

@@ -14,23 +14,15 @@ import torch
 import transformers
 from torch import nn
 
-from alol.base.errors import InputError, first_line
+from alol.base import faults
+from alol.base.errors import InputError
 
 
 @contextlib.contextmanager
 def reading(what: str) -> Iterator[None]:
     """Raises InputError, which begins with `what`, for whatever a library raises over the files that it reads."""
-    try:
-        with quiet():
-            yield
-    except (InputError, MemoryError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:  # transformers, tokenizers, safetensors and peft raise what comes over damaged files
-        raise InputError(f"{what}: {first_line(error)}") from error
-    except BaseException as error:
-        if type(error).__name__ != "PanicException":  # what a library written in Rust raises over a damaged file
-            raise
-        raise InputError(f"{what}: {first_line(error)}") from None  # type: ignore[arg-type]
+    with faults.reading(lambda why: InputError(f"{what}: {why}")), quiet():
+        yield
 
 
 def loaded(load: Callable[..., Any], name: str, revision: str | None, what: str, **keywords: Any) -> Any:

@@ -23,6 +23,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers.utils import logging as transformers_logging
+from typing_extensions import TypedDict
 
 from alol.base.errors import InputError, ParameterError
 from alol.base.files import is_local, read_json, write_json
@@ -50,13 +51,24 @@ DROPOUTS = (
 )
 
 
+class Pointer(TypedDict):
+    """policy.json: what `load` needs to find a policy again; `base` None means that the full model lies beside it."""
+
+    base: str | None
+    revision: str | None
+    fingerprint: str | None
+    adapter: str | None
+    adapter_revision: str | None
+    quantized: bool
+
+
 @dataclass
 class LoadedPolicy:
-    """A model with its tokenizer; `pointer` is the content of its policy.json."""
+    """A model with its tokenizer."""
 
     model: nn.Module
     tokenizer: PreTrainedTokenizerBase
-    pointer: dict[str, Any]
+    pointer: Pointer
 
 
 def language_model_class(config: Any) -> Any:
@@ -88,8 +100,7 @@ def check_context(model: nn.Module, max_prompt: int, new_tokens: int, key: str) 
         )
 
 
-def pointer(policy: Policy, base: str | None, adapter: str | None) -> dict[str, Any]:
-    """What `load` needs to find a policy again; `base` None means the full model lies in the folder itself."""
+def pointer(policy: Policy, base: str | None, adapter: str | None) -> Pointer:
     hub = base == policy.model
     return {
         "base": base,
@@ -153,9 +164,7 @@ def base_model(name: str, revision: str | None, *, quantized: bool, dropout: flo
 
 def load(folder: Path, *, dropout: float = 0.0) -> LoadedPolicy:
     """The policy of a folder, in evaluation mode on the CPU, an adapter wrapped around its base."""
-    if not (folder / POINTER).exists():
-        raise InputError(f"{folder / POINTER} is missing; run `dvc repro` to make it")
-    found = read_json(folder / POINTER)
+    found = read_json(folder / POINTER, Pointer)
     base = base_path(folder, found["base"])
     if found["fingerprint"] and found["fingerprint"] != fingerprint(Path(base)):
         raise InputError(f"{base} has changed since {folder} was made from it; run `dvc repro -f reference`")
@@ -168,7 +177,7 @@ def load(folder: Path, *, dropout: float = 0.0) -> LoadedPolicy:
     return LoadedPolicy(model.eval(), tokenizer, found)
 
 
-def own_adapter(folder: Path, found: dict[str, Any]) -> tuple[str | None, str | None]:
+def own_adapter(folder: Path, found: Pointer) -> tuple[str | None, str | None]:
     """Where the adapter of a policy's folder lies, and its revision on a hub; `found` is its policy.json."""
     if (folder / "adapter_config.json").exists():
         return str(folder), None
@@ -191,11 +200,13 @@ def load_checkpoint(
     if model is None:
         if not (reference / POINTER).exists():
             raise InputError(f"{reference / POINTER} is missing; run `dvc repro` to make it, or name a complete model")
-        found = read_json(reference / POINTER)
+        found = read_json(reference / POINTER, Pointer)
         model, revision = base_path(reference, found["base"]), found["revision"]
         quantized = found["quantized"] if quantized is None else quantized
-    pointer = {"base": model, "revision": revision, "fingerprint": None, "adapter": adapter}
-    pointer |= {"adapter_revision": adapter_revision, "quantized": bool(quantized)}
+    pointer = Pointer(
+        base=model, revision=revision, fingerprint=None, adapter=adapter, adapter_revision=adapter_revision,
+        quantized=bool(quantized),
+    )  # fmt: skip
     loaded: nn.Module = base_model(model, revision, quantized=bool(quantized))
     if adapter:
         loaded = with_adapter(loaded, adapter, adapter_revision, 0.0)

@@ -15,7 +15,7 @@ from alol.base.files import read_json
 from alol.compute.batching import Batch
 from alol.compute.logprob import is_encoder_decoder, response_logp
 from alol.config.sections import Policy
-from alol.models.policies import ADAPTER, POINTER, REFERENCE, LoadedPolicy, own_adapter, set_dropout
+from alol.models.policies import ADAPTER, POINTER, REFERENCE, LoadedPolicy, Pointer, own_adapter, set_dropout
 
 
 def recompute(model: nn.Module) -> None:
@@ -35,7 +35,7 @@ def frozen_logp(policy: LoadedPolicy, reference: Path) -> Callable[[Batch], Tens
     if not isinstance(model, PeftModel):
         copied = copy.deepcopy(model).eval().requires_grad_(False)
         return torch.no_grad()(lambda batch: response_logp(copied.to(batch.device), batch))
-    adapter, revision = own_adapter(reference, read_json(reference / POINTER))
+    adapter, revision = own_adapter(reference, read_json(reference / POINTER, Pointer))
     if adapter:
         model.load_adapter(os.path.expandvars(adapter), REFERENCE, is_trainable=False, revision=revision)
         set_dropout(model, 0.0, REFERENCE)

@@ -64,7 +64,7 @@ def gather(clean: Path, options: Trainable, where: str) -> Examples:
 def _labelled(path: Path, options: Classifier | Critic, where: str, held: set[str], train: set[str]) -> Examples:
     rows, labels, keys, dropped = [], [], [], 0
     unknown: Counter[str] = Counter()
-    for group in schema.read(path):
+    for group in schema.read(path, schema.LABELLED):
         for row in group:
             cells = (row["prompt"] or "", row["response"], row["context"])
             if isinstance(options, Critic) and row["context"].get("relation") not in options.relations:

@@ -20,7 +20,7 @@ def score_table(rewards: Rewards, source: Path, target: Path, columns: pa.Schema
         schema.writing(target, schema.scored(columns, rewards.names)) as writer,
         tqdm(total=schema.count(source), desc=f"scoring {source.stem}", unit="row") as bar,
     ):
-        for rows in schema.read(source, columns.names):
+        for rows in schema.read(source, columns):
             texts = [row["prompt"] for row in rows], [row["response"] for row in rows], schema.contexts(rows)
             try:
                 scores = rewards.score(*texts, origin=origin)

@@ -15,8 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from alol.base.errors import InputError
-from alol.base.files import read_json, write_json
+from alol.base.files import damaged, read_json, write_json
 from alol.config.sections import Launch
 from alol.rewards.components import Origin
 from alol.rewards.options import Tfidf
@@ -52,9 +51,9 @@ class TfidfReward:
     """
 
     def __init__(self, where: str, options: Tfidf, folder: Path, launch: Launch) -> None:
-        if not (folder / STATE).exists():
-            raise InputError(f"{where}: {folder / STATE} is missing; run `dvc repro` to make it")
-        self._options, self._idf = options, read_json(folder / STATE)
+        self._options, self._idf = options, read_json(folder / STATE, dict[str, float])
+        if not self._idf:
+            raise damaged(folder / STATE, "it holds no word")
 
     def score(
         self, prompts: Sequence[str], responses: Sequence[str], contexts: Sequence[dict], origin: Origin

@@ -32,7 +32,7 @@ def of_table(
     policy.model.to(main.device)
     encoder = Encoder(policy.tokenizer, params.policy)
     with tqdm(total=schema.count(path), desc="advantage", unit="response") as bar:
-        for rows in schema.read(path):
+        for rows in schema.read(path, schema.scored(schema.RESPONSES, params.reward.weights)):
             with main.autocast():
                 yield from advantages(policy.model, head, encoder, rows, params.reward, params.launch, main.device)
             bar.update(len(rows))

@@ -160,7 +160,7 @@ def _texts(path: Path) -> Iterator[str]:
 def _examples(path: Path, encoder: Encoder, train_on: str) -> loop.Examples:
     """Token ids of a split's responses."""
     columns: dict[str, list] = {"prompt_ids": [], "response_ids": []}
-    for rows in schema.read(path):
+    for rows in schema.read(path, schema.RESPONSES):
         rows = [row for row in rows if train_on == "all" or row["rank"] == 0]
         columns["prompt_ids"] += encoder.prompts(rows)
         columns["response_ids"] += encoder.responses([row["response"] for row in rows])

@@ -17,7 +17,7 @@ from alol.models.tokens import Encoder
 
 def prompt_rows(path: Path) -> list[dict[str, Any]]:
     """One row a prompt: the rank-0 rows of a clean or annotated table."""
-    return [row for row in schema.rows(path) if row["rank"] == 0]
+    return [row for row in schema.rows(path, schema.RESPONSES) if row["rank"] == 0]
 
 
 def rollouts(

@@ -51,7 +51,7 @@ def train_policy(params: Params, inputs: Inputs, folder: Path | None, main: Acce
     )
     if params.launch.recompute:
         trainable.recompute(policy.model)
-    rows = schema.rows(inputs.baseline)
+    rows = schema.rows(inputs.baseline, schema.scored(schema.ROLLOUTS, params.rewards))
     encoder = Encoder(policy.tokenizer, params.policy)
     scorer = rewards.load(params.rewards, inputs.reward_model, params.launch) if main.is_main_process else None
     validate = validation.Validation(
@@ -91,7 +91,7 @@ def _from_data(
 ) -> tuple[loop.History, loop.Plan, int]:
     """What the run did, its plan, and how many examples an epoch has."""
     examples, plan = loop.plan(
-        schema.table(inputs.advantages), algorithm, params.train, params.seed,
+        schema.table(inputs.advantages, schema.ADVANTAGES), algorithm, params.train, params.seed,
         shift_key="reward.shift",
     )  # fmt: skip
     history = loop.fit(
@@ -113,7 +113,7 @@ def _online(
     """As many rollouts as the updates of the other algorithms, divided by `updates_per_rollout`."""
     settings = params.train
     options = ppo.Options(**hyperparameters)
-    table, discarded = loop.selected(schema.table(inputs.advantages), settings.train_on)
+    table, discarded = loop.selected(schema.table(inputs.advantages, schema.ADVANTAGES), settings.train_on)
     updates = sampling.run_length(settings.updates, settings.epochs, len(table), settings.batch_size, 1.0, "train")
     steps = updates // options.updates_per_rollout
     if not steps:

@@ -17,19 +17,31 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
+from typing_extensions import TypedDict
 
-from alol.base.errors import InputError, ParameterError
-from alol.base.files import read_json, write_json
+from alol.base import faults
+from alol.base.errors import ParameterError
+from alol.base.files import damaged, read_json, write_json
 from alol.compute.batching import Batch, chunks
 from alol.compute.logprob import prompt_states
 from alol.config.params import Params
 from alol.config.sections import Launch, Value
 from alol.data import schema
+from alol.models.loading import not_finite
 from alol.models.policies import LoadedPolicy
 from alol.models.tokens import Encoder
 from alol.rewards import bounds
 
 Bounds = tuple[float | None, float | None]
+
+
+class Shape(TypedDict):
+    """head.json."""
+
+    width: int
+    heads: int
+    head: Literal["linear", "mlp"]
+    bounds: Bounds
 
 
 class ValueHead(nn.Module):
@@ -84,7 +96,7 @@ class Fit:
 
 def from_rollouts(policy: LoadedPolicy, path: Path, params: Params, device: torch.device | str) -> Fit:
     """Fits V(x) to the scored rollouts of the reference `policy` on the validation prompts."""
-    rows = schema.rows(path)
+    rows = schema.rows(path, schema.scored(schema.ROLLOUTS, params.reward.weights))
     rewards = np.array([schema.total_reward(row, params.reward.weights, params.reward.shift) for row in rows])
     prompts = Encoder(policy.tokenizer, params.policy).prompts(rows)
     model = policy.model.to(device)
@@ -171,11 +183,13 @@ def save_error(result: Fit, path: Path) -> None:
 
 def load(folder: Path) -> ValueHead:
     """A saved head, in evaluation mode."""
-    if not (folder / "head.json").exists():
-        raise InputError(f"{folder / 'head.json'} is missing; run `dvc repro` to make it")
-    shape = read_json(folder / "head.json")
-    head = ValueHead(shape["width"], shape["heads"], 0.0, shape["head"], tuple(shape["bounds"]))
-    head.load_state_dict(load_file(folder / "head.safetensors"))
+    shape, file = read_json(folder / "head.json", Shape), folder / "head.safetensors"
+    with faults.reading(lambda why: damaged(folder / "head.json", why)), torch.device("meta"):  # no memory yet
+        head = ValueHead(shape["width"], shape["heads"], 0.0, shape["head"], shape["bounds"])
+    with faults.reading(lambda why: damaged(file, why)):
+        head.load_state_dict(load_file(file), assign=True)
+    if broken := next(not_finite(head), None):
+        raise damaged(file, f"{broken} holds numbers that are not finite")
     return head.eval()
 
 
