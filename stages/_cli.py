@@ -55,13 +55,13 @@ def mistakes(task: str | None = None) -> Iterator[None]:
     """
     try:
         yield
-    except KeyboardInterrupt:
-        click.echo("Error: interrupted", err=True)
-        raise SystemExit(130) from None
-    except Exception as error:
+    except BaseException as error:  # of libraries written in Rust too
         found = faults.culprit(error)
         if found is None:
             raise
+        if isinstance(found, KeyboardInterrupt):
+            click.echo("Error: interrupted", err=True)
+            raise SystemExit(130) from None
         if isinstance(found, InputError) and not _first():
             raise SystemExit(1) from None  # the first process says it
         if task and isinstance(found, ParameterError):

@@ -43,7 +43,8 @@ NUMBER = re.compile(r"(?:os error |errno:? )(\d+)", re.IGNORECASE)  # in the tex
 WRITER = "inline_container.cc"  # what torch's own writer says of every failure, the disk's among them
 MEMORY = re.compile(
     r"can't allocate memory|not enough memory|out of memory|Cannot allocate memory|failed to map segment|bad_alloc"
-    r"|ALLOC_FAILED|can't start new thread",
+    r"|ALLOC_FAILED|can't start new thread|Resource temporarily unavailable"
+    r"|without setting an exception|without exception set",  # the interpreter's own, where it had no memory to say so
     re.IGNORECASE,
 )
 PARTIAL = re.compile(r"\.([^/]+)\.\d+\.partial")  # as `files.replacing` writes: <name>
@@ -60,7 +61,6 @@ LESS = {
     "train": ["launch.micro_batch", "launch.tokens", "launch.generate_batch"],
     "evaluate": ["launch.generate_batch", "launch.score_batch"],
     "evaluate_checkpoint": ["launch.generate_batch", "launch.score_batch"],
-    "aggregate": ["aggregate.bootstrap", "aggregate.permutations"],
     "judge": ["judge.rows", "judge.requests"],
 }
 RECOMPUTE = ("reference", "train")  # commands that read launch.recompute
@@ -126,7 +126,7 @@ def out_of_memory(error: BaseException) -> bool:
         return True
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno == errno.ENOMEM
-    return isinstance(error, RuntimeError | ImportError | OSError | SystemError) and bool(MEMORY.search(str(error)))
+    return not isinstance(error, InputError) and bool(MEMORY.search(str(error)))
 
 
 def _is_fault(error: BaseException) -> bool:

@@ -67,5 +67,11 @@ def read_json(path: Path, shape: Any = Any) -> Any:
 
 
 def damaged(path: Path, why: str) -> InputError:
-    """The error for a file of the pipeline's own that this version did not write so, or that was hurt since."""
-    return InputError(f"{path} is damaged or not what this version writes ({why}); delete it and run `dvc repro`")
+    """The error for a file of the pipeline's own that this version did not write so, or that was hurt since.
+
+    DVC trusts what is read-only in its cache, and would bring back the same file.
+    """
+    return InputError(
+        f"{path} is damaged or not what this version writes ({why}); delete it and run `dvc repro` "
+        "(where it comes back as it was, let DVC check its cache: `chmod -R u+w $(dvc cache dir)`)"
+    )
