@@ -11,13 +11,15 @@ import click
 
 from alol.checks import parameters
 from alol.config import params
+from stages._cli import mistakes
 
 
-@click.command()
+@click.command(name="check")
 @click.option("--task", help="A file of tasks/, without .yaml; by default the `task` of params.yaml.")
 @click.option(
     "--all", "every", is_flag=True, help="Every task; sources that are not on this machine are warnings then."
 )
+@mistakes()
 def main(task: str | None, every: bool) -> None:
     """Check names, ranges, sources and reward functions of a task, or of all."""
     if every and task is not None:

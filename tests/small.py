@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from click import Command
 from click.testing import CliRunner, Result
 
 from benchmarks import project
@@ -42,11 +43,14 @@ def write(folder: Path, **changes: Any) -> None:
     project.write(folder, raw)
 
 
+def command(name: str) -> Command:
+    return importlib.import_module(f"stages.{name}").main
+
+
 def stage(name: str, algorithm: str = "a_lol") -> Result:
     """Runs one stage in the current folder, in this process."""
-    command = importlib.import_module(f"stages.{name}").main
     arguments = ["--task", "demo"] + (["--algorithm", algorithm] if name in FROM_TRAIN else [])
-    return CliRunner().invoke(command, arguments)
+    return CliRunner().invoke(command(name), arguments)
 
 
 def run(names: Sequence[str], algorithm: str = "a_lol") -> None:
