@@ -113,7 +113,7 @@ def write(path: Path, schema: pa.Schema, rows: Iterable[dict[str, Any]]) -> None
 
 
 @contextlib.contextmanager
-def _opened(path: Path, columns: Columns = None) -> Iterator[tuple[pq.ParquetFile, list[str]]]:
+def _opened(path: Path, columns: Columns) -> Iterator[tuple[pq.ParquetFile, list[str]]]:
     """The open table, whose pages are held against their checksums, and the names of the columns to read.
 
     Raises InputError for whatever is wrong with it, now or while it is read.
@@ -181,7 +181,7 @@ def table(path: Path, columns: Columns = None) -> pa.Table:
 
 
 def count(path: Path) -> int:
-    with _opened(path) as (file, _):
+    with _opened(path, []) as (file, _):
         return file.metadata.num_rows
 
 

@@ -131,7 +131,7 @@ def test_a_table_that_is_damaged_or_another_is_one_line(file, damage, why, colum
 
 def test_a_table_that_is_none_of_the_pipelines_is_refused_whatever_is_asked_for(file):
     rewritten(lambda table: pa.table({"other": [1, 2]}))(file)
-    for read in (schema.rows, schema.table, schema.count):
+    for read in (schema.rows, schema.table):
         with pytest.raises(InputError, match="it lacks the columns prompt, response, context, label"):
             read(file)
 
