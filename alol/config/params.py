@@ -140,11 +140,14 @@ def keep(params: Params, names: Sequence[str], folder: Path) -> None:
 
     In dvc.yaml, later stages that read the same parameters depend on this file instead of naming them again.
     """
-    values = {name: getattr(params, name) for name in names}
-    plain = {
-        name: dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value for name, value in values.items()
-    }
-    write_json(folder / SETTINGS, plain)
+    write_json(folder / SETTINGS, plain({name: getattr(params, name) for name in names}))
+
+
+def plain(value: Any) -> Any:
+    """A table of sections as JSON takes it."""
+    if isinstance(value, dict):
+        return {key: plain(one) for key, one in value.items()}
+    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value
 
 
 def _named(cls: type[T], defaults: Any, own: Any, where: str) -> dict[str, T]:

@@ -45,6 +45,7 @@ class Launch:
     generate_batch: Count
     score_batch: Count
     recompute: bool
+    checkpoint_minutes: Annotated[float, between(0, 10_000)]
 
 
 @dataclass(frozen=True)
@@ -174,6 +175,7 @@ class Generate:
     stop_ids: list[Annotated[int, at_least(0)]]
     cut: list[Text]
     seed: Seed
+    part_rows: Count
 
 
 @dataclass(frozen=True)
@@ -187,6 +189,7 @@ class Value:
     weight_decay: NotNegative
     folds: Annotated[int, between(3, 1000)]
     seed: Seed
+    part_rows: Count
 
 
 @dataclass(frozen=True)
