@@ -43,7 +43,6 @@ class Launch:
     micro_batch: Count
     tokens: Count
     generate_batch: Count
-    score_batch: Count
     recompute: bool
 
 
