@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import os
 import socket
@@ -13,10 +14,14 @@ from collections.abc import Callable, Iterator
 
 import click
 
-from alol.base import memory
+from alol.base import machine, memory
 from alol.base.errors import InputError, ParameterError
 from alol.base.files import write_json
 from alol.config import params, paths, places, sections
+
+MODELS = (  # stages that run models: an output of each says with which `launch` it was made
+    "reward_model", "annotate", "reference", "rollout", "baseline", "value", "advantage", "train", "evaluate",
+)  # fmt: skip
 
 
 def command(
@@ -38,6 +43,8 @@ def command(
                 main(loaded)
             if _first():
                 write_json(paths.cost(name), cost(time.monotonic() - start))
+                if name in MODELS:  # a list, which DVC's tables leave out
+                    write_json(paths.launch(name), [machine.used(dataclasses.asdict(loaded.launch))])
 
         run = click.option("--task", required=True, help="A file of tasks/, without .yaml.")(run)
         if algorithm:

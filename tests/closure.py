@@ -7,7 +7,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("alol", "stages", "custom")
-INERT = {"alol/base/errors.py", "alol/base/memory.py", "stages/_cli.py"}  # no edit of these changes what a stage writes
+# No edit of these changes a result: what a stage says when it fails, how it is started, what it notes of the machine.
+INERT = {"alol/base/errors.py", "alol/base/machine.py", "alol/base/memory.py", "stages/_cli.py"}
 SCORING = ("annotate", "baseline", "train", "evaluate")  # stages that call reward functions, found by their dotted path
 # Dependencies as a whole: what nearly every stage reads all of, what a format, a topic or a reward may be added to, and
 # what only the stage aggregate reads, which takes seconds.

@@ -13,6 +13,7 @@ from alol.algorithms.registry import NAMES
 from alol.base.files import read_json
 from alol.config import params, paths, yaml_files
 from alol.evaluation import report
+from stages import _cli
 from tests import small
 from tests.closure import FOLDERS, ROOT, dependencies
 
@@ -114,6 +115,7 @@ def test_paths_are_those_of_the_graph():
         for name in ("reward_model.json", "value.json", "headline.json", "summary.json", "results.csv")
     }
     expected |= {str(paths.PLOTS / name) for name in report.PLOT_COLUMNS}
+    expected |= {str(paths.launch(name)) for name in _cli.MODELS}
     assert outs == expected | {"metrics/report.html"}
 
 
