@@ -35,7 +35,7 @@ from alol.config.ranges import (
 
 @dataclass(frozen=True)
 class Launch:
-    """How a stage uses the machine; never part of a stage's hash."""
+    """How a stage uses the machine; never part of a stage's hash, so no score may depend on its batches."""
 
     processes: Annotated[int, between(1, 1024)]
     device: Literal["auto", "cpu"]
