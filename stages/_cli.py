@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import os
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import click
 
-from alol.base import memory
+from alol.base import machine, memory
 from alol.base.errors import InputError, ParameterError
 from alol.base.files import write_json
 from alol.base.work import Work, claimed, digest
@@ -57,6 +58,8 @@ def command(
                 if rank == 0:
                     spent = work.seconds() if work is not None else None
                     write_json(paths.cost(name), cost(time.monotonic() - start, spent))
+                    if work is not None:  # it runs models: a list, which DVC's tables leave out
+                        write_json(paths.launch(name), [machine.used(dataclasses.asdict(loaded.launch))])
 
         run = click.option("--task", required=True, help="A file of tasks/, without .yaml.")(run)
         if algorithm:

@@ -114,13 +114,20 @@ def merged(raw: dict, defaults: dict, own: dict, task: str, algorithm: str | Non
         algorithm=algorithm,
         seed=convert(Seed, raw["seed"], "seed"),
         hyperparameters=table(raw["algorithms"][algorithm], f"algorithms.{algorithm}"),
-        launch=build(Launch, raw["launch"], "launch"),
+        launch=_launch(raw["launch"]),
         source=_named(Source, defaults["source"], own["source"], "source"),
         rewards=components.rewards(defaults["rewards"], own["rewards"], "rewards"),
         test_rewards=components.test_rewards(defaults["rewards"], own["rewards"], own["test_rewards"], "test_rewards"),
         clean=_clean(defaults["clean"], own["clean"]),
         **sections,
     )
+
+
+def _launch(given: Any) -> Launch:
+    if "score_batch" in table(given, "launch"):  # which changed scores that no stage then scored again
+        moved = f"`batch_size` of each kind of reward that is a network ({yaml_files.REWARDS}, or a component's own)"
+        raise ParameterError("launch.score_batch", f"is now {moved}; set it there and delete it here")
+    return build(Launch, given, "launch")
 
 
 def _check_sections(defaults: dict[str, Any]) -> None:

@@ -61,6 +61,11 @@ def cost(stage: str) -> Path:
     return METRICS / "cost" / f"{stage}.json"
 
 
+def launch(stage: str) -> Path:
+    """What a stage's outputs were made with, beyond what DVC hashes; one of these outputs itself."""
+    return METRICS / "launch" / f"{stage}.json"
+
+
 def work(name: str) -> Path:
     """A folder for unfinished work that must outlive its stage, below the main checkout also from an experiment's copy.
 

@@ -35,7 +35,7 @@ from alol.config.ranges import (
 
 @dataclass(frozen=True)
 class Launch:
-    """How a stage uses the machine; never part of a stage's hash."""
+    """How a stage uses the machine; never part of a stage's hash, so no score may depend on its batches."""
 
     processes: Annotated[int, between(1, 1024)]
     device: Literal["auto", "cpu"]
@@ -43,7 +43,6 @@ class Launch:
     micro_batch: Count
     tokens: Count
     generate_batch: Count
-    score_batch: Count
     recompute: bool
     checkpoint_minutes: Annotated[float, between(0, 10_000)]
 

@@ -151,7 +151,7 @@ class _Trainer:
 
     def _hits(self, network: Network, out: Sequence[int]) -> list[bool]:
         rows = sorted({row for i in out for row in self.examples.members[i]})
-        logits = all_logits(network, [self.encoded[row] for row in rows], self.launch, self.name)
+        logits = all_logits(network, [self.encoded[row] for row in rows], self.options, self.name)
         of = dict(zip(rows, logits, strict=True))
         return [_right([of[row] for row in self.examples.members[i]], self.examples.labels[i]) for i in out]
 
