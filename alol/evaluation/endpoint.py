@@ -1,21 +1,17 @@
 """Questions to a chat model behind an OpenAI-compatible endpoint: failures are tried again, answers kept on disk.
 
-Nothing of a server is trusted: an answer has a deadline and a greatest length, redirects are not followed, and what it
-says is shown as one short line in which the key is hidden.
+Each answer has a deadline, and redirects are not followed, so that the key goes to no other address.
 """
 
 from __future__ import annotations
 
 import asyncio
-import email.utils
 import json
 import os
 import re
-import time
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import httpx2
 from tqdm import tqdm
@@ -23,24 +19,22 @@ from tqdm import tqdm
 from alol.base.errors import InputError, ParameterError
 from alol.config.build import build
 from alol.config.sections import Judge
+from alol.evaluation import replies
 from alol.evaluation.answers import Answers
 
-LONGEST = 1 << 20  # bytes of one answer; more is not an answer
-SHOWN = 200  # characters of what a server says
 POLL = 0.1  # seconds between looks at a question that another run is asking
 PLACEHOLDER = 5  # a key up to this long is none ("EMPTY"), and hiding it in answers would spoil them
 TRANSIENT = (408, 409, 425, 429)  # beside 5xx: worth another try
 NO_KEY = (401, 403)
-PARTS = ("text", "output_text")  # of an answer in parts; others are what the model thought
 LENGTH_KEYS = ("max_tokens", "max_completion_tokens")
 OF_ONE_QUESTION = ("content_filter", "content_policy_violation", "context_length_exceeded", "invalid_prompt")
 ENVIRONMENT = "HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY, SSL_CERT_FILE, SSL_CERT_DIR"
 
 _REFUSED_KEY = re.compile(r"\b(max_tokens|max_completion_tokens|temperature)\b")
+_TOO_LONG = re.compile(r"context (length|window)|prompt is too long", re.I)
 _NO_MODEL = re.compile(
     r"\bmodel\b.*\b(not found|not exist|not available|deprecated)\b|\b(invalid|unknown) model\b", re.I
 )
-_ESCAPE = re.compile(r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b.")
 
 
 def settings(table: Any) -> Judge:
@@ -109,7 +103,7 @@ class Endpoint:
     def __init__(self, settings: Judge, folder: Path, sleep: Callable[[float], Awaitable[Any]] = asyncio.sleep) -> None:
         self.settings, self.sleep = settings, sleep
         self.url, self.key = _address(settings.url), _key(settings)
-        self.shown = str(self.url.copy_with(query=None))  # gateways take keys in the query
+        self.shown = replies.hidden(str(self.url.copy_with(query=None)), self.key)  # gateways take keys in the query
         self.cache = Answers(folder, lambda question: [settings.url, self._body(question)])
         self.last_error = ""
         self._in_a_row = 0  # questions without an answer since the last one with an answer
@@ -123,7 +117,8 @@ class Endpoint:
         self.cache.sweep()
         found = {question: self.cache.get(question) for question in questions}
         self._in_a_row, self._stopped = 0, False
-        asyncio.run(self._all(found))
+        if None in found.values():
+            asyncio.run(self._all(found))
         return found
 
     async def _all(self, found: dict[str, str | None]) -> None:
@@ -157,8 +152,8 @@ class Endpoint:
             return httpx2.AsyncClient(headers=headers, timeout=None, limits=limits, follow_redirects=False)
         except (OSError, ValueError, ImportError, httpx2.InvalidURL):  # they may hold a proxy's password: not shown
             raise InputError(
-                f"a setting of the environment for proxies or certificates cannot be used; correct or unset what is "
-                f"set of {ENVIRONMENT}"
+                "the environment's proxies or certificates cannot be used; correct or unset what is set of "
+                f"{ENVIRONMENT}"
             ) from None
 
     async def _one(self, client: httpx2.AsyncClient, slots: asyncio.Semaphore, question: str) -> str | None:
@@ -212,12 +207,14 @@ class Endpoint:
         timeout, body = self.settings.timeout, json.dumps(self._body(question))
         try:
             async with asyncio.timeout(timeout), client.stream("POST", self.url, content=body) as response:
-                answer = await _read(response)
+                answer = await replies.read(response)
         except TimeoutError:
             raise Failed(f"{self.shown} did not answer within judge.timeout, {timeout:g} seconds") from None
         except httpx2.HTTPError as error:  # before a connection its text is the system's; later it may hold the key
-            why = f" ({self._line(str(error))})" if isinstance(error, httpx2.ConnectError) else ""
+            why = f" ({replies.line(str(error), self.key)})" if isinstance(error, httpx2.ConnectError) else ""
             raise Failed(f"{type(error).__name__} at {self.shown}{why}") from None
+        if answer is None:
+            raise Failed(f"the answer of {self.shown} is longer than {replies.LONGEST:,} bytes")
         return self._content(response, answer)
 
     def _content(self, response: httpx2.Response, answer: bytes) -> str:
@@ -226,32 +223,34 @@ class Endpoint:
             found = json.loads(answer)
         except (ValueError, RecursionError):
             found = None
-        said = self._line(_message(found) or answer.decode("utf-8", "replace"))
+        said = replies.line(replies.message(found) or answer.decode("utf-8", "replace"), self.key)
         if response.status_code != 200:
             raise self._failure(response, found, said)
-        content, end = _text(found)
+        content, end = replies.content(found)
         if not content and end == "length":
-            limit = f"judge.max_tokens, {self.settings.max_tokens}"
-            raise Failed(f"the model used up {limit}, before it wrote a word; raise it", again=False)
+            limit = f"judge.max_tokens ({self.settings.max_tokens})"
+            raise Failed(f"the model used up {limit} before it wrote a word; set it higher", again=False)
         if content is None:
             raise Failed(f"{self.shown} does not answer as a chat completion ({said})", again=end != "content_filter")
         content = content.encode("utf-8", "replace").decode()  # JSON can hold half a character, a file cannot
-        return content if self.key and len(self.key) <= PLACEHOLDER else self._hidden(content)
+        return content if self.key and len(self.key) <= PLACEHOLDER else replies.hidden(content, self.key)
 
     def _failure(self, response: httpx2.Response, found: Any, said: str) -> Exception:
         """Failed for a status that may pass or is this question's alone, InputError for one that all would meet."""
         status = response.status_code
         answered = f"{self.shown} answers with status {status} ({said})"
         if status in TRANSIENT or status >= 500:
-            return Failed(f"status {status} of {self.shown} ({said})", _after(response.headers.get("Retry-After", "")))
+            return Failed(
+                f"status {status} of {self.shown} ({said})", replies.wait(response.headers.get("Retry-After", ""))
+            )
         error = found.get("error") if isinstance(found, dict) else None
         error = error if isinstance(error, dict) else {}
-        if error.get("code") in OF_ONE_QUESTION:
+        if error.get("code") in OF_ONE_QUESTION or _TOO_LONG.search(said):
             return Failed(answered, again=False)
         if 300 <= status < 400:
-            target = self._line(response.headers.get("Location", "nowhere"))
+            target = replies.line(response.headers.get("Location", "nowhere"), self.key)
             return InputError(
-                f"params.yaml: judge.url is sent on from {self.shown} to {target}, which is not followed; "
+                f"params.yaml: judge.url redirects from {self.shown} to {target}, which is not followed; "
                 "set it to the address that answers"
             )
         return InputError(f"params.yaml: {self._advice(status, error, said)}; {answered}")
@@ -259,7 +258,8 @@ class Endpoint:
     def _advice(self, status: int, error: dict[str, Any], said: str) -> str:
         """The parameter that a refusal is about, and what to do with it."""
         s = self.settings
-        named = _REFUSED_KEY.search(f"{error.get('param')} {said}")
+        param = error.get("param") if isinstance(error.get("param"), str) else ""
+        named = _REFUSED_KEY.search(f"{param} {said}")
         if status in NO_KEY:
             where = "is null, but a key is wanted" if s.key is None else f"names {s.key}, whose key is refused"
             return f"judge.key {where}"
@@ -271,66 +271,8 @@ class Endpoint:
                 f"judge.length_key is {s.length_key}, for judge.max_tokens of {s.max_tokens}; set it to {other}, or "
                 "judge.max_tokens to what the model takes, or to null to leave it out"
             )
-        if error.get("code") == "model_not_found" or error.get("param") == "model" or _NO_MODEL.search(said):
+        if error.get("code") == "model_not_found" or param == "model" or _NO_MODEL.search(said):
             return f"judge.model is '{s.model}', which is not to be had there; set it to a model of the endpoint"
         if status in (404, 405):
             return "judge.url has no chat completions, being the address before /chat/completions, or not judge.model"
         return "check judge.url, judge.model and judge.key"
-
-    def _line(self, text: str) -> str:
-        """What a server says as one short line without control characters and the key."""
-        text = "".join(c if c.isprintable() else " " for c in _ESCAPE.sub("", text))
-        text = self._hidden(" ".join(text.split()))
-        return text if len(text) <= SHOWN else text[:SHOWN] + "..."
-
-    def _hidden(self, text: str) -> str:
-        """The text without the key, as it is or as JSON and URLs write it."""
-        if self.key:
-            written = json.dumps(self.key)[1:-1]
-            for form in (written.replace("/", "\\/"), written, quote(self.key, safe=""), quote(self.key), self.key):
-                text = text.replace(form, "***")
-        return text
-
-
-async def _read(response: httpx2.Response) -> bytes:
-    body = bytearray()
-    async for piece in response.aiter_bytes():
-        body += piece
-        if len(body) > LONGEST:
-            raise Failed(f"the answer is longer than {LONGEST:,} bytes")
-    return bytes(body)
-
-
-def _after(text: str) -> float | None:
-    """The seconds of a Retry-After header, which holds them or a date; None where it holds neither."""
-    if text.isdecimal():
-        return float(text)
-    try:
-        date = email.utils.mktime_tz(email.utils.parsedate_tz(text))  # type: ignore[arg-type]
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return max(0.0, date - time.time())
-
-
-def _message(found: Any) -> str:
-    """What the JSON of an error says in words, in the forms that OpenAI, vLLM and FastAPI give it; or nothing."""
-    if not isinstance(found, dict):
-        return ""
-    detail = found.get("detail")
-    if isinstance(detail, list):  # one entry per key of the request
-        return "; ".join(f"{one.get('loc')} {one.get('msg')}" for one in detail if isinstance(one, dict))
-    error = found.get("error")
-    texts = (error.get("message") if isinstance(error, dict) else error, found.get("message"), detail)
-    return next((text for text in texts if isinstance(text, str)), "")
-
-
-def _text(found: Any) -> tuple[str | None, Any]:
-    """(the text of a chat completion, why it ends); the text is None where there is none. Parts of text are joined."""
-    try:
-        content, end = found["choices"][0]["message"]["content"], found["choices"][0].get("finish_reason")
-    except (KeyError, IndexError, TypeError, AttributeError):
-        return None, None
-    if isinstance(content, list):
-        parts = [part.get("text") for part in content if isinstance(part, dict) and part.get("type") in PARTS]
-        content = "".join(part for part in parts if isinstance(part, str)) or None
-    return content if isinstance(content, str) else None, end

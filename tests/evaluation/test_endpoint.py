@@ -15,7 +15,8 @@ import pytest
 
 from alol.base.errors import InputError
 from alol.evaluation import endpoint
-from alol.evaluation.endpoint import LONGEST, Endpoint
+from alol.evaluation.endpoint import Endpoint
+from alol.evaluation.replies import LONGEST
 from tests.evaluation.judge_server import Server, settings
 
 KEYS = ["secret-1", "sk-proj-a/b+c==", 'quo"te\\key', "100%25key"]
@@ -87,6 +88,7 @@ EXTRA = {"type": "extra_forbidden", "loc": ["body", "temperature"], "msg": "Extr
             "judge.temperature is 0.0; set it to what the model takes",
         ),
         (400, {"object": "error", "message": TEMPERATURE}, {}, "judge.temperature is 0.0"),
+        (400, {"error": {"message": "no", "param": ["temperature"]}}, {}, "check judge.url, judge.model and judge.key"),
         (422, {"detail": [EXTRA]}, {}, "judge.temperature is 0.0"),
         (422, {"detail": "temperature must be above 0"}, {}, "judge.temperature is 0.0"),
         (404, refusal("The model `m` does not exist", code="model_not_found"), {}, "judge.model is 'm'"),
@@ -131,7 +133,7 @@ def test_a_redirect_is_not_followed(tmp_path, serve, monkeypatch, status, target
     places = {"host": server.url[7:-3], "other": other.url[7:-3], "path": "/v1/chat/completions"}
     server.always = response("", status, Location=target.format(**places))
     monkeypatch.setenv("MY_KEY", "secret-1")
-    with pytest.raises(InputError, match=r"judge\.url is sent on from .* which is not followed") as caught:
+    with pytest.raises(InputError, match=r"judge\.url redirects from .* which is not followed") as caught:
         asked(tmp_path, server, key="MY_KEY")
     assert one_line(str(caught.value)) and (server.asked, other.asked) == (1, 0)
 
@@ -166,8 +168,12 @@ BROKEN = {
     "long header": (response("{}", X="x" * 300_000), "RemoteProtocolError at"),
     "no gzip": (response("{}", Content_Encoding="gzip"), "DecodingError at"),
     "endless": (response(b" " * (LONGEST + 1)), "is longer than 1,048,576 bytes"),
+    "a cookie": (response("{}", Set_Cookie="\x01;;=;=; expires=never; domain=\xff"), "does not answer as"),
+    "status 0": (response("{}", "000 No"), "RemoteProtocolError at"),
+    "status of letters": (response("{}", "abc No"), "RemoteProtocolError at"),
+    "deep in an error": (response('{"detail": [{"loc": ' + "[" * 900 + "]" * 900 + "}]}", "500 No"), "status 500"),
     "clean and short": (response("\x1b[31mred\x07\n\n" + "x" * 5000, "500 No"), f"(red {'x' * 196}...)"),
-    "bidirectional": (response("a\u202eb\u2028c", "500 No"), "(a b c)"),
+    "bidirectional": (response("a\u202eb\u2028c", "500 No"), "(ab c)"),
 }
 
 
@@ -209,10 +215,14 @@ def test_an_answer_in_parts_is_joined(tmp_path, serve, content, expected):
 @pytest.mark.parametrize(
     ("answer", "expected"),
     [
-        (response(completion("", finish_reason="length")), "used up judge.max_tokens, 200, before it wrote a word"),
+        (response(completion("", finish_reason="length")), "used up judge.max_tokens (200) before it wrote a word"),
         (response(completion(None, finish_reason="content_filter")), "does not answer as"),
         (response(refusal("no", code="content_filter"), "400 No"), "status 400 (no)"),
         (response(refusal("too long", code="context_length_exceeded"), "400 No"), "status 400 (too long)"),
+        (
+            response({"message": "max_tokens is too large: the context length is 9", "code": 400}, "400 No"),
+            "length is 9",
+        ),
     ],
 )
 def test_what_is_one_questions_alone_is_not_asked_again(tmp_path, serve, answer, expected):
@@ -226,7 +236,7 @@ def test_what_is_one_questions_alone_is_not_asked_again(tmp_path, serve, answer,
     ("text", "low", "high"),
     [
         ("7", 7, 7), ("0", 0, 0), ("9" * 5000, 20, 20), ("-5", 0.5, 0.5), ("soon", 0.5, 0.5), ("1e9", 0.5, 0.5),
-        ("nan", 0.5, 0.5), ("", 0.5, 0.5), (email.utils.formatdate(time.time() + 9, usegmt=True), 0, 20),
+        ("nan", 0.5, 0.5), ("", 0.5, 0.5), ("in 9 seconds", 0.1, 9),
         ("Wed, 21 Oct 2015 07:28:00 GMT", 0, 0), ("Fri, 31 Dec 9999 23:59:59 GMT", 20, 20),
         ("Fri, 99 Foo 99999999999999999999 00:00:00 GMT", 0, 20),
     ],
@@ -237,6 +247,8 @@ def test_the_wait_that_a_server_asks_for_is_bounded(tmp_path, serve, text, low, 
     async def sleep(seconds: float) -> None:
         waits.append(seconds)
 
+    if text == "in 9 seconds":
+        text = email.utils.formatdate(time.time() + 9, usegmt=True)
     server = serve(plan=[response("", "429 Slow", Retry_After=text)], rule=lambda question: "fine")
     assert Endpoint(settings(server.url, longest_wait=20.0), tmp_path, sleep).answers(["q"]) == {"q": "fine"}
     assert len(waits) == 1 and low <= waits[0] <= high
@@ -252,7 +264,10 @@ def everything(tmp_path) -> str:
 @pytest.mark.parametrize("status", ["200 OK", "400 No", "401 No", "500 No", "302 Found"])
 @pytest.mark.parametrize("form", ["json", "plain", "location"])
 def test_a_key_that_the_server_repeats_is_hidden(tmp_path, serve, monkeypatch, caplog, capfd, key, status, form):
-    body = {"json": refusal(f"bad key {key}") | completion(f"A {key}"), "plain": f"k\x1b[0m{key}\n{json.dumps(key)}"}
+    body = {
+        "json": refusal(f"bad key {key}") | completion(f"A {key}"),
+        "plain": f"{key[:3]}\x1b[0m\x07{key[3:]} {key[:4]}\n{key[4:]} {json.dumps(key)}",
+    }
     server = serve(
         always=response(body.get(form, ""), status, Location=f"http://x/{key}" if form == "location" else "")
     )
@@ -264,6 +279,7 @@ def test_a_key_that_the_server_repeats_is_hidden(tmp_path, serve, monkeypatch, c
     shown = f"{answer} {error} {everything(tmp_path)} {caplog.text} {capfd.readouterr()}"
     assert set(server.keys) == {f"Bearer {key}"}
     assert key not in shown and json.dumps(key)[1:-1] not in shown and one_line(error)
+    assert key not in "".join(shown.split())
 
 
 @pytest.mark.parametrize("key", ["secret\u2192", "secret\nHost: x", "secret\r", " secret", "sec ret", "secret\x7f"])

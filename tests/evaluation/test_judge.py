@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
@@ -199,6 +201,48 @@ def test_a_number_that_makes_no_sense_is_named(project, key):
     project("http://127.0.0.1:9/v1", **{key: -1})
     done = run()
     assert done.exit_code == 1 and f"judge.{key} is -1" in done.output
+
+
+def rewrite(path: Path, column: str, value: object) -> None:
+    """A table whose `column` holds `value` in every row, of the type that pyarrow finds; None drops the column."""
+    rows = pq.read_table(path).to_pylist()
+    for line in rows:
+        line.pop(column, None) if value is None else line.update({column: value})
+    pq.write_table(pa.Table.from_pylist(rows), path)
+
+
+@pytest.mark.parametrize("name", ["a_lol", "dpo"])
+@pytest.mark.parametrize(
+    ("column", "value", "expected"),
+    [
+        ("response", None, "response is None, but must be a text"),
+        ("response", 3, "response is 3, but must be a text"),
+        ("response", b"\xff", "response is b'\\xff', but must be a text"),
+        ("prompt_id", None, "prompt_id is None, but must be a text"),
+        ("subset", 1.0, "subset is 1.0, but must be a text"),
+        ("prompt", [], "prompt is [], but must be a text"),
+        ("turns", "all", "turns are 'all', but must be texts of human and assistant"),
+        ("turns", ["a"], "turns are ['a'], but must be texts of human and assistant"),
+        ("turns", [{"role": "system", "text": "x"}], "turns are [{'role': 'system'"),
+        ("turns", [{"role": "human", "text": 3}], "turns are [{'role': 'human'"),
+        ("context", "[1]", "context is [1], but must be a table in JSON"),
+    ],
+)
+def test_rows_that_make_no_question_are_named(project, name, column, value, expected):
+    project("http://127.0.0.1:9/v1")
+    rewrite(paths.generations("demo", name) / "test.parquet", column, value)
+    done = run()
+    assert done.exit_code == 1 and done.output == f"Error: {name}, row 0: {done.output.split(': ', 2)[2]}"
+    assert expected in done.output and done.output.count("\n") == 1
+
+
+def test_a_table_without_turns_shows_the_prompt(project, serve):
+    server = serve()
+    project(server.url)
+    for name in ("a_lol", "dpo"):
+        rewrite(paths.generations("demo", name) / "test.parquet", "turns", None)
+    assert run().exit_code == 0
+    assert all("SYSTEM question" in body["messages"][0]["content"] for body in server.bodies)
 
 
 def test_an_unknown_run_and_other_prompts_are_named(project):
