@@ -274,5 +274,7 @@ class Endpoint:
         if error.get("code") == "model_not_found" or param == "model" or _NO_MODEL.search(said):
             return f"judge.model is '{s.model}', which is not to be had there; set it to a model of the endpoint"
         if status in (404, 405):
-            return "judge.url has no chat completions, being the address before /chat/completions, or not judge.model"
+            return (
+                f"judge.url is not the address before /chat/completions, or judge.model '{s.model}' not to be had there"
+            )
         return "check judge.url, judge.model and judge.key"

@@ -96,7 +96,7 @@ EXTRA = {"type": "extra_forbidden", "loc": ["body", "temperature"], "msg": "Extr
         (404, {"error": "model 'm' not found, try pulling it first"}, {}, "judge.model is 'm'"),
         (400, refusal("invalid model ID"), {}, "judge.model is 'm'"),
         (400, refusal("The model `m` has been deprecated"), {}, "judge.model is 'm'"),
-        (404, "<html>nothing here</html>", {}, "judge.url has no chat completions"),
+        (404, "<html>nothing here</html>", {}, "judge.url is not the address before /chat/completions, or"),
         (401, refusal("Incorrect API key provided"), {}, "judge.key is null, but a key is wanted"),
         (418, "", {}, "check judge.url, judge.model and judge.key"),
     ],
