@@ -217,8 +217,9 @@ class Judge:
     url: Text
     model: Text
     key: str | None
-    max_tokens: Count
-    temperature: NotNegative
+    max_tokens: Count | None
+    length_key: Literal["max_tokens", "max_completion_tokens"]
+    temperature: NotNegative | None
     rows: Count | None
     requests: Annotated[int, between(1, 1024)]
     retries: Annotated[int, between(0, 1000)]
