@@ -95,6 +95,8 @@ class _Header(tarfile.TarInfo):
                 raise tarfile.ReadError("a damaged extended header")
             if match[2] not in KEYWORDS and b"." not in match[2]:  # makers of tar put their own name before a dot
                 raise tarfile.ReadError("an unknown record in an extended header")
+            if match[2] == b"size" and not records[match.end() : end - 1].isdigit():  # tarfile would take it for 0
+                raise tarfile.ReadError("a size that is no number")
             start = end
         return super()._proc_pax(archive)  # type: ignore[misc]
 

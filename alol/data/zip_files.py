@@ -45,7 +45,7 @@ def members(path: Path, name: str, reserve: Callable[[int], None], limit: int) -
         _check_layout(file, entries, archive.start_dir)
         reserve(sum(info.file_size for info in entries))
         for info in entries:
-            if info.is_dir():
+            if info.filename.endswith("/"):
                 if info.file_size:
                     raise zipfile.BadZipFile("a folder with content")
                 yield Member(info.orig_filename, 0, None)
