@@ -50,13 +50,12 @@ def transfer(url: str, path: Path, what: str, *, limit: int, tries: int) -> None
     starts again. `what` names the file in messages. At most `tries` connections are made, for at most `limit` bytes.
     """
     reason, fruitless, size = "", 0, _size(path)
-    headers = {"Accept-Encoding": "identity", "User-Agent": "alol"}
-    with httpx2.Client(headers=headers, timeout=TIMEOUT) as client:
+    with _client(what) as client:
         for left in reversed(range(tries)):
             try:
                 return _continue(client, url, path, what, limit)
-            except httpx2.InvalidURL as error:
-                raise InputError(f"{what}: not a URL that can be fetched ({first_line(error)})") from None
+            except (httpx2.InvalidURL, UnicodeError):  # what they say may hold the URL's secrets
+                raise InputError(f"{what}: not a URL that can be fetched; check its host and port") from None
             except httpx2.ConnectError as error:
                 if not _size(path):
                     raise InputError(f"{what}: cannot be reached ({first_line(error)})") from None
@@ -70,6 +69,15 @@ def transfer(url: str, path: Path, what: str, *, limit: int, tries: int) -> None
                 break
             time.sleep(PAUSE * 2**fruitless)
     raise InputError(f"{what}: the transfer broke off after {size} bytes ({reason}); run the stage again to go on")
+
+
+def _client(what: str) -> httpx2.Client:
+    try:
+        return httpx2.Client(headers={"Accept-Encoding": "identity", "User-Agent": "alol"}, timeout=TIMEOUT)
+    except (ValueError, ImportError, httpx2.InvalidURL):  # a proxy of a kind, or with an address, that is none
+        raise InputError(
+            f"{what}: the proxy that the environment names (http_proxy, all_proxy) cannot be used"
+        ) from None
 
 
 def _size(path: Path) -> int:
