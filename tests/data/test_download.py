@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import io
+import os
+import socket
 import tarfile
 import tempfile
 import zipfile
@@ -165,6 +167,67 @@ def test_an_archive_larger_than_the_bounds_is_refused(folder, monkeypatch):
 def test_a_source_with_wrong_keys_is_refused_by_name(folder, keys, message):
     project(folder, {"corpus": keys}, {})
     assert message in error_line(main)
+    assert not RAW.exists()
+
+
+@pytest.mark.parametrize("kind", ["a named pipe", "a socket", "a device"])
+def test_a_source_that_is_no_file_is_refused_and_not_waited_for(folder, kind):
+    place = folder / "place" / "source.jsonl"
+    place.parent.mkdir()
+    with socket.socket(socket.AF_UNIX) as bound:
+        if kind == "a socket":
+            bound.bind(str(place))
+        elif kind == "a device":
+            place.symlink_to("/dev/zero")
+        else:
+            os.mkfifo(place)
+        for sha256 in (None, HASH):
+            project(folder, {"archive": {"location": str(place), "sha256": sha256}}, {})
+            assert f"{place} is {kind}, not a file or a folder" in error_line(main)
+        project(folder, {"archive": {"location": str(place.parent)}}, {})
+        assert f"{place} is {kind}, not a file or a folder; remove it" in error_line(main)
+    assert not RAW.exists()
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (".", "link is a link to a folder, which is not copied; put the folder itself there"),
+        ("link", "link: Too many levels of symbolic links; remove it, or mend the link"),
+        ("nowhere", "link: No such file or directory; remove it, or mend the link"),
+    ],
+)
+def test_links_that_lead_nowhere_or_round_are_refused(folder, target, message):
+    place = folder / "place"
+    (place / "deep").mkdir(parents=True)
+    (place / "deep" / "link").symlink_to(target)
+    project(folder, {"archive": {"location": str(place)}}, {})
+    assert message in error_line(main)
+    assert not RAW.exists()
+
+
+def test_a_link_to_a_file_is_copied_as_the_file(folder):
+    (folder / "place").mkdir()
+    (folder / "table.csv").write_text("a,b\n")
+    (folder / "place" / "link.csv").symlink_to(folder / "table.csv")
+    download.fetch("mine", {"all": source(location=str(folder / "place"))}, RAW, folder)
+    assert (RAW / "all" / "link.csv").read_text() == "a,b\n"
+    assert not (RAW / "all" / "link.csv").is_symlink()
+
+
+@pytest.mark.parametrize("location", ["/" + "a" * 5000, "/tmp/a\0b", "/dev/null/x"])
+def test_a_path_that_no_file_can_have_does_not_exist(folder, location):
+    with pytest.raises(InputError, match="does not exist"):
+        download.expand(source(location=location), "source.archive")
+
+
+def test_a_sparse_file_is_bounded_before_it_is_copied(folder):
+    (folder / "place").mkdir()
+    with (folder / "place" / "large.bin").open("wb") as file:
+        file.truncate(3 << 30)
+    for place in (folder / "place", folder / "place" / "large.bin"):
+        with pytest.raises(InputError, match="more than 1,073,741,824 bytes, which is what max_gib"):
+            download.fetch("mine", {"all": source(location=str(place))}, RAW, folder)
     assert not RAW.exists()
 
 
