@@ -89,12 +89,12 @@ def _shown(reader: Reader, path: Path, title: str) -> Iterator[Record]:
 def column(record: Record, name: str) -> Any:
     """The value of a column; raises InputError naming the columns that there are."""
     if name not in record.values:
-        there = ", ".join(_shown(str(other)) for other in list(record.values)[:30])
+        there = ", ".join(_brief(str(other)) for other in list(record.values)[:30])
         raise InputError(f"{record.where}: no column '{name}'; there are: {there}")
     return record.values[name]
 
 
-def _shown(words: str) -> str:
+def _brief(words: str) -> str:
     """What a file or a library says, as it may stand in a message: not too long, without control characters."""
     return words[:200] if words.isprintable() else ascii(words[:200])[1:-1]
 
@@ -337,14 +337,14 @@ def _parquet(path: Path, tick: Tick) -> Iterator[Record]:
                     rows = batch.to_pylist()
                 except (pa.ArrowException, ValueError, OverflowError) as error:
                     place = f"{path}, rows {number + 1} to {number + batch.num_rows}"
-                    raise InputError(f"{place}: a value cannot be read ({_shown(first_line(error))})") from None
+                    raise InputError(f"{place}: a value cannot be read ({_brief(first_line(error))})") from None
                 for values in rows:
                     number += 1
                     yield Record(f"{path}, row {number}", values)
     except (pa.ArrowException, OSError) as error:
         after = f" after row {number}" if number else ""
         raise InputError(
-            f"{path} is not a readable Parquet file{after} ({_shown(first_line(error))}); fetch it again"
+            f"{path} is not a readable Parquet file{after} ({_brief(first_line(error))}); fetch it again"
         ) from None
 
 
