@@ -56,6 +56,8 @@ class Source:
     revision: str | None
     sha256: str | None
     origin: str | None
+    max_gib: Annotated[float, Range(0, 1_000_000, low_open=True)]
+    tries: Annotated[int, between(1, 10_000)]
     options: dict[str, Any]
 
 
@@ -75,6 +77,7 @@ class Labels:
 class Clean:
     format: str
     limit: Count | None
+    max_line: Annotated[int, between(1_000, 1_000_000_000)]
     labels: dict[str, Labels]
     options: dict[str, Any]
 
