@@ -6,6 +6,7 @@ Each time a new folder appears whole, tensors as safetensors and the rest as JSO
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -15,12 +16,16 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from alol.base.errors import InputError, first_line
 from alol.base.files import read_json, remove, replacing, write_json
 from alol.base.work import Governor, Work
+
+logger = logging.getLogger(__name__)
 
 TENSORS, VALUES, KEPT = "tensors.safetensors", "values.json", "kept"
 COPIES = 4  # of the trained weights in one folder, about: AdamW's two moments and the best model beside them
@@ -45,10 +50,10 @@ class Progress:
         """
         trained = dict(_trained(module))
         self._size = COPIES * sum(one.numel() * one.element_size() for one in trained.values())
-        if (folder := self._latest()) is None:
+        if (read := self._read()) is None:
             return None
+        folder, values, tensors = read
         self._number = int(folder.name)
-        values, tensors = read_json(folder / VALUES), load_file(folder / TENSORS)
         with torch.no_grad():
             for name, weight in trained.items():
                 weight.copy_(tensors[f"weight.{name}"])
@@ -60,9 +65,8 @@ class Progress:
 
     def stored(self) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
         """The loop's own values and tensors, without putting anything back."""
-        if (folder := self._latest()) is None:
-            return None
-        return _own(read_json(folder / VALUES), load_file(folder / TENSORS))
+        read = self._read()
+        return _own(*read[1:]) if read is not None else None
 
     def due(self, *, last: bool = False) -> bool:
         """Whether it is time to write, as the main process says; `last`: after the end of the loop."""
@@ -97,14 +101,32 @@ class Progress:
                 if self._kept is not None and self._kept.exists():
                     _copy(self._kept, folder / KEPT, before / KEPT if before else None)
                 write_json(folder / VALUES, {"optimizer": plain, "own": values})
+                _flush(folder / TENSORS, folder / VALUES)
             if before is not None:
                 remove(before)
+
+    def _read(self) -> tuple[Path, dict[str, Any], dict[str, Tensor]] | None:
+        """The folder, values and tensors; None where there are none, or where a disk has damaged them."""
+        if (folder := self._latest()) is None:
+            return None
+        try:
+            return folder, read_json(folder / VALUES), load_file(folder / TENSORS)
+        except (InputError, SafetensorError, OSError, ValueError) as error:
+            logger.warning("%s is damaged (%s); the stage starts anew", folder, first_line(error))
+            return None
 
     def _latest(self) -> Path | None:
         folder = self._work.folder if self._work is not None else None
         if folder is None or not folder.is_dir():
             return None
         return max((path for path in folder.iterdir() if path.name.isdecimal()), default=None)
+
+
+def _flush(*paths: Path) -> None:
+    """Waits until the disk has them: a folder whose name it has before its files is no use after a loss of power."""
+    for path in paths:
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
 
 
 def _own(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:

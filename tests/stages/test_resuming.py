@@ -151,6 +151,19 @@ def test_a_damaged_part_is_computed_again(here, eager, monkeypatch):
     assert digests("baseline") == whole
 
 
+@pytest.mark.parametrize("name", ["tensors.safetensors", "values.json"])
+def test_damaged_progress_is_said_and_the_stage_starts_anew(here, eager, name):
+    small.run(["train"])
+    whole = digests("train")
+    with pytest.MonkeyPatch.context() as patch:
+        killed(patch, 3, progress.Progress)
+        assert isinstance(small.stage("train").exception, Killed)
+    path = next(Path(".cache/alol/stages/train").rglob(name))
+    path.write_bytes(path.read_bytes()[:-20])
+    assert "is damaged" in small.stage("train").stderr
+    assert digests("train") == whole
+
+
 def test_work_of_other_parameters_inputs_or_code_is_not_taken_up(here, eager):
     def keys() -> set[str]:
         with pytest.MonkeyPatch.context() as patch:
