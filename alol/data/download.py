@@ -7,7 +7,6 @@ HTTP, alol.data.archive unpacks what is packed.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import logging
 import os
@@ -21,6 +20,7 @@ from urllib.parse import unquote, urlsplit
 
 from alol.base.errors import InputError, ParameterError, first_line
 from alol.base.files import replacing
+from alol.base.locks import Lock
 from alol.config import build
 from alol.config.sections import Source
 from alol.data import archive, room
@@ -246,12 +246,13 @@ def _reserved(work: Path, key: str) -> Iterator[Path]:
     """A work folder of that key, for one process at a time; deleted when the block ends well, else kept."""
     place = work / hashlib.sha256(key.encode()).hexdigest()[:16]
     work.mkdir(parents=True, exist_ok=True)
-    with place.with_suffix(".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            logger.info("waiting for another process that fetches the same")
-            fcntl.flock(lock, fcntl.LOCK_EX)
+    lock = Lock(place.with_suffix(".lock"))
+    if not lock.take():
+        logger.info("waiting for another process that fetches the same")
+        lock.take(wait=True)
+    try:
         place.mkdir(exist_ok=True)
         yield place
         shutil.rmtree(place, ignore_errors=True)
+    finally:
+        lock.release()

@@ -6,6 +6,7 @@ most of a member's own header with the directory, and passes over bytes that bel
 
 from __future__ import annotations
 
+import io
 import stat
 import struct
 import zipfile
@@ -20,7 +21,8 @@ END, END64, LOCATOR64 = struct.Struct("<4s4H2LH"), struct.Struct("<4sQ2H2L4Q"), 
 LOCAL = struct.Struct("<4s5H3L2H")
 COUNT64, SIZE64 = 0xFFFF, 0xFFFFFFFF  # "the number stands in the record of zip64"
 ENCRYPTED, BEHIND, UTF8 = 1, 8, 0x800  # flags: sizes stand behind the data
-METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # those that zipfile unpacks in bounded memory
+METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
+SIP = 4096  # bytes that are unpacked at once where the method has no bound: they become 100 MB at most
 
 
 def members(path: Path, name: str, reserve: Callable[[int], None], limit: int) -> Iterator[Member]:
@@ -51,7 +53,18 @@ def members(path: Path, name: str, reserve: Callable[[int], None], limit: int) -
                 yield Member(info.orig_filename, 0, None)
             else:
                 with archive.open(info) as stream:
-                    yield Member(info.orig_filename, info.file_size, stream)
+                    bounded = info.compress_type in METHODS[:2]
+                    yield Member(info.orig_filename, info.file_size, stream if bounded else _Sipped(stream))
+
+
+class _Sipped(io.RawIOBase):
+    """A stream that unpacks a little of its data at a time: zipfile unpacks as many packed bytes as it is asked for."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+
+    def read(self, size: int = -1) -> bytes:
+        return self._stream.read(SIP)
 
 
 def _check_end(file: IO[bytes], archive: zipfile.ZipFile) -> None:

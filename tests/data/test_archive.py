@@ -6,6 +6,7 @@ import bz2
 import gzip
 import io
 import lzma
+import random
 import shutil
 import struct
 import tarfile
@@ -287,7 +288,7 @@ END = len(TWO) - 22
         (changed(TWO, 30, b"c"), "damaged"),
         (changed(TWO, 76 + 24, struct.pack("<L", 6)), "header differs|damaged"),
         (changed(TWO, 76 + 41, bytes([0o120000 >> 8])), "'a' is a link or a special file"),
-        (changed(changed(TWO, 8, b"\x0c"), 76 + 10, b"\x0c"), "the compression method 12 of 'a' is not supported"),
+        (changed(changed(TWO, 8, b"\x63"), 76 + 10, b"\x63"), "the compression method 99 of 'a' is not supported"),
         (changed(changed(TWO, 6, b"\x01"), 76 + 8, b"\x01"), "'a' is encrypted"),
         (changed(TWO, END + 4, b"\1"), "entries where|damaged"),
         (zipped(), "holds no files"),
@@ -304,3 +305,23 @@ def test_a_bad_zip_is_one_line(tmp_path, data, message):
 def test_the_kind_of_a_tar_is_told_by_its_content(tmp_path, caplog):
     assert unpack(tmp_path, "tar", gzip.compress(fuzz.make("tar", CONTENT)), vouched=False) == CONTENT
     assert not caplog.records
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_every_method_of_a_zip_is_unpacked(tmp_path, method):
+    buffer = io.BytesIO()
+    content = random.Random(0).randbytes(50_000) + b"\0" * 50_000
+    with zipfile.ZipFile(buffer, "w", compression=method) as made:
+        made.writestr("a", content)
+    assert unpack(tmp_path, "zip", buffer.getvalue()) == {"a": content}
+
+
+def test_a_zip_of_a_method_without_a_bound_is_unpacked_a_little_at_a_time(tmp_path, monkeypatch):
+    asked = []
+    read = zipfile.ZipExtFile.read
+    monkeypatch.setattr(zipfile.ZipExtFile, "read", lambda self, size=-1: asked.append(size) or read(self, size))
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", compression=zipfile.ZIP_BZIP2) as made:
+        made.writestr("a", b"\0" * 100_000)
+    assert unpack(tmp_path, "zip", buffer.getvalue()) == {"a": b"\0" * 100_000}
+    assert set(asked) == {4096}
