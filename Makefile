@@ -3,7 +3,7 @@ VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 PYTHON ?= python3
 
-.PHONY: repro test bench lint clean
+.PHONY: repro test torture bench lint clean
 
 repro: $(VENV)/.ready
 	python -m stages.check
@@ -11,6 +11,13 @@ repro: $(VENV)/.ready
 
 test: $(VENV)/.ready
 	python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+
+# Kills, full disks, little memory, damaged files: an hour, and a table of each. Short versions are among the tests.
+torture: $(VENV)/.ready
+	python -m tests.torture.kills
+	python -m tests.torture.faults
+	python -m tests.data.fuzz
+	python -m tests.data.fuzz_tables
 
 # The comparison with TRL runs where it is installed: $(VENV)/bin/pip install --requirement benchmarks/requirements.txt
 bench: $(VENV)/.ready

@@ -95,13 +95,13 @@ def padding(size: Size) -> Iterator[dict[str, Any]]:
         tokens = Tokens(model)
         work(model, encoder, rows, p)
         yield tokens.row(name, _as_they_come(parts, batch))
-    for name, network in _networks(p, rows):
+    for name, built, network in _networks(p, rows):
         tokens = Tokens(network.model)
         texts = network.encode(
             [row["prompt"] for row in rows], [row["response"] for row in rows], schema.contexts(rows)
         )
-        all_logits(network, texts, p.launch, name)
-        yield tokens.row(f"annotate ({name})", _as_they_come(([row.ids for row in texts],), p.launch.score_batch))
+        all_logits(network, texts, built, name)
+        yield tokens.row(f"annotate ({name})", _as_they_come(([row.ids for row in texts],), built.batch_size))
 
 
 def _as_they_come(parts: Sequence[Sequence[Sequence[int]]], batch: int) -> float:
@@ -138,16 +138,16 @@ def _generate(model: nn.Module, encoder: Encoder, rows: list[dict[str, Any]], p:
     generate.generate(model, encoder.tokenizer, encoder.prompts(rows), settings, p.launch, seed=1, main=main)
 
 
-def _networks(p: params.Params, rows: list[dict[str, Any]]) -> Iterator[tuple[str, Network]]:
-    """The task's reward networks, untrained."""
+def _networks(p: params.Params, rows: list[dict[str, Any]]) -> Iterator[tuple[str, options.Trainable, Network]]:
+    """The task's reward networks, untrained, with their options."""
     texts = [text for row in rows for text in (row["prompt"], row["response"])]
     for name, built in options.fitted(p.rewards):
         if isinstance(built, options.Preference) and built.train is not None:
             tokenizer = untrained.preference_tokenizer(texts, built.train, built)
-            yield name, untrained.preference(built, name, tokenizer)
+            yield name, built, untrained.preference(built, name, tokenizer)
         elif isinstance(built, options.Classifier) and built.train is not None:
             tokenizer = untrained.classifier_tokenizer(texts, built.train, built.max_length)
-            yield name, untrained.classifier(built, name, tokenizer, 2)
+            yield name, built, untrained.classifier(built, name, tokenizer, 2)
 
 
 def reads(size: Size) -> Iterator[dict[str, Any]]:

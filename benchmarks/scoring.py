@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,10 +10,10 @@ import torch
 from tokenizers import Tokenizer, processors
 from transformers import PreTrainedTokenizerFast, RobertaConfig, RobertaForSequenceClassification, pipeline
 
-from alol.config import params
+from alol.config import components, yaml_files
 from alol.rewards.classifier import ClassifierNetwork, sigmoid
 from alol.rewards.network import all_logits
-from alol.rewards.options import Classifier
+from alol.rewards.options import parse
 from benchmarks import dialogues, measure
 from benchmarks.size import Size
 
@@ -50,16 +49,16 @@ class Ours:
     """As stage annotate scores."""
 
     def __init__(self, size: Size, inputs: list[str], tokenizer: PreTrainedTokenizerFast) -> None:
-        options = Classifier("classifier", None, None, inputs, "sigmoid", 0, LONGEST, 0.0, 1.0, None)
-        self.network = ClassifierNetwork(_model(size, len(tokenizer)), tokenizer, options, "rewards.it")
-        launch = params.load(size.task, root=dialogues.ROOT).launch
-        self.launch = dataclasses.replace(launch, device="cpu")
+        own = {"it": {"kind": "classifier", "inputs": inputs, "output": "sigmoid", "label": 0, "max_length": LONGEST}}
+        defaults = yaml_files.read_defaults(dialogues.ROOT)["rewards"]
+        self.options = parse(components.rewards(defaults, own, "rewards")["it"], "rewards.it")
+        self.network = ClassifierNetwork(_model(size, len(tokenizer)), tokenizer, self.options, "rewards.it")
 
     def encoded(self, rows: Rows) -> Any:
         return self.network.encode([row["prompt"] for row in rows], [row["response"] for row in rows], [{}] * len(rows))
 
     def __call__(self, rows: Rows) -> np.ndarray:
-        return sigmoid(all_logits(self.network, self.encoded(rows), self.launch, "score")[:, 0])
+        return sigmoid(all_logits(self.network, self.encoded(rows), self.options, "score")[:, 0])
 
 
 class Library:

@@ -3,41 +3,63 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import os
-import socket
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 
 import click
 
-from alol.base import faults, memory
+from alol.base import faults, machine, memory
 from alol.base.errors import InputError, ParameterError
 from alol.base.files import write_json
-from alol.config import params, paths, places, sections
+from alol.base.work import Work, claimed, digest
+from alol.config import params, paths, places
+from stages import _processes
+
+Inputs = Callable[[params.Params], Iterable[Path]]
+ROOT = Path(__file__).parents[1]
+CODE = (ROOT / "alol", ROOT / "stages", Path("custom"))
+ELSEWHERE = {"launch", "source", "clean", "aggregate"}  # on which no unfinished work depends, but for its inputs
+WORK = "ALOL_WORK"  # environment variable of a process that a stage started: the folder of its unfinished work
 
 
 def command(
-    name: str, *, algorithm: bool = False, distributed: bool = False
-) -> Callable[[Callable[[params.Params], None]], click.Command]:
+    name: str, *, algorithm: bool = False, distributed: bool = False, inputs: Inputs | None = None
+) -> Callable[[Callable[..., None]], click.Command]:
     """Turns `main(params)` into the click command of stage `name`; the algorithm is an option where it matters.
 
-    A `distributed` stage runs in as many processes as `launch.processes` says, of which the first one writes.
+    A `distributed` stage runs in as many processes as `launch.processes` says, of which the first one writes. A stage
+    with `inputs`, what its result depends on beside the parameters, is called as `main(params, work)` and goes on from
+    the work of a run that was killed.
     """
 
-    def wrap(main: Callable[[params.Params], None]) -> click.Command:
+    def wrap(main: Callable[..., None]) -> click.Command:
         def run(task: str, algorithm: str | None = None) -> None:
             logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
             start = time.monotonic()
-            with mistakes(task):
+            with mistakes(task), contextlib.ExitStack() as stack:
+                _processes.end_with_parent()
+                rank = _processes.rank()
+                if not distributed and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+                    raise InputError(f"stage {name} runs in one process; start it without torchrun")
                 loaded = params.load(task, algorithm)
-                if distributed and (code := _relaunch(name, loaded.launch)) is not None:
-                    raise SystemExit(code)
-                main(loaded)
-                if _first():
-                    write_json(paths.cost(name), cost(time.monotonic() - start))
+                work = stack.enter_context(_work(name, loaded, algorithm, inputs, rank)) if inputs is not None else None
+                more, files = ({WORK: str(work.folder)}, [work.file]) if work is not None else ({}, [])
+                options = ["--task", task, *(["--algorithm", algorithm] if algorithm else [])]
+                if distributed and (code := _processes.relaunch(name, options, loaded.launch, more, files)) is not None:
+                    if code:
+                        raise SystemExit(code)
+                    return
+                main(loaded, work) if work is not None else main(loaded)
+                if rank == 0:
+                    spent = work.seconds() if work is not None else None
+                    write_json(paths.cost(name), cost(time.monotonic() - start, spent))
+                    if work is not None:  # it runs models: a list, which DVC's tables leave out
+                        write_json(paths.launch(name), [machine.used(dataclasses.asdict(loaded.launch))])
 
         run = click.option("--task", required=True, help="A file of tasks/, without .yaml.")(run)
         if algorithm:
@@ -47,6 +69,21 @@ def command(
     return wrap
 
 
+def _work(
+    name: str, loaded: params.Params, algorithm: str | None, inputs: Inputs, rank: int
+) -> contextlib.AbstractContextManager[Work]:
+    """The unfinished work of a stage; of several processes, the first one (or the one above them) owns it."""
+    minutes = loaded.launch.checkpoint_minutes
+    if folder := os.environ.get(WORK):
+        return contextlib.nullcontext(Work(Path(folder), minutes))
+    left_out = ELSEWHERE if algorithm else {*ELSEWHERE, "algorithm", "hyperparameters", "seed", "train"}
+    settings = params.plain({key: value for key, value in vars(loaded).items() if key not in left_out})
+    root, key = paths.work("stages"), digest(name, settings, inputs(loaded), CODE)
+    if rank:
+        return contextlib.nullcontext(Work(root / name / key, minutes))
+    return claimed(root, name, key, minutes)
+
+
 @contextlib.contextmanager
 def mistakes(task: str | None = None) -> Iterator[None]:
     """Ends the command with one line where the user's input, the disk or memory is at fault; bugs pass.
@@ -54,7 +91,8 @@ def mistakes(task: str | None = None) -> Iterator[None]:
     A parameter of `task` is named with its file.
     """
     try:
-        yield
+        with _processes.ended_by_signals():
+            yield
     except BaseException as error:  # of libraries written in Rust too
         found = faults.culprit(error)
         if found is None:
@@ -71,46 +109,20 @@ def mistakes(task: str | None = None) -> Iterator[None]:
 
 def _first() -> bool:
     """Whether this process is the one of several that writes and speaks."""
-    return os.environ.get("RANK", "0") == "0"
-
-
-def _relaunch(name: str, launch: sections.Launch) -> int | None:
-    """Runs the stage again in `launch.processes` processes of this machine, which accelerate finds by the environment.
-
-    Returns their exit code; None when this process should go on itself: one is enough, or it is already one of several.
-    Not torchrun, which answers a user's mistake, one line of which the first process prints, with a traceback.
-    """
-    if launch.processes == 1 or "WORLD_SIZE" in os.environ:
-        return None
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    count = str(launch.processes)
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
-    shared["ACCELERATE_USE_CPU"] = str(launch.device == "cpu").lower()
-    shared["OMP_NUM_THREADS"] = os.environ.get(
-        "OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // launch.processes))
-    )
-    command = [sys.executable, "-m", f"stages.{name}", *sys.argv[1:]]
-    ranks = [{"RANK": str(i), "LOCAL_RANK": str(i)} for i in range(launch.processes)]
-    return _wait([subprocess.Popen(command, env={**os.environ, **shared, **rank}) for rank in ranks])
-
-
-def _wait(processes: list[subprocess.Popen]) -> int:
-    """The first exit code that is not 0; the other processes are then ended, since they would wait for ever."""
     try:
-        while None in (codes := [process.poll() for process in processes]) and not any(codes):
-            time.sleep(0.1)
-        return next((1 if code < 0 else code for code in codes if code), 0)
-    finally:
-        for process in processes:
-            process.terminate()
-            process.wait()
+        return _processes.rank() == 0
+    except InputError:  # which every process says
+        return True
 
 
-def cost(seconds: float) -> dict[str, float]:
-    """Wall time and peak memory of this process (and of the accelerator, when one was used)."""
+def cost(seconds: float, writing: float | None = None) -> dict[str, float]:
+    """Wall time and peak memory of this process (and of the accelerator, when one was used).
+
+    `writing`: how much of the time it took to write unfinished work.
+    """
     result = {"seconds": round(seconds, 2), "peak_memory_mb": round(memory.peak(), 1)}
+    if writing is not None:
+        result["checkpoint_seconds"] = round(writing, 2)
     if (accelerator := memory.accelerator_peak()) is not None:
         result["peak_accelerator_memory_mb"] = round(accelerator, 1)
     return result

@@ -1,27 +1,41 @@
 """Stage evaluate: the policy's responses to the test prompts and their rewards."""
 
+from pathlib import Path
+
 from alol import rewards
+from alol.base.work import Work
 from alol.compute import launch
 from alol.config import paths
 from alol.config.params import Params
-from alol.data import schema
 from alol.models import policies
-from alol.training import rollout, validation
+from alol.rewards import scoring
+from alol.training import rollout
 from stages._cli import command
 
 
-@command("evaluate", algorithm=True, distributed=True)
-def main(params: Params) -> None:
+def inputs(params: Params) -> list[Path]:
+    """What the answers and their scores depend on beside the parameters; an adapter also on the reference."""
+    task = params.task
+    return [paths.policy(task, params.algorithm), paths.reference(task), paths.reward_model(task), _prompts(params)]
+
+
+def _prompts(params: Params) -> Path:
+    return paths.clean(params.task) / "test.parquet"
+
+
+@command("evaluate", algorithm=True, distributed=True, inputs=inputs)
+def main(params: Params, work: Work) -> None:
     """Let the policy answer the test prompts and score the answers."""
     accelerator = launch.accelerator(params.launch)
     policy = policies.load(paths.policy(params.task, params.algorithm))
-    prompts = rollout.prompt_rows(paths.clean(params.task) / "test.parquet")
+    prompts = rollout.prompt_rows(_prompts(params))
     with launch.output(paths.generations(params.task, params.algorithm), accelerator) as folder:
-        rows = rollout.rollouts(policy, prompts, params, accelerator, seed=params.seed, name="test")
+        rows = rollout.rollouts(
+            policy, prompts, params, accelerator, seed=params.seed, name="test", work=work.of("responses")
+        )
         if folder is not None:
             scorer = rewards.load(params.test_rewards, paths.reward_model(params.task), params.launch)
-            columns = schema.scored(schema.ROLLOUTS, scorer.names)
-            schema.write(folder / "test.parquet", columns, validation.scored_rows(rows, scorer))
+            scoring.score_rows(scorer, rows, folder / "test.parquet", work.of("scores"))
 
 
 if __name__ == "__main__":

@@ -36,6 +36,8 @@ def compare(loaded: params.Params, first: str, second: str, settings: sections.J
     rows = {name: responses(loaded, name) for name in (first, second)}
     if len(rows) < 2:
         raise InputError(f"'{first}' against itself: name two runs")
+    for name, found in rows.items():
+        judge.check(found, name)
     summary.check_aligned(rows)
     asked = endpoint.Endpoint(settings, paths.work("judge"))
     pairs, left_out = judge.pairs(rows[first], rows[second], settings.rows, settings.seed)

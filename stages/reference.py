@@ -1,5 +1,6 @@
 """Stage reference: the supervised policy that everything is measured against."""
 
+from alol.base.work import Work
 from alol.compute import launch
 from alol.config import paths
 from alol.config.params import Params, keep
@@ -7,12 +8,12 @@ from alol.training import reference
 from stages._cli import command
 
 
-@command("reference", distributed=True)
-def main(params: Params) -> None:
+@command("reference", distributed=True, inputs=lambda params: [paths.clean(params.task)])
+def main(params: Params, work: Work) -> None:
     """Train the reference policy with NLL, or point to a published one."""
     accelerator = launch.accelerator(params.launch)
     with launch.output(paths.reference(params.task), accelerator) as folder:
-        reference.make(params, paths.clean(params.task), folder, accelerator)
+        reference.make(params, paths.clean(params.task), folder, accelerator, work)
         if folder is not None:
             keep(params, ["policy"], folder)
 

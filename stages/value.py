@@ -1,6 +1,9 @@
 """Stage value: V(x) of the reference, from its own rewards on the validation prompts."""
 
+from pathlib import Path
+
 from alol.base.files import replacing
+from alol.base.work import Work
 from alol.compute import launch
 from alol.config import paths
 from alol.config.params import Params, keep
@@ -9,15 +12,24 @@ from alol.training import value
 from stages._cli import command
 
 
-@command("value")
-def main(params: Params) -> None:
+def inputs(params: Params) -> list[Path]:
+    """What V(x) depends on beside the parameters."""
+    return [paths.reference(params.task), _rollouts(params)]
+
+
+def _rollouts(params: Params) -> Path:
+    return paths.baselines(params.task) / "validation.parquet"
+
+
+@command("value", inputs=inputs)
+def main(params: Params, work: Work) -> None:
     """Fit the value head to the reference's rewards on the validation prompts."""
     policy = policies.load(paths.reference(params.task))
     accelerator = launch.accelerator(params.launch)
-    fit = value.from_rollouts(policy, paths.baselines(params.task) / "validation.parquet", params, accelerator.device)
     with replacing(paths.value(params.task)) as folder:
+        fit = value.from_rollouts(policy, _rollouts(params), params, accelerator.device, work)
         value.save(fit, folder, params.value)
-        keep(params, ["reward"], folder)
+        keep(params, ["reward", "value"], folder)
     value.save_error(fit, paths.METRICS / "value.json")
 
 

@@ -7,8 +7,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("alol", "stages", "custom")
-# no edit of these changes what a stage writes
-INERT = {"alol/base/errors.py", "alol/base/faults.py", "alol/base/memory.py", "stages/_cli.py"}
+# No edit of these changes a result: what a stage says when it fails, how it is started, killed and taken up again, what
+# it notes of the machine.
+INERT = {
+    "alol/base/errors.py", "alol/base/faults.py", "alol/base/locks.py", "alol/base/machine.py", "alol/base/memory.py",
+    "alol/base/work.py", "stages/_cli.py", "stages/_processes.py",
+}  # fmt: skip
 SCORING = ("annotate", "baseline", "train", "evaluate")  # stages that call reward functions, found by their dotted path
 # Dependencies as a whole: what nearly every stage reads all of, what a format, a topic or a reward may be added to, and
 # what only the stage aggregate reads, which takes seconds.

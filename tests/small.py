@@ -19,6 +19,7 @@ BEFORE_TRAIN = (
     "download", "clean", "reward_model", "annotate", "reference", "rollout", "baseline", "value", "advantage",
 )  # fmt: skip
 FROM_TRAIN = ("train", "evaluate", "aggregate")
+MODELS = (*BEFORE_TRAIN[2:], *FROM_TRAIN[:2])  # stages that run models
 SMALL = {
     "source.corpus.options": {"train_prompts": 60, "validation_prompts": 24, "test_prompts": 12, "labels": 90},
     "rewards.helpful.train": {"width": 16, "heads": 2, "layers": 1, "epochs": 1, "vocabulary": 400},

@@ -85,20 +85,22 @@ def adapted_kl_coef(kl_coef: float, kl: float, target: float, count: int, horizo
     return kl_coef * (1 + error * count / horizon)
 
 
+@dataclass
 class RunningMoments:
     """Mean and unbiased standard deviation of all scores so far (parallel variance, Chan et al. 1979)."""
 
-    def __init__(self) -> None:
-        self.count, self.mean, self._squares = 0, 0.0, 0.0
+    count: int = 0
+    mean: float = 0.0
+    squares: float = 0.0  # summed squared deviations from the mean
 
     def update(self, scores: Tensor) -> None:
         """Takes in a batch [B]."""
         count, mean = len(scores), float(scores.mean())
         total, delta = self.count + count, mean - self.mean
-        self._squares += float(((scores - mean) ** 2).sum()) + delta**2 * self.count * count / total
+        self.squares += float(((scores - mean) ** 2).sum()) + delta**2 * self.count * count / total
         self.mean += delta * count / total
         self.count = total
 
     @property
     def std(self) -> float:
-        return (self._squares / (self.count - 1)) ** 0.5 if self.count > 1 else 1.0
+        return (self.squares / (self.count - 1)) ** 0.5 if self.count > 1 else 1.0

@@ -41,6 +41,7 @@ SYSTEM = {
 OURS = (errno.EPIPE, errno.EBADF)  # the first is click's, which ends quietly when no one reads on; the other is a bug
 NUMBER = re.compile(r"(?:os error |errno:? )(\d+)", re.IGNORECASE)  # in the text of libraries written in Rust and C++
 WRITER = "inline_container.cc"  # what torch's own writer says of every failure, the disk's among them
+ALONE = (TypeError, NameError, AttributeError, LookupError, AssertionError, SystemExit, KeyboardInterrupt)
 MEMORY = re.compile(
     r"can't allocate memory|not enough memory|out of memory|Cannot allocate memory|failed to map segment|bad_alloc"
     r"|ALLOC_FAILED|can't start new thread|Resource temporarily unavailable"
@@ -49,18 +50,19 @@ MEMORY = re.compile(
 )
 PARTIAL = re.compile(r"\.([^/]+)\.\d+\.partial")  # as `files.replacing` writes: <name>
 # What a command's memory grows with, as parameters that may be lowered; tests compare the names with the sections.
+SCORING = ["rewards.<component>.batch_size", "rewards.<component>.batch_tokens"]
 LESS = {
     "clean": ["clean.limit"],
-    "reward_model": ["rewards.<component>.train.batch_size", "launch.score_batch", "launch.tokens"],
-    "annotate": ["launch.score_batch", "launch.tokens"],
-    "baseline": ["launch.score_batch", "launch.tokens"],
+    "reward_model": ["rewards.<component>.train.batch_size", *SCORING],
+    "annotate": SCORING,
+    "baseline": SCORING,
     "reference": ["launch.micro_batch", "launch.tokens"],
     "rollout": ["launch.generate_batch"],
     "value": ["launch.micro_batch", "launch.tokens", "value.batch_size"],
     "advantage": ["launch.micro_batch", "launch.tokens"],
     "train": ["launch.micro_batch", "launch.tokens", "launch.generate_batch"],
-    "evaluate": ["launch.generate_batch", "launch.score_batch"],
-    "evaluate_checkpoint": ["launch.generate_batch", "launch.score_batch"],
+    "evaluate": ["launch.generate_batch", *SCORING],
+    "evaluate_checkpoint": ["launch.generate_batch", *SCORING],
     "judge": ["judge.rows", "judge.requests"],
 }
 RECOMPUTE = ("reference", "train")  # commands that read launch.recompute
@@ -109,14 +111,13 @@ def culprit(error: BaseException) -> BaseException | None:
 def _chain(error: BaseException) -> Iterator[BaseException]:
     """The error and what led to it, as a traceback shows them.
 
-    What was being handled when an error of programming came (a wrong name or type) does not explain it.
+    What was being handled when an error of programming came (a wrong name or type), or a signal, does not explain it.
     """
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         yield error
         seen.add(id(error))
-        bug = isinstance(error, TypeError | NameError | AttributeError | LookupError | AssertionError)
-        context = None if bug or error.__suppress_context__ else error.__context__
+        context = None if isinstance(error, ALONE) or error.__suppress_context__ else error.__context__
         error = error.__cause__ or context
 
 

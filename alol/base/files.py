@@ -5,31 +5,52 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from alol.base.errors import InputError, about
+from alol.base.locks import Lock
+
+TARGET = re.compile(r"\.(.+)\.\d+\.partial")  # whose first group is the name of what is being written
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A path to write at; it takes `path`'s place when the block ends well, and goes away otherwise."""
+    """A path to write at; it takes `path`'s place when the block ends well, and goes away otherwise.
+
+    What a killed process left there is removed first. Raises InputError while another process writes the same target.
+    """
+    lock = Lock(path.with_name(f".{path.name}.lock"))
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     with about(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        _remove(partial)
+        if not lock.take():
+            raise InputError(f"{path} is being written by another process; wait until it has ended, or end it")
     try:
         with about(path):
+            for left in partials(path):
+                remove(left)
             yield partial
-            _remove(path)
-            partial.rename(path)
+            if path.is_dir() or partial.is_dir():  # a folder takes the place of nothing alone
+                remove(path)
+            partial.replace(path)
     finally:
-        _remove(partial)
+        remove(partial)
+        lock.release()
 
 
-def _remove(path: Path) -> None:
+def partials(path: Path) -> list[Path]:
+    """What processes that write `path` have not finished, or left when they were killed."""
+    with os.scandir(path.parent) as entries:
+        found = [(entry.name, TARGET.fullmatch(entry.name)) for entry in entries]
+    return [path.with_name(name) for name, match in found if match and match[1] == path.name]
+
+
+def remove(path: Path) -> None:
+    """A file or a folder with all that is in it, if there is one."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

@@ -35,12 +35,14 @@ def generate(
     seed: int,
     main: Accelerator,
     name: str = "generate",
+    done: Callable[[int], object] | None = None,
 ) -> list[str]:
     """One response text per prompt (token ids), in order; the work is shared by the processes of `main`.
 
     `model` must be in evaluation mode on main's device. Sampling draws from `seed` alone, so that a run repeats itself.
+    With `done`, which is told how many prompts were answered, this process answers them alone and shows no bar.
     """
-    ids = sample_ids(model, tokenizer, prompts, settings, launch, seed=seed, main=main, name=name)
+    ids = sample_ids(model, tokenizer, prompts, settings, launch, seed=seed, main=main, name=name, done=done)
     return [decode(tokenizer, row, settings) for row in ids]
 
 
@@ -59,6 +61,7 @@ def sample_ids(
     seed: int,
     main: Accelerator,
     name: str,
+    done: Callable[[int], object] | None = None,
 ) -> list[list[int]]:
     """Like `generate`, as token ids: the token that ended a response included, padding not.
 
@@ -70,23 +73,25 @@ def sample_ids(
                 f"generate.stop_ids[{i}]", f"is {token}, but the model's {model.config.vocab_size} tokens count from 0"
             )
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
-    mine = order[main.process_index :: main.num_processes]
+    rank, processes = (main.process_index, main.num_processes) if done is None else (0, 1)
+    mine = order[rank::processes]
     chosen = [prompts[i] for i in mine]
-    bar = tqdm(total=len(mine), desc=name, unit="prompt", leave=False, disable=not main.is_main_process)
+    bar = tqdm(total=len(mine), desc=name, unit="prompt", leave=False, disable=rank > 0 or done is not None)
+    done = done or bar.update
     with bar, torch.random.fork_rng(), torch.no_grad(), main.autocast():
         if settings.beams == 1 and packed_models.packable(model):
             generator = torch.Generator().manual_seed(seed)
             draws = torch.rand(len(prompts), settings.max_new_tokens, generator=generator, dtype=torch.float64)
-            ids, _ = decode_all(model, tokenizer, chosen, settings, launch, draws[mine], bar.update)
+            ids, _ = decode_all(model, tokenizer, chosen, settings, launch, draws[mine], done)
         else:
             ids = []
             for start in range(0, len(mine), launch.generate_batch):
-                torch.manual_seed(seed * 1_000_003 + start * main.num_processes + main.process_index)
+                torch.manual_seed((seed * 1_000_003 + start * processes + rank) % 2**63)
                 batch = chosen[start : start + launch.generate_batch]
                 ids += _batch(model, tokenizer, batch, settings, main.device)
-                bar.update(len(batch))
+                done(len(batch))
     result: list[list[int]] = [[] for _ in prompts]
-    for i, row in zip(order, gather_shards(ids, main), strict=True):
+    for i, row in zip(order, gather_shards(ids, main) if processes > 1 else ids, strict=True):
         result[i] = row
     return result
 

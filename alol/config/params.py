@@ -114,13 +114,20 @@ def merged(raw: dict, defaults: dict, own: dict, task: str, algorithm: str | Non
         algorithm=algorithm,
         seed=convert(Seed, raw["seed"], "seed"),
         hyperparameters=table(raw["algorithms"][algorithm], f"algorithms.{algorithm}"),
-        launch=build(Launch, raw["launch"], "launch"),
+        launch=_launch(raw["launch"]),
         source=_named(Source, defaults["source"], own["source"], "source"),
         rewards=components.rewards(defaults["rewards"], own["rewards"], "rewards"),
         test_rewards=components.test_rewards(defaults["rewards"], own["rewards"], own["test_rewards"], "test_rewards"),
         clean=_clean(defaults["clean"], own["clean"]),
         **sections,
     )
+
+
+def _launch(given: Any) -> Launch:
+    if "score_batch" in table(given, "launch"):  # which changed scores that no stage then scored again
+        moved = f"`batch_size` of each kind of reward that is a network ({yaml_files.REWARDS}, or a component's own)"
+        raise ParameterError("launch.score_batch", f"is now {moved}; set it there and delete it here")
+    return build(Launch, given, "launch")
 
 
 def _check_sections(defaults: dict[str, Any]) -> None:
@@ -140,11 +147,14 @@ def keep(params: Params, names: Sequence[str], folder: Path) -> None:
 
     In dvc.yaml, later stages that read the same parameters depend on this file instead of naming them again.
     """
-    values = {name: getattr(params, name) for name in names}
-    plain = {
-        name: dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value for name, value in values.items()
-    }
-    write_json(folder / SETTINGS, plain)
+    write_json(folder / SETTINGS, plain({name: getattr(params, name) for name in names}))
+
+
+def plain(value: Any) -> Any:
+    """A table of sections as JSON takes it."""
+    if isinstance(value, dict):
+        return {key: plain(one) for key, one in value.items()}
+    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value
 
 
 def _named(cls: type[T], defaults: Any, own: Any, where: str) -> dict[str, T]:
@@ -155,7 +165,7 @@ def _named(cls: type[T], defaults: Any, own: Any, where: str) -> dict[str, T]:
 
 def _clean(defaults: Any, own: Any) -> Clean:
     """Options are merged over their format's; labels are a table of names, each merged over `label_texts`."""
-    keys = {"format", "limit", "labels", "label_texts", "formats"}
+    keys = {"format", "limit", "max_line", "labels", "label_texts", "formats"}
     check_keys(defaults, keys, keys, "clean")
     defaults = dict(defaults)
     texts, formats = defaults.pop("label_texts"), table(defaults.pop("formats"), "clean.formats")

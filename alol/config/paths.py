@@ -1,5 +1,6 @@
 """Where every table, model and metric lies: a pure function of the task's and the algorithm's names."""
 
+import os
 from pathlib import Path
 
 METRICS = Path("metrics")
@@ -60,11 +61,19 @@ def cost(stage: str) -> Path:
     return METRICS / "cost" / f"{stage}.json"
 
 
+def launch(stage: str) -> Path:
+    """What a stage's outputs were made with, beyond what DVC hashes; one of these outputs itself."""
+    return METRICS / "launch" / f"{stage}.json"
+
+
 def work(name: str) -> Path:
     """A folder for unfinished work that must outlive its stage, below the main checkout also from an experiment's copy.
 
-    DVC runs experiments in copies of the checkout below `.dvc/tmp/exps`, which go away.
+    DVC runs experiments in copies of the checkout below `.dvc/tmp/exps`, which go away. The environment variable
+    ALOL_STATE names another place, such as a disk that several machines share.
     """
+    if state := os.environ.get("ALOL_STATE"):
+        return Path(state).absolute() / name
     here = Path.cwd()
     for parent in here.parents:
         if parent.parts[-3:] == (".dvc", "tmp", "exps"):

@@ -35,7 +35,7 @@ from alol.config.ranges import (
 
 @dataclass(frozen=True)
 class Launch:
-    """How a stage uses the machine; never part of a stage's hash."""
+    """How a stage uses the machine; never part of a stage's hash, so no score may depend on its batches."""
 
     processes: Annotated[int, between(1, 1024)]
     device: Literal["auto", "cpu"]
@@ -43,8 +43,8 @@ class Launch:
     micro_batch: Count
     tokens: Count
     generate_batch: Count
-    score_batch: Count
     recompute: bool
+    checkpoint_minutes: Annotated[float, between(0, 10_000)]
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,8 @@ class Source:
     revision: str | None
     sha256: str | None
     origin: str | None
+    max_gib: Annotated[float, Range(0, 1_000_000, low_open=True)]
+    tries: Annotated[int, between(1, 10_000)]
     options: dict[str, Any]
 
 
@@ -75,6 +77,7 @@ class Labels:
 class Clean:
     format: str
     limit: Count | None
+    max_line: Annotated[int, between(1_000, 1_000_000_000)]
     labels: dict[str, Labels]
     options: dict[str, Any]
 
@@ -174,6 +177,7 @@ class Generate:
     stop_ids: list[Annotated[int, at_least(0)]]
     cut: list[Text]
     seed: Seed
+    part_rows: Count
 
 
 @dataclass(frozen=True)
@@ -187,6 +191,7 @@ class Value:
     weight_decay: NotNegative
     folds: Annotated[int, between(3, 1000)]
     seed: Seed
+    part_rows: Count
 
 
 @dataclass(frozen=True)
@@ -215,8 +220,9 @@ class Judge:
     url: Text
     model: Text
     key: str | None
-    max_tokens: Count
-    temperature: NotNegative
+    max_tokens: Count | None
+    length_key: Literal["max_tokens", "max_completion_tokens"]
+    temperature: NotNegative | None
     rows: Count | None
     requests: Annotated[int, between(1, 1024)]
     retries: Annotated[int, between(0, 1000)]

@@ -1,27 +1,35 @@
-"""Unpacks zip and tar archives that come from elsewhere: plain files alone, below one folder, within bounds."""
+"""Unpacks zip and tar archives that come from elsewhere: plain files alone, below one folder, within bounds.
+
+alol.data.tar_files and alol.data.zip_files read the two kinds, to the very end, so that nothing is lost in silence.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import logging
 import lzma
-import stat
+import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO
 
 from tqdm import tqdm
 
 from alol.base.errors import InputError, first_line
+from alol.data import room, tar_files, zip_files
 
-# Far above any source of these tasks (the largest holds a few models), far below what would fill a file system.
-MAX_BYTES = 64 << 30
-MAX_FILES = 200_000
+logger = logging.getLogger(__name__)
+
+MAX_FILES = 200_000  # far above any source of these tasks
+MAX_LEVELS, MAX_NAME, MAX_PART = 64, 1000, 255  # of a member's name: folders, and bytes of the whole and of a part
 CHUNK = 1 << 20  # bytes
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
-DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError)
+# What zipfile, tarfile and the decompressors raise on damaged bytes.
+DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError, struct.error,
+          ValueError, OverflowError, IndexError, KeyError, RecursionError)  # fmt: skip
 
 
 def is_archive(name: str) -> bool:
@@ -29,24 +37,41 @@ def is_archive(name: str) -> bool:
     return name.lower().endswith(SUFFIXES)
 
 
-def unpack(path: Path, folder: Path, name: str) -> None:
-    """Writes the archive's files below `folder`.
+def unpack(path: Path, folder: Path, name: str, limit: int, *, vouched: bool) -> None:
+    """Writes the archive's files below `folder`, at most `limit` bytes.
 
-    `name` is the archive's file name, which says its kind and stands in messages. Raises InputError when the archive is
-    damaged, leaves the folder, holds links or special files, or is larger than MAX_BYTES or MAX_FILES allow.
+    `name` is the archive's file name, which says its kind and stands in messages; `vouched` says that its sha256 was
+    right. Raises InputError when the archive is damaged or holds no files, leaves the folder, holds links or special
+    files, or is larger than `limit`, MAX_FILES or the free space allow.
     """
-    members = _zip if name.lower().endswith(".zip") else _tar
-    size, count = 0, 0
+    folder.mkdir(parents=True, exist_ok=True)
+    if not vouched and not name.lower().endswith(".zip") and tar_files.is_plain(path):
+        logger.warning("%s: nothing vouches for its content, since a tar carries no checksum of it; set sha256", name)
+    members = zip_files.members if name.lower().endswith(".zip") else tar_files.members
+    names, there, written, count = _Names(name), 0, 0, 0
+
+    def reserve(size: int) -> None:
+        nonlocal there
+        room.check(folder, size, limit, name, there=there)
+        there += size
+
     try:
-        with tqdm(desc=f"unpack {name}", unit="B", unit_scale=True, disable=None) as bar:
-            for member, stream in members(path, name):
-                count += 1
+        with (
+            tqdm(desc=f"unpack {name}", unit="B", unit_scale=True, disable=None) as bar,
+            contextlib.closing(members(path, name, reserve, limit)) as found,
+        ):
+            for count, member in enumerate(found, 1):
                 if count > MAX_FILES:
                     raise InputError(f"{name} holds more than {MAX_FILES} files; unpack it by hand and name its folder")
-                size += _write(stream, _target(folder, member, name), MAX_BYTES - size, name, bar)
+                parts = names.add(member.name, is_file=member.stream is not None)
+                if member.stream is not None:
+                    _write(member.stream, folder.joinpath(*parts), member.size, bar)
+                    written += 1
+        if not written:
+            raise InputError(f"{name} holds no files")
     except InputError:
         raise
-    except NotImplementedError as error:  # a compression, version or encryption that zipfile does not have
+    except NotImplementedError as error:  # a version or encryption that zipfile does not have
         raise InputError(
             f"{name} cannot be unpacked: {first_line(error)}; unpack it by hand and name its folder"
         ) from None
@@ -59,50 +84,54 @@ def unpack(path: Path, folder: Path, name: str) -> None:
         ) from None
 
 
-def _zip(path: Path, name: str) -> Iterator[tuple[str, IO[bytes]]]:
-    with zipfile.ZipFile(path) as archive:
-        for info in archive.infolist():
-            kind = stat.S_IFMT(info.external_attr >> 16)
-            if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-                raise InputError(f"{name}: '{info.filename}' is a link or a special file, which is not unpacked")
-            if info.flag_bits & 1:
-                raise InputError(f"{name}: '{info.filename}' is encrypted; unpack it by hand and name its folder")
-            _target(path.parent, info.filename, name)
-            if not info.is_dir():
-                with archive.open(info) as stream:
-                    yield info.filename, stream
+class _Names:
+    """The names of an archive's members: each a place of its own below the folder."""
+
+    def __init__(self, archive: str) -> None:
+        self.archive = archive
+        self.files: set[tuple[str, ...]] = set()
+        self.folders: set[tuple[str, ...]] = set()
+
+    def add(self, member: str, *, is_file: bool) -> tuple[str, ...]:
+        """The parts of a member's name; raises InputError for one that is not to be written."""
+        where = f"{self.archive}: {_shown(member)}"
+        if any(ord(c) < 32 or ord(c) == 127 or 0xD800 <= ord(c) < 0xE000 for c in member):
+            raise InputError(f"{where} is no name for a file: it has control characters or is not UTF-8")
+        parts = PurePosixPath(member).parts
+        if member.startswith("/") or ".." in parts or "\\" in member or ":" in member.split("/")[0]:
+            raise InputError(f"{where} would be written outside its folder; the archive is not to be trusted")
+        sizes = [len(part.encode()) for part in parts]
+        if len(parts) > MAX_LEVELS or max(sizes, default=0) > MAX_PART or sum(sizes) + len(sizes) > MAX_NAME:
+            raise InputError(
+                f"{where}: a name of {len(parts)} levels and {len(member)} characters is too long "
+                f"(at most {MAX_LEVELS} levels, {MAX_PART} bytes each, {MAX_NAME} together)"
+            )
+        if is_file and not parts:
+            raise InputError(f"{where}: a file without a name")
+        above = {parts[:i] for i in range(1, len(parts) + (not is_file))}
+        if clash := (self.files & above) or ({parts} & (self.files | self.folders) if is_file else set()):
+            raise InputError(f"{self.archive} has {_shown('/'.join(min(clash)))} twice; unpack it by hand")
+        self.folders |= above
+        if is_file:
+            self.files.add(parts)
+        return parts
 
 
-def _tar(path: Path, name: str) -> Iterator[tuple[str, IO[bytes]]]:
-    with tarfile.open(path) as archive:
-        for info in archive:
-            if not info.isfile() and not info.isdir():
-                raise InputError(f"{name}: '{info.name}' is a link or a special file, which is not unpacked")
-            _target(path.parent, info.name, name)
-            stream = archive.extractfile(info)
-            if stream is not None:
-                yield info.name, stream
+def _shown(member: str) -> str:
+    """A name from an archive as it may stand in a message: in quotes, of bounded length, without control characters."""
+    return ascii(member) if len(member) <= 80 else ascii(member[:80]) + "..."
 
 
-def _target(folder: Path, member: str, name: str) -> Path:
-    """Where a member goes; names that are absolute, climb up or have a drive or a backslash are refused."""
-    parts = PurePosixPath(member).parts
-    if member.startswith("/") or ".." in parts or "\\" in member or ":" in member.split("/")[0]:
-        raise InputError(f"{name}: '{member}' would be written outside its folder; the archive is not to be trusted")
-    return folder.joinpath(*parts)
-
-
-def _write(stream: IO[bytes], target: Path, room: int, name: str, bar: tqdm) -> int:
-    """Copies at most `room` bytes (counted while copying, since a header may lie); returns how many."""
+def _write(stream: IO[bytes], target: Path, size: int, bar: tqdm) -> None:
+    """Copies a file of `size` bytes, as the archive says; one with more or fewer is damaged."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    size = 0
+    left = size
     with target.open("xb") as file:
         while chunk := stream.read(CHUNK):
-            size += len(chunk)
-            if size > room:
-                raise InputError(
-                    f"{name} unpacks to more than {MAX_BYTES >> 30} GiB; unpack it by hand, name its folder"
-                )
+            left -= len(chunk)
+            if left < 0:
+                break
             file.write(chunk)
             bar.update(len(chunk))
-    return size
+    if left:
+        raise EOFError(f"a member does not have the {size} bytes that its header says")

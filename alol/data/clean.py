@@ -34,8 +34,8 @@ def clean(task: str, settings: Clean, raw: Path, target: Path) -> None:
     """
     if not raw.is_dir():
         raise InputError(f"{raw} is missing; run `dvc repro download` (or `python -m stages.download --task {task}`)")
-    splits = formats.get(settings.format).read(raw, options(settings))
-    with replacing(target) as folder:
+    with rawfiles.bounded(settings.max_line), replacing(target) as folder:
+        splits = formats.get(settings.format).read(raw, options(settings))
         folder.mkdir()
         for split in SPLITS:
             limit = settings.limit if split == TRAIN else None

@@ -7,12 +7,12 @@ HTTP, alol.data.archive unpacks what is packed.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import logging
 import os
 import re
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -20,16 +20,17 @@ from urllib.parse import unquote, urlsplit
 
 from alol.base.errors import InputError, ParameterError, first_line
 from alol.base.files import replacing
+from alol.base.locks import Lock
 from alol.config import build
 from alol.config.sections import Source
-from alol.data import archive
-from alol.data.transfer import transfer
+from alol.data import archive, room
 
 logger = logging.getLogger(__name__)
 
 VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
 SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+KINDS = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
 
 
 def fetch(task: str, sources: dict[str, Source], target: Path, work: Path) -> None:
@@ -47,7 +48,7 @@ def fetch(task: str, sources: dict[str, Source], target: Path, work: Path) -> No
             check(source, where)
             (folder / name).mkdir(parents=True)
             FETCHERS[source.kind](source, where, folder / name, work, finished)
-            logger.info("%s: %s", where, source.location or source.kind)
+            logger.info("%s: %s", where, _shown(source) or source.kind)
 
 
 def check(source: Source, where: str) -> None:
@@ -90,10 +91,10 @@ def _path(source: Source, where: str, folder: Path, work: Path, finished: contex
     if path.is_dir():
         if source.sha256:
             raise InputError(f"{where}: {path} is a folder, and sha256 is that of a file; set it to null")
-        _copy(path, folder)
+        _copy(path, folder, source)
     else:
         check_sha256(path, source.sha256, f"{where}: {path}")
-        _place(path, path.name, folder)
+        _place(path, path.name, folder, source)
 
 
 def expand(source: Source, where: str) -> Path:
@@ -111,30 +112,34 @@ def expand(source: Source, where: str) -> Path:
         raise ParameterError(
             f"{where}.location", f"is {location}, but must be absolute or start with an environment variable"
         )
-    if not path.exists():
+    if not os.path.exists(path):  # noqa: PTH110 (unlike Path.exists, false for a name that no file can have)
         raise ParameterError(f"{where}.location", f"is {location}: {path} does not exist; {hint}")
+    if kind := KINDS.get(stat.S_IFMT(path.stat().st_mode)):
+        raise ParameterError(f"{where}.location", f"is {location}: {path} is {kind}, not a file or a folder")
     if not os.access(path, os.R_OK):
         raise ParameterError(f"{where}.location", f"is {location}: {path} may not be read; check its permissions")
     return path
 
 
 def _url(source: Source, where: str, folder: Path, work: Path, finished: contextlib.ExitStack) -> None:
-    url = _address(source, where)
-    parts = urlsplit(url)
+    from alol.data.transfer import transfer
+
+    url, what = _address(source, where), f"{where}: {_shown(source)}"
     place = finished.enter_context(_reserved(work, f"{url} {source.sha256}"))
-    name = PurePosixPath(unquote(parts.path)).name
+    name = PurePosixPath(unquote(urlsplit(url).path)).name
     name = name if NAME.fullmatch(name) else "download"
-    transfer(url, place / "data", f"{where}: {url}")
+    transfer(url, place / "data", what, limit=_limit(source), tries=source.tries)
     try:
-        check_sha256(place / "data", source.sha256, f"{where}: {url}")
+        check_sha256(place / "data", source.sha256, what)
     except InputError:
         shutil.rmtree(place)  # what is wrong as a whole is no start for another attempt
         raise
-    _place(place / "data", name, folder)
+    _place(place / "data", name, folder, source)
 
 
 def _hub(source: Source, where: str, folder: Path, work: Path, finished: contextlib.ExitStack) -> None:
     """A data set's files at one revision."""
+    import httpx2
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -146,10 +151,10 @@ def _hub(source: Source, where: str, folder: Path, work: Path, finished: context
     place = finished.enter_context(_reserved(work, f"hub {name} {source.revision}"))
     try:
         huggingface_hub.snapshot_download(name, repo_type="dataset", revision=source.revision, local_dir=place / "data")
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, httpx2.HTTPError, OSError) as error:
         raise InputError(f"{where}: cannot fetch data set {name} at {source.revision}: {first_line(error)}") from None
     shutil.rmtree(place / "data" / ".cache", ignore_errors=True)  # the hub client's own notes
-    _copy(place / "data", folder)
+    _copy(place / "data", folder, source)
 
 
 FETCHERS: dict[str, Callable[[Source, str, Path, Path, contextlib.ExitStack], None]] = {
@@ -167,30 +172,63 @@ def _location(source: Source, where: str) -> str:
 
 
 def _address(source: Source, where: str) -> str:
+    """The URL of a source, which http can ask for."""
     url = _location(source, where)
     try:
         parts = urlsplit(url)
-    except ValueError:  # brackets of an address that is none
-        parts = urlsplit("")
-    if parts.scheme not in ("http", "https") or not parts.netloc:
-        raise ParameterError(f"{where}.location", f"is {url}, but must be an http:// or https:// URL")
+        whole = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # a port that is no number, brackets of an address that is none
+        whole = False
+    if not whole or re.search(r"[\x00-\x20\x7f]", url):
+        raise ParameterError(f"{where}.location", f"is {_shown(source)}, but must be an http:// or https:// URL")
     return url
 
 
-def _place(path: Path, name: str, folder: Path) -> None:
+def _shown(source: Source) -> str | None:
+    """A source's location for messages: of a URL without user, password and query, which may be secret."""
+    if source.kind != "url" or source.location is None:
+        return source.location
+    public = re.split(r"[?#]", re.sub(r"//.*@", "//", source.location, flags=re.DOTALL))[0]
+    return public if public.isprintable() else ascii(public)
+
+
+def _limit(source: Source) -> int:
+    return round(source.max_gib * 2**30)
+
+
+def _place(path: Path, name: str, folder: Path, source: Source) -> None:
     if archive.is_archive(name):
-        archive.unpack(path, folder, name)
+        archive.unpack(path, folder, name, _limit(source), vouched=source.sha256 is not None)
     else:
+        room.check(folder, path.stat().st_size, _limit(source), name)
         shutil.copyfile(path, folder / name)
 
 
-def _copy(source: Path, folder: Path) -> None:
-    """The files below `source`, without their permissions (a read-only folder could not be replaced later)."""
-    for path in sorted(source.rglob("*")):
-        if path.is_file():
-            target = folder / path.relative_to(source)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, target)
+def _copy(top: Path, folder: Path, source: Source) -> None:
+    """The files below `top`, without their permissions (a read-only folder could not be replaced later)."""
+    files = list(_files(top))
+    room.check(folder, sum(path.stat().st_size for path in files), _limit(source), str(top))
+    for path in files:
+        target = folder / path.relative_to(top)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
+
+
+def _files(top: Path) -> Iterator[Path]:
+    """The files below a folder; raises InputError for what is neither a file nor a folder."""
+    for path in sorted(top.iterdir()):
+        try:
+            mode = path.stat().st_mode
+        except OSError as error:
+            raise InputError(f"{path}: {error.strerror}; remove it, or mend the link") from None
+        if stat.S_ISDIR(mode) and path.is_symlink():
+            raise InputError(f"{path} is a link to a folder, which is not copied; put the folder itself there")
+        if stat.S_ISDIR(mode):
+            yield from _files(path)
+        elif stat.S_ISREG(mode):
+            yield path
+        else:
+            raise InputError(f"{path} is {KINDS.get(stat.S_IFMT(mode), 'special')}, not a file or a folder; remove it")
 
 
 def check_sha256(path: Path, expected: str | None, what: str) -> None:
@@ -208,12 +246,13 @@ def _reserved(work: Path, key: str) -> Iterator[Path]:
     """A work folder of that key, for one process at a time; deleted when the block ends well, else kept."""
     place = work / hashlib.sha256(key.encode()).hexdigest()[:16]
     work.mkdir(parents=True, exist_ok=True)
-    with place.with_suffix(".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            logger.info("waiting for another process that fetches the same")
-            fcntl.flock(lock, fcntl.LOCK_EX)
+    lock = Lock(place.with_suffix(".lock"))
+    if not lock.take():
+        logger.info("waiting for another process that fetches the same")
+        lock.take(wait=True)
+    try:
         place.mkdir(exist_ok=True)
         yield place
         shutil.rmtree(place, ignore_errors=True)
+    finally:
+        lock.release()

@@ -1,6 +1,7 @@
 """Raw files as streams of rows: JSON lines, JSON arrays, CSV, TSV and Parquet, plain or gzipped.
 
-Every row comes with its place (file and line), so that whoever finds a mistake can name it. Nothing is read whole.
+Every row comes with its place (file and line), so that whoever finds a mistake can name it. Nothing is read whole, and
+no line, row or JSON value is longer than `bounded` says.
 """
 
 from __future__ import annotations
@@ -13,18 +14,34 @@ import json
 import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, NamedTuple
 
 from tqdm import tqdm
 
-from alol.base.errors import InputError
+from alol.base.errors import InputError, first_line
 
 CHUNK = 1 << 20  # characters of a JSON array read at once
-LONGEST = 1 << 26  # characters of one item or cell; a longer one is a file that lost a bracket or a quote
+PARQUET_ROWS = 4096  # read at once
+DEEPEST = 200  # lists and tables within each other; Python fails at about a thousand
+SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 OPENING, BETWEEN = re.compile(r"\s*\[\s*(?!\s*\])"), re.compile(r"\s*,\s*")
 EMPTY, CLOSING = re.compile(r"\s*\[\s*\]\s*$"), re.compile(r"\s*\]\s*$")
+
+
+_longest: ContextVar[int] = ContextVar("_longest", default=1 << 24)
+
+
+@contextlib.contextmanager
+def bounded(longest: int) -> Iterator[None]:
+    """What is read within the block has lines, rows and JSON values of at most `longest` bytes (clean.max_line)."""
+    token = _longest.set(longest)
+    try:
+        yield
+    finally:
+        _longest.reset(token)
 
 
 class Record(NamedTuple):
@@ -72,8 +89,14 @@ def _shown(reader: Reader, path: Path, title: str) -> Iterator[Record]:
 def column(record: Record, name: str) -> Any:
     """The value of a column; raises InputError naming the columns that there are."""
     if name not in record.values:
-        raise InputError(f"{record.where}: no column '{name}'; there are: {', '.join(map(str, record.values))}")
+        there = ", ".join(_brief(str(other)) for other in list(record.values)[:30])
+        raise InputError(f"{record.where}: no column '{name}'; there are: {there}")
     return record.values[name]
+
+
+def _brief(words: str) -> str:
+    """What a file or a library says, as it may stand in a message: not too long, without control characters."""
+    return words[:200] if words.isprintable() else ascii(words[:200])[1:-1]
 
 
 def text(record: Record, name: str) -> str:
@@ -90,9 +113,17 @@ def plain(record: Record, name: str) -> Any:
     value = column(record, name)
     try:
         json.dumps(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RecursionError):
         raise InputError(f"{record.where}: column '{name}' holds {type(value).__name__}, which JSON cannot") from None
     return value
+
+
+def number(value: float, record: Record, name: str) -> float:
+    """A number of a column as a float; raises InputError for an integer that is too large for one."""
+    try:
+        return float(value)
+    except OverflowError:
+        raise InputError(f"{record.where}: column '{name}' has a number that is too large") from None
 
 
 class _Told(io.FileIO):
@@ -126,12 +157,20 @@ def _opened(path: Path, tick: Tick) -> Iterator[BinaryIO]:
 
 def _lines(path: Path, tick: Tick) -> Iterator[tuple[int, str]]:
     """Line numbers, from 1, and lines with their ends; a byte order mark is left out."""
+    longest = _longest.get()
     with _opened(path, tick) as file:
-        for number, line in enumerate(file, 1):
+        for number, line in enumerate(iter(partial(file.readline, longest + 1), b""), 1):
+            where = f"{path}, line {number}"
+            if len(line) > longest:
+                raise _too_long(where, "has lost its line breaks or a quote")
             try:
                 yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
-                raise InputError(f"{path}, line {number}: not UTF-8 at byte {error.start + 1} of the line") from None
+                raise InputError(f"{where}: not UTF-8 at byte {error.start + 1} of the line") from None
+
+
+def _too_long(where: str, why: str) -> InputError:
+    return InputError(f"{where}: longer than {_longest.get():,} bytes; raise clean.max_line, unless the file {why}")
 
 
 def _object(value: Any, where: str) -> Record:
@@ -140,16 +179,57 @@ def _object(value: Any, where: str) -> Record:
     return Record(where, value)
 
 
+def _checked(value: Any, source: str, where: str) -> Any:
+    """A JSON value that can be written again: not nested too deep, no half of a surrogate pair in its texts."""
+    if source.count("[") + source.count("{") > DEEPEST and _depth(value) > DEEPEST:
+        raise InputError(f"{where}: nested deeper than {DEEPEST} levels")
+    if SURROGATE.search(source):
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise InputError(
+                f"{where}: has half of a surrogate pair (such as \\ud800), which is no character"
+            ) from None
+    return value
+
+
+def _depth(value: Any) -> int:
+    """How many lists and tables are within each other."""
+    depth, level = 0, [value]
+    while level := [item for item in level if isinstance(item, dict | list)]:
+        depth += 1
+        level = [inner for item in level for inner in (item.values() if isinstance(item, dict) else item)]
+    return depth
+
+
+def _parsed(text: str, where: str) -> Any:
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise InputError(f"{where}: nested deeper than {DEEPEST} levels") from None
+    except ValueError as error:
+        raise InputError(f"{where}: not valid JSON, perhaps cut off ({error})") from None
+    return _checked(value, text, where)
+
+
+def document(path: Path) -> Any:
+    """The one JSON value that a file holds; raises InputError as `records`."""
+    longest = _longest.get()
+    with _opened(path, lambda count: None) as file:
+        content = file.read(longest + 1)
+    if len(content) > longest:
+        raise _too_long(str(path), "is another one than it should be")
+    try:
+        return _parsed(content.decode("utf-8-sig"), str(path))
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 at byte {error.start + 1}") from None
+
+
 def _json_lines(path: Path, tick: Tick) -> Iterator[Record]:
     for number, line in _lines(path, tick):
-        if not line.strip():
-            continue
-        where = f"{path}, line {number}"
-        try:
-            value = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"{where}: not valid JSON, perhaps cut off ({error})") from None
-        yield _object(value, where)
+        if line.strip():
+            where = f"{path}, line {number}"
+            yield _object(_parsed(line, where), where)
 
 
 def _json(path: Path, tick: Tick) -> Iterator[Record]:
@@ -161,7 +241,7 @@ def _json(path: Path, tick: Tick) -> Iterator[Record]:
 
 def _json_array(path: Path, tick: Tick) -> Iterator[Record]:
     """The objects of an array one by one; only the chunk that holds the current one is in memory."""
-    decode = json.JSONDecoder().raw_decode
+    decode, longest = json.JSONDecoder().raw_decode, _longest.get()
     with _opened(path, tick) as file:
         stream = io.TextIOWrapper(file, encoding="utf-8-sig")
         buffer, position, number = "", 0, 0
@@ -169,13 +249,24 @@ def _json_array(path: Path, tick: Tick) -> Iterator[Record]:
             where = f"{path}, item {number + 1}"
             found = False
             if gap := (BETWEEN if number else OPENING).match(buffer, position):
-                with contextlib.suppress(ValueError):  # wrong, or not yet read to its end: more text decides
+                try:
                     item, position = decode(buffer, gap.end())
                     found, number = True, number + 1
+                except RecursionError:
+                    raise InputError(f"{where}: nested deeper than {DEEPEST} levels") from None
+                except json.JSONDecodeError:  # wrong, or not yet read to its end: more text decides
+                    pass
+                except ValueError as error:  # a number of too many digits
+                    raise InputError(f"{where}: not valid JSON ({error})") from None
             if found:
-                yield _object(item, where)
+                source = buffer[gap.end() : position]
+                if len(source) > longest:
+                    raise _too_long(where, "has lost a bracket or a quote")
+                yield _object(_checked(item, source, where), where)
                 continue
-            more = _read(stream, where) if len(buffer) - position <= LONGEST else ""
+            if len(buffer) - position > longest:
+                raise _too_long(where, "has lost a bracket or a quote")
+            more = _read(stream, where)
             if not more and (CLOSING if number else EMPTY).match(buffer, position):
                 return
             if not more:
@@ -194,13 +285,27 @@ def _separated(
     path: Path, tick: Tick, dialect: type[csv.Dialect], header: Sequence[str] | None = None
 ) -> Iterator[Record]:
     """Rows under a header (the first row unless given); one with more or fewer cells than the header is refused."""
-    csv.field_size_limit(LONGEST)
-    reader = csv.reader((line for _, line in _lines(path, tick)), dialect, strict=True)
+    longest, size = _longest.get(), 0
+
+    def lines() -> Iterator[str]:
+        """The lines, of which a row may have several: together no more than one may have."""
+        nonlocal size
+        for number, line in _lines(path, tick):
+            size += len(line)
+            if size > longest:
+                raise _too_long(f"{path}, line {number}", "has lost a quote")
+            if "\0" in line:
+                raise InputError(f"{path}, line {number}: has a NUL byte, so that it is no text")
+            yield line
+
+    csv.field_size_limit(longest)
+    reader = csv.reader(lines(), dialect, strict=True)
     try:
         header = next(reader, []) if header is None else header
         if not header or len(set(header)) < len(header):
             raise InputError(f"{path}, line 1: must be a header with a different name for each column")
         for cells in reader:
+            size = 0
             where = f"{path}, line {reader.line_num}"
             if not cells:
                 continue
@@ -212,20 +317,35 @@ def _separated(
 
 
 def _parquet(path: Path, tick: Tick) -> Iterator[Record]:
-    """Row group by row group; what stands in the columns is left to the one who reads them."""
+    """Part by part; what stands in the columns is left to the one who reads them."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    if not path.is_file():
+        raise InputError(f"{path} is missing")
+    number = 0
     try:
-        with pq.ParquetFile(path) as file:
-            number, share = 0, path.stat().st_size / max(1, file.metadata.num_rows)
-            for batch in file.iter_batches():
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            names = file.schema_arrow.names
+            if len(set(names)) < len(names):
+                raise InputError(f"{path}: two columns have the same name")
+            share = path.stat().st_size / max(1, file.metadata.num_rows)
+            for batch in file.iter_batches(PARQUET_ROWS):
                 tick(round(batch.num_rows * share))
-                for values in batch.to_pylist():
+                try:
+                    batch.validate(full=True)
+                    rows = batch.to_pylist()
+                except (pa.ArrowException, ValueError, OverflowError) as error:
+                    place = f"{path}, rows {number + 1} to {number + batch.num_rows}"
+                    raise InputError(f"{place}: a value cannot be read ({_brief(first_line(error))})") from None
+                for values in rows:
                     number += 1
                     yield Record(f"{path}, row {number}", values)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"{path} is not a readable Parquet file ({error}); fetch it again") from None
+    except (pa.ArrowException, OSError) as error:
+        after = f" after row {number}" if number else ""
+        raise InputError(
+            f"{path} is not a readable Parquet file{after} ({_brief(first_line(error))}); fetch it again"
+        ) from None
 
 
 DIALECTS: dict[str, type[csv.Dialect]] = {".csv": csv.excel, ".tsv": csv.excel_tab}

@@ -141,7 +141,8 @@ def _names(path: Path, found: pa.Schema, columns: Columns) -> list[str]:
     if missing := [name for name in wanted if name not in found.names]:
         raise damaged(path, f"it lacks the columns {', '.join(missing)}")
     for name in wanted:
-        kind = pa.float64() if name.startswith(REWARD) else _TYPES.get(name)
+        given = columns.field(name).type if isinstance(columns, pa.Schema) else _TYPES.get(name)
+        kind = pa.float64() if name.startswith(REWARD) else given
         if found.field(name).type != kind:
             given = f"is of the type {found.field(name).type}, not {kind}" if kind else "is none of the pipeline's"
             raise damaged(path, f"its column {name} {given}")

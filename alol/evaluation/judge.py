@@ -13,9 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from alol.base.errors import InputError
 from alol.evaluation.metrics import bootstrap_interval
 from alol.evaluation.summary import align
 
+SPEAKERS = {"human": "Human", "assistant": "Assistant"}
 QUESTIONS = ("helpful", "safe")
 RATES = ("win", "tie", "loss", "unparsed")
 FAILED = "failed"
@@ -61,10 +63,26 @@ class Pair:
     questions: tuple[str, str]  # the first run's response is A, then B
 
 
+def check(rows: Rows, name: str) -> None:
+    """Raises InputError unless each row has what a question is made of; they may come from a file of the user's."""
+    for i, row in enumerate(rows):
+        for column in ("prompt_id", "subset", "prompt", "response"):
+            if not isinstance(row.get(column), str):
+                raise InputError(f"{name}, row {i}: {column} is {row.get(column)!r:.80}, but must be a text")
+        turns = row.get("turns") or []
+        if not isinstance(turns, list) or not all(map(_is_turn, turns)):
+            raise InputError(f"{name}, row {i}: turns are {turns!r:.80}, but must be texts of human and assistant")
+        if not isinstance(row.get("context"), dict):
+            raise InputError(f"{name}, row {i}: context is {row.get('context')!r:.80}, but must be a table in JSON")
+
+
+def _is_turn(value: Any) -> bool:
+    return isinstance(value, dict) and value.get("role") in list(SPEAKERS) and isinstance(value.get("text"), str)
+
+
 def question(row: Mapping[str, Any], a: str, b: str) -> str:
     """What the judge is asked; the conversation is the row's turns, so without a system text, or else its prompt."""
-    names = {"human": "Human", "assistant": "Assistant"}
-    turns = [f"{names[turn['role']]}: {turn['text'].strip()}" for turn in row["turns"] or []]
+    turns = [f"{SPEAKERS[turn['role']]}: {turn['text'].strip()}" for turn in row.get("turns") or []]
     return _ASK.format(conversation="\n\n".join(turns) or row["prompt"], a=a, b=b)
 
 

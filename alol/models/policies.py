@@ -221,7 +221,10 @@ def save(loaded: LoadedPolicy, folder: Path) -> None:
     if loaded.pointer["base"] is None:
         loaded.model.save_pretrained(folder)
     else:
-        loaded.model.peft_config[ADAPTER].base_model_name_or_path = loaded.pointer["base"]
+        config = loaded.model.peft_config[ADAPTER]
+        config.base_model_name_or_path = loaded.pointer["base"]
+        if isinstance(config.target_modules, set):  # whose order is another in every process
+            config.target_modules = sorted(config.target_modules)
         loaded.model.save_pretrained(folder, save_embedding_layers=False, selected_adapters=[ADAPTER])
     (folder / "README.md").unlink(missing_ok=True)  # peft's model card names the machine's paths
     save_pointer(loaded, folder)

@@ -117,9 +117,12 @@ def by_length(lengths: Sequence[int], size: int) -> Iterator[np.ndarray]:
 
 
 @torch.inference_mode()
-def all_logits(network: Network, rows: Sequence[Encoded], launch: Launch, title: str) -> np.ndarray:
-    """float64 [N, C] in the rows' order, in batches of like lengths."""
-    size, tokens = launch.score_batch, launch.tokens
+def all_logits(network: Network, rows: Sequence[Encoded], options: Trainable | Toxichat, title: str) -> np.ndarray:
+    """float64 [N, C] in the rows' order, in batches of like lengths.
+
+    What shares a batch decides how its logits are rounded, so it depends on the rows and the component's own options.
+    """
+    size, tokens = options.batch_size, options.batch_tokens
     network.model.eval()
     found: list[Any] = [None] * len(rows)
     with tqdm(total=len(rows), desc=title, unit="text", leave=False, disable=len(rows) < 4 * size) as bar:
@@ -170,7 +173,7 @@ class NetworkReward(ABC):
             indices = np.flatnonzero(numbers == number)
             network = self._unseen(number) if number >= 0 else self._network
             encoded = network.encode(*zip(*(rows[i] for i in indices), strict=True))
-            scores[indices] = self.output(all_logits(network, encoded, self._launch, self._where))
+            scores[indices] = self.output(all_logits(network, encoded, self._options, self._where))
         return scores
 
     def _fold(self, prompt: str, response: str, context: dict) -> int:

@@ -73,6 +73,8 @@ class Classifier:
     output: Literal["softmax", "sigmoid", "logit"]
     label: Annotated[int, at_least(0)] | str
     max_length: Annotated[int, at_least(SHORTEST)]
+    batch_size: Count
+    batch_tokens: Count
     low: Number | None
     high: Number | None
     train: Training | None
@@ -97,6 +99,8 @@ class Critic:
     relations: dict[str, str]
     names: Names
     max_length: Annotated[int, at_least(SHORTEST)]
+    batch_size: Count
+    batch_tokens: Count
     low: Number | None
     high: Number | None
     train: Training | None
@@ -113,6 +117,8 @@ class Toxichat:
     revision: str | None
     label: Annotated[int, between(0, 1)]
     max_length: Annotated[int, at_least(SHORTEST)]
+    batch_size: Count
+    batch_tokens: Count
     low: Number | None
     high: Number | None
 
@@ -128,6 +134,8 @@ class Preference:
     assistant: str
     output: Literal["sigmoid", "logit"]
     max_length: Annotated[int, at_least(SHORTEST)]
+    batch_size: Count
+    batch_tokens: Count
     low: Number | None
     high: Number | None
     train: Training | None

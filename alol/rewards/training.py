@@ -6,8 +6,10 @@ prompts, and a full one for everything else. Reported accuracy is always that on
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,9 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy,
 from tqdm import tqdm
 
 from alol.base.errors import InputError, known
-from alol.base.files import replacing, write_json
+from alol.base.files import read_json, replacing, write_json
+from alol.base.work import Work
+from alol.compute.progress import Progress
 from alol.config.params import SETTINGS
 from alol.config.sections import Launch
 from alol.data import schema
@@ -32,13 +36,17 @@ from alol.rewards.options import FULL, Critic, Preference, Tfidf, Trainable, Tra
 from alol.rewards.preference import dialogue
 
 log = logging.getLogger(__name__)
+HITS = "hits.json"
 CHUNK = 32  # batches that are sorted by length together
 
 
-def train(specs: dict[str, dict[str, Any]], clean: Path, folder: Path, launch: Launch) -> dict[str, dict[str, float]]:
+def train(
+    specs: dict[str, dict[str, Any]], clean: Path, folder: Path, launch: Launch, work: Work | None = None
+) -> dict[str, dict[str, float]]:
     """Writes the fitted state of every component to `folder`; component -> accuracy, rows (measured on) and models.
 
-    `specs` are written beside it, as by `alol.config.params.keep`.
+    `specs` are written beside it, as by `alol.config.params.keep`. `work`: where a run that is killed leaves what it
+    has done, and this one goes on.
     """
     metrics: dict[str, dict[str, float]] = {}
     with replacing(folder) as partial:
@@ -48,7 +56,8 @@ def train(specs: dict[str, dict[str, Any]], clean: Path, folder: Path, launch: L
                 groups = schema.read(_texts(clean, options, f"rewards.{name}"), ["response"])
                 tfidf.save(partial / name, tfidf.fit(row["response"] for group in groups for row in group))
             elif isinstance(options, Trainable) and options.train is not None:
-                metrics[name] = _Trainer(name, options, clean, launch).run(partial / name)
+                own = work.of(name) if work is not None else None
+                metrics[name] = _Trainer(name, options, clean, launch, own).run(partial / name)
         write_json(partial / SETTINGS, {"rewards": specs})
     return metrics
 
@@ -67,7 +76,8 @@ def _texts(clean: Path, options: Tfidf, where: str) -> Path:
 class _Trainer:
     """Trains the models of one component."""
 
-    def __init__(self, name: str, options: Trainable, clean: Path, launch: Launch) -> None:
+    def __init__(self, name: str, options: Trainable, clean: Path, launch: Launch, work: Work | None) -> None:
+        self.work = work
         self.name, self.where, self.options, self.launch = name, f"rewards.{name}", options, launch
         self.examples = gather(clean, options, self.where)
         self.tokenizer = self._tokenizer()
@@ -84,14 +94,28 @@ class _Trainer:
             if not kept:
                 raise InputError(f"{self.where}.train: all examples have the same prompt, so none can be held out")
             title = f"{self.name}, fold {number + 1} of {len(held)}" if self.examples.shared else self.name
-            network = self._trained(kept, title)
-            hits += self._hits(network, out)
-            _save(network, folder / (fold_folder(number) if self.examples.shared else FULL))
+            hits += self._model(kept, out, title, folder / (fold_folder(number) if self.examples.shared else FULL))
         if self.examples.shared:
-            _save(self._trained(everything, f"{self.name}, all"), folder / FULL)
+            self._model(everything, [], f"{self.name}, all", folder / FULL)
         models = sum(path.is_dir() for path in folder.iterdir())
         log.info("%s: accuracy %.3f on %d unseen examples", self.name, np.mean(hits), len(hits))
         return {"accuracy": float(np.mean(hits)), "rows": len(hits), "models": models}
+
+    def _model(self, chosen: Sequence[int], out: Sequence[int], title: str, folder: Path) -> list[bool]:
+        """Trains one model on the examples `chosen`, into `folder`; whether it is right about each of those `out`."""
+        work = self.work.of(folder.name) if self.work is not None else None
+        finished = work.folder / "finished" if work is not None else None
+        if finished is not None and finished.exists():
+            shutil.copytree(finished / "model", folder)
+            return read_json(finished / HITS)
+        network = self._trained(chosen, title, Progress(work.of("training") if work is not None else None))
+        hits = self._hits(network, out)
+        _save(network, folder)
+        if finished is not None:
+            with replacing(finished) as partial:
+                shutil.copytree(folder, partial / "model")
+                write_json(partial / HITS, hits)
+        return hits
 
     def _tokenizer(self) -> Any:
         train, rows = self.options.train, self.examples.rows
@@ -116,18 +140,18 @@ class _Trainer:
         single = output == "sigmoid" or (output == "logit" and classes == 2)
         return untrained.classifier(self.options, self.where, self.tokenizer, 1 if single else classes)
 
-    def _trained(self, chosen: Sequence[int], title: str) -> Network:
+    def _trained(self, chosen: Sequence[int], title: str, progress: Progress) -> Network:
         """A network fitted to the chosen examples; the same numbers for the same seed on one machine."""
         with torch.random.fork_rng():
             torch.manual_seed(self.options.train.seed)
             network = self._network()
             network.model.to(device(self.launch))
-            fit(network, self.encoded, self.examples, chosen, self.options.train, title)
+            fit(network, self.encoded, self.examples, chosen, self.options.train, title, progress)
         return network
 
     def _hits(self, network: Network, out: Sequence[int]) -> list[bool]:
         rows = sorted({row for i in out for row in self.examples.members[i]})
-        logits = all_logits(network, [self.encoded[row] for row in rows], self.launch, self.name)
+        logits = all_logits(network, [self.encoded[row] for row in rows], self.options, self.name)
         of = dict(zip(rows, logits, strict=True))
         return [_right([of[row] for row in self.examples.members[i]], self.examples.labels[i]) for i in out]
 
@@ -173,16 +197,31 @@ def _batches(lengths: np.ndarray, size: int, epochs: int, seed: int) -> Iterator
 
 
 def fit(
-    network: Network, encoded: list[Encoded], examples: Examples, chosen: Sequence[int], train: Training, title: str
+    network: Network,
+    encoded: list[Encoded],
+    examples: Examples,
+    chosen: Sequence[int],
+    train: Training,
+    title: str,
+    progress: Progress,
 ) -> None:
-    """AdamW with a learning rate that falls linearly to 0, over `epochs` of the chosen examples."""
+    """AdamW with a learning rate that falls linearly to 0, over `epochs` of the chosen examples.
+
+    `progress` says where an earlier run was killed.
+    """
     chosen = np.asarray(chosen)
     lengths = np.array([max(len(encoded[row].ids) for row in examples.members[i]) for i in chosen])
     steps = train.epochs * math.ceil(len(chosen) / train.batch_size)  # chunks are whole batches, but for the last
     optimizer = torch.optim.AdamW(network.model.parameters(), lr=train.lr, weight_decay=train.weight_decay, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
+    done = 0
+    if found := progress.restore(network.model, optimizer):
+        done = found[0]["step"]
+        schedule.load_state_dict(found[0]["schedule"])
     network.model.train()
-    for batch in tqdm(_batches(lengths, train.batch_size, train.epochs, train.seed), title, steps, unit="batch"):
+    left = itertools.islice(_batches(lengths, train.batch_size, train.epochs, train.seed), done, None)
+    bar = tqdm(left, title, initial=done, total=steps, unit="batch")
+    for step, batch in enumerate(bar, start=done + 1):
         members = [examples.members[i] for i in chosen[batch]]
         rows = [encoded[row] for column in zip(*members, strict=True) for row in column]
         labels = torch.tensor([examples.labels[i] for i in chosen[batch]], device=network.model.device)
@@ -190,4 +229,6 @@ def fit(
         loss(network.logits(rows), labels, len(members[0])).backward()
         optimizer.step()
         schedule.step()
+        if progress.due():
+            progress.write(network.model, optimizer, {"step": step, "schedule": schedule.state_dict()})
     network.model.eval()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,27 +15,36 @@ from torch import nn
 from tqdm import tqdm
 
 from alol.base.errors import ParameterError
+from alol.base.work import Work
 from alol.compute.batching import Batch, chunks
 from alol.compute.logprob import response_logp_and_prompt_states
 from alol.config.params import Params
 from alol.config.sections import Launch, Reward
 from alol.data import schema
+from alol.data.parts import Parts, pieces
 from alol.models.policies import LoadedPolicy
 from alol.models.tokens import Encoder
 from alol.training.value import ValueHead, stack
 
 
 def of_table(
-    path: Path, policy: LoadedPolicy, head: ValueHead, params: Params, main: Accelerator
+    path: Path, policy: LoadedPolicy, head: ValueHead, params: Params, main: Accelerator, work: Work | None = None
 ) -> Iterator[dict[str, Any]]:
-    """The advantage rows of an annotated training table, row group by row group."""
+    """The advantage rows of an annotated training table, piece by piece; `work` keeps those of a killed run."""
     policy.model.to(main.device)
     encoder = Encoder(policy.tokenizer, params.policy)
-    with tqdm(total=schema.count(path), desc="advantage", unit="response") as bar:
-        for rows in schema.read(path, schema.scored(schema.RESPONSES, params.reward.weights)):
+    parts = Parts(work, schema.ADVANTAGES)
+    with tqdm(total=schema.count(path), initial=parts.rows, desc="advantage", unit="response") as bar:
+
+        def compute(start: int, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             with main.autocast():
-                yield from advantages(policy.model, head, encoder, rows, params.reward, params.launch, main.device)
+                found = advantages(policy.model, head, encoder, rows, params.reward, params.launch, main.device)
             bar.update(len(rows))
+            return found
+
+        columns = schema.scored(schema.RESPONSES, params.reward.weights)
+        for _, found in parts.through(lambda: pieces(schema.read(path, columns), params.value.part_rows), compute):
+            yield from found
 
 
 @torch.no_grad()
@@ -43,7 +52,7 @@ def advantages(
     model: nn.Module,
     head: ValueHead,
     encoder: Encoder,
-    rows: list[dict[str, Any]],
+    rows: Sequence[dict[str, Any]],
     reward: Reward,
     launch: Launch,
     device: torch.device | str,

@@ -7,8 +7,9 @@ takes one optimizer step on the mean loss. Checkpoints are chosen by a validatio
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +26,7 @@ from alol.algorithms.offline import Algorithm
 from alol.base.errors import InputError
 from alol.compute.batching import Batch, chunks
 from alol.compute.logprob import ResponseLogp
+from alol.compute.progress import Progress
 from alol.config.runs import check_warmup
 from alol.config.sections import Launch, Optimizer, Train
 
@@ -48,26 +50,53 @@ class History:
 
 
 class Checkpoints:
-    """Scores `model` while it trains and keeps the best: above `bar`, the reference's own score (-inf: it has none)."""
+    """Scores `model` while it trains and keeps the best: above `bar`, the reference's own score (-inf: it has none).
+
+    A later one takes its place only when it is better by more than MARGIN: how sequences are batched moves scores by
+    less, and the choice must not hang on that.
+    """
+
+    MARGIN = 1e-4
 
     def __init__(self, model: nn.Module, evaluate: Callable[[], float], keep: Callable[[], None], bar: float) -> None:
         self._model, self._evaluate, self._keep, self._best = model, evaluate, keep, bar
+        self._evaluated = False
         self.history = History(validation=[{"update": 0, "reward": bar}] if np.isfinite(bar) else [])
 
     def score(self, update: int) -> None:
         """Evaluates the model as it is after `update`, and keeps it when none before was as good."""
-        self._model.eval()
-        score = self._evaluate()
+        score = self._score()
         self.history.validation.append({"update": update, "reward": score})
-        if score > self._best:
+        if score > self._best + self.MARGIN:
             self._best, self.history.selected = score, 1
             self._keep()
+
+    def _score(self) -> float:
+        self._model.eval()
+        self._evaluated = True
+        return self._evaluate()
 
     def finish(self) -> History:
         """What the run did; the last model is kept when none was above the bar, and `selected` stays 0."""
         if not self.history.selected:
+            if not self._evaluated:  # by the process that went on only: what is kept includes what was evaluated
+                self._score()
             self._keep()
         return self.history
+
+    def scored(self, update: int) -> bool:
+        """Whether the model after `update` has been evaluated."""
+        return bool(self.history.validation) and self.history.validation[-1]["update"] == update
+
+    def state(self) -> dict[str, Any]:
+        """What `go_on` takes: plain values."""
+        best = self._best if np.isfinite(self._best) else None
+        return {"history": dataclasses.asdict(self.history), "best": best}
+
+    def go_on(self, state: dict[str, Any]) -> None:
+        """Takes up what a run before has done."""
+        self.history = History(**state["history"])
+        self._best = float("-inf") if state["best"] is None else state["best"]
 
 
 class Examples:
@@ -264,11 +293,13 @@ def fit(
     evaluate: Callable[[], float],
     keep: Callable[[], None],
     bar: float,
+    progress: Progress | None = None,
 ) -> History:
     """Trains `model` in place and calls `keep` at every checkpoint whose `evaluate()` is above the best so far.
 
     The best starts at `bar` (the reference's own score). When none is above it, `keep` is called once at the end and
     `selected` stays 0. The loss is the mean over the global batch, whatever the micro-batches and processes.
+    `progress` says where an earlier run was killed, and takes down how far this one comes.
     """
     model = model.to(main.device)
     scorer: nn.Module = main.prepare(ResponseLogp(model))
@@ -276,8 +307,9 @@ def fit(
     scheduler = make_schedule(optimizer, optimizer_settings, len(run.draws))
     checkpoints = Checkpoints(model, evaluate, keep, bar)
     step = Step(scorer, pad_id, examples, algorithm, hyperparameters, launch, main)
-    bar_ = tqdm(run.draws, desc="train", unit="update", disable=not main.is_main_process)
-    for update, rows in enumerate(bar_, start=1):
+    for update, rows, shown in steps_of(
+        run, "update", model, optimizer, scheduler, checkpoints, progress or Progress(None), main
+    ):
         model.train()
         entry = step(rows)
         if optimizer_settings.clip_norm is not None:
@@ -290,10 +322,52 @@ def fit(
         scheduler.step()
         optimizer.zero_grad()
         checkpoints.history.curve.append(entry)
-        bar_.set_postfix(loss=f"{entry['loss']:.3f}", refresh=False)
-        if update in run.points:
-            checkpoints.score(update)
+        shown.set_postfix(loss=f"{entry['loss']:.3f}", refresh=False)
     return checkpoints.finish()
+
+
+def steps_of(
+    run: Plan,
+    unit: str,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    schedule: LambdaLR,
+    checkpoints: Checkpoints,
+    progress: Progress,
+    main: Accelerator,
+    *,
+    state: Callable[[], dict[str, Any]] = dict,
+    go_on: Callable[[dict[str, Any]], None] = lambda state: None,
+) -> Iterator[tuple[int, Tensor, tqdm]]:
+    """The steps of a run that are left: number, drawn examples [batch], and the bar, on which the caller may show more.
+
+    What was done before is put back at the start, with `go_on` for what the caller has beside, its plain `state`. After
+    each step come the evaluation that the plan has there, and the writing when it is time.
+    """
+    done = 0
+    if found := progress.restore(module, optimizer):
+        values, _ = found
+        done = values["step"]
+        schedule.load_state_dict(values["schedule"])
+        checkpoints.go_on(values["checkpoints"])
+        go_on(values["caller"])
+
+    def write(step: int) -> None:
+        values = {"step": step, "schedule": schedule.state_dict(), "checkpoints": checkpoints.state()}
+        progress.write(module, optimizer, {**values, "caller": state()})
+
+    if done in run.points and not checkpoints.scored(done):
+        checkpoints.score(done)
+    total, shown = len(run.draws), main.is_main_process
+    bar = tqdm(run.draws[done:], desc="train", unit=unit, initial=done, total=total, disable=not shown)
+    for step, rows in enumerate(bar, start=done + 1):
+        yield step, rows, bar
+        if progress.due():
+            write(step)
+        if step in run.points:
+            checkpoints.score(step)
+            if progress.due(last=step == total):
+                write(step)
 
 
 @dataclass(frozen=True)

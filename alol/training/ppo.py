@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from alol.algorithms import ppo as losses
 from alol.algorithms.ppo import Options
@@ -25,10 +24,11 @@ from alol.compute.batching import Batch, chunks
 from alol.compute.generate import decode, sample_ids
 from alol.compute.launch import from_main
 from alol.compute.logprob import response_logp_and_states
+from alol.compute.progress import Progress
 from alol.config.runs import check_warmup
 from alol.config.sections import Generate, Launch, Optimizer
 from alol.models.policies import LoadedPolicy
-from alol.training.loop import Checkpoints, History, Plan, make_optimizer, make_schedule
+from alol.training.loop import Checkpoints, History, Plan, make_optimizer, make_schedule, steps_of
 
 
 class ActorCritic(nn.Module):
@@ -82,21 +82,33 @@ class Trainer:
         self.scorer = self.main.prepare(self.actor)
         self.kl_coef, self.moments = self.options.kl_coef, losses.RunningMoments()
 
-    def fit(self, run: Plan, *, evaluate: Callable[[], float], keep: Callable[[], None], bar: float) -> History:
-        """Trains in place for `run.draws` [steps, batch]; checkpoints are kept as in alol.training.loop.fit."""
+    def fit(
+        self,
+        run: Plan,
+        *,
+        evaluate: Callable[[], float],
+        keep: Callable[[], None],
+        bar: float,
+        progress: Progress | None = None,
+    ) -> History:
+        """Trains in place for `run.draws` [steps, batch]; checkpoints and progress are as in alol.training.loop.fit."""
         checkpoints = Checkpoints(self.policy.model, evaluate, keep, bar)
         settings = dataclasses.replace(self.optimizer, lr=self.optimizer.lr * self.options.lr_scale)
         optimizer = make_optimizer(self.actor, settings)
         steps = len(run.draws) * self.options.epochs * self.options.minibatches
         check_warmup(settings, steps, "train")
         schedule = make_schedule(optimizer, settings, steps)
-        bar_ = tqdm(run.draws, desc="train", unit="step", disable=not self.main.is_main_process)
-        for step, drawn in enumerate(bar_, start=1):
+
+        def go_on(state: dict[str, Any]) -> None:
+            self.kl_coef, self.moments = state["kl_coef"], losses.RunningMoments(**state["moments"])
+
+        for step, drawn, shown in steps_of(
+            run, "step", self.actor, optimizer, schedule, checkpoints, progress or Progress(None), self.main,
+            state=lambda: {"kl_coef": self.kl_coef, "moments": dataclasses.asdict(self.moments)}, go_on=go_on,
+        ):  # fmt: skip
             entry = self._step(step, drawn.tolist(), optimizer, schedule)
             checkpoints.history.curve.append({**entry, "update": step, "lr": schedule.get_last_lr()[0]})
-            bar_.set_postfix(reward=f"{entry['reward']:.3f}", refresh=False)
-            if step in run.points:
-                checkpoints.score(step)
+            shown.set_postfix(reward=f"{entry['reward']:.3f}", refresh=False)
         return checkpoints.finish()
 
     def _step(self, step: int, drawn: list[int], optimizer: Any, schedule: Any) -> dict[str, float]:

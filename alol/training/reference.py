@@ -15,9 +15,11 @@ from alol.algorithms import sampling
 from alol.algorithms.offline import OFFLINE
 from alol.base.errors import ParameterError
 from alol.base.files import write_json
+from alol.base.work import Work
 from alol.compute.batching import chunks
 from alol.compute.launch import from_main
 from alol.compute.logprob import response_logp
+from alol.compute.progress import Progress
 from alol.config.params import Params
 from alol.config.runs import check_warmup
 from alol.config.sections import Launch, Policy, Run
@@ -31,14 +33,15 @@ BASE = "base"  # folder of a scratch base, in the reference's
 IDS = pa.list_(pa.int32())
 
 
-def make(params: Params, clean: Path, folder: Path | None, main: Accelerator) -> None:
+def make(params: Params, clean: Path, folder: Path | None, main: Accelerator, work: Work | None = None) -> None:
     """Writes the reference policy into `folder` (None: this process only helps to train).
 
-    `clean` holds train.parquet and validation.parquet.
+    `clean` holds train.parquet and validation.parquet. `work`: where a run that is killed leaves what it has done, and
+    this one goes on.
     """
     policy, settings = params.policy, params.reference
     if policy.model == "scratch" and policy.tuning != "full":
-        start = _pretrained(params, clean, folder, main)
+        start = _pretrained(params, clean, folder, main, work)
     else:
         start = _start(policy, clean / "train.parquet", settings.seed)
     policies.check_context(start.model, policy.max_prompt, policy.max_response, "policy.max_response")
@@ -57,7 +60,7 @@ def make(params: Params, clean: Path, folder: Path | None, main: Accelerator) ->
     splits = [
         _examples(clean / f"{split}.parquet", encoder, settings.train_on) for split in (schema.TRAIN, schema.VALIDATION)
     ]
-    _fit(start, splits, settings, "reference", settings.seed, params.launch, folder, main)
+    _fit(start, splits, settings, "reference", settings.seed, params.launch, folder, main, work)
 
 
 def _fit(
@@ -69,6 +72,7 @@ def _fit(
     launch: Launch,
     folder: Path | None,
     main: Accelerator,
+    work: Work | None,
 ) -> None:
     """Minimises the NLL of `splits[0]`, keeps the checkpoint with the lowest on `splits[1]` in `folder`.
 
@@ -86,14 +90,14 @@ def _fit(
         start.model, pad_id, examples, plan, OFFLINE["nll"], {}, settings.optimizer, launch, main,
         evaluate=lambda: -mean_nll(start.model, validation, pad_id, launch, main),
         keep=lambda: policies.save(start, folder) if folder is not None else None,
-        bar=float("-inf"),
+        bar=float("-inf"), progress=Progress(work.of(where) if work is not None else None, main, folder),
     )  # fmt: skip
     if folder is not None:
         nll = [{"update": entry["update"], "nll": -entry["reward"]} for entry in history.validation]
         write_json(folder / "training.json", {"validation": nll, "curve": history.curve})
 
 
-def _pretrained(params: Params, clean: Path, folder: Path | None, main: Accelerator) -> LoadedPolicy:
+def _pretrained(params: Params, clean: Path, folder: Path | None, main: Accelerator, work: Work | None) -> LoadedPolicy:
     """A scratch base for adapters: trained on whole texts, saved to `folder`/base, loaded as the tuning wants it."""
     policy, settings = params.policy, params.reference
     start = _start(policy, clean / "train.parquet", settings.seed)
@@ -103,7 +107,7 @@ def _pretrained(params: Params, clean: Path, folder: Path | None, main: Accelera
         for split in (schema.TRAIN, schema.VALIDATION)
     ]
     place = folder / BASE if folder is not None else None
-    _fit(start, splits, settings.pretrain, "reference.pretrain", settings.seed, params.launch, place, main)
+    _fit(start, splits, settings.pretrain, "reference.pretrain", settings.seed, params.launch, place, main, work)
     place = Path(str(from_main(str(place), main)))
     base = policies.base_model(str(place), None, quantized=policy.tuning == "qlora", dropout=policy.dropout)
     return LoadedPolicy(base, start.tokenizer, policies.pointer(policy, f"./{BASE}", None))

@@ -15,6 +15,8 @@ from alol.algorithms import registry, sampling
 from alol.algorithms.offline import Algorithm
 from alol.base.errors import ParameterError
 from alol.base.files import write_json
+from alol.base.work import Work
+from alol.compute.progress import Progress
 from alol.config.params import Params
 from alol.data import schema
 from alol.models import policies, trainable
@@ -39,8 +41,13 @@ class Inputs:
     baseline: Path
 
 
-def train_policy(params: Params, inputs: Inputs, folder: Path | None, main: Accelerator) -> None:
-    """Writes the trained policy and training.json into `folder` (None: this process only helps to train)."""
+def train_policy(
+    params: Params, inputs: Inputs, folder: Path | None, main: Accelerator, work: Work | None = None
+) -> None:
+    """Writes the trained policy and training.json into `folder` (None: this process only helps to train).
+
+    `work`: where a run that is killed leaves what it has done, and this one goes on.
+    """
     algorithm, settings = registry.get(params.algorithm), params.train
     hyperparameters = registry.checked(params.algorithm, params.hyperparameters)
     if settings.success != "reward" and settings.success.removeprefix("reward_") not in params.rewards:
@@ -62,6 +69,7 @@ def train_policy(params: Params, inputs: Inputs, folder: Path | None, main: Acce
         "evaluate": validate,
         "keep": lambda: _keep(policy, validate.scored, params, folder) if folder is not None else None,
         "bar": validation.success(rows, settings.success, params.reward),
+        "progress": Progress(work.of("train") if work is not None else None, main, folder),
     }
     if algorithm is None:
         history, plan, prompts = _online(params, hyperparameters, inputs, policy, scorer, main, checkpoints)

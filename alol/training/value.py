@@ -21,12 +21,15 @@ from typing_extensions import TypedDict
 
 from alol.base import faults
 from alol.base.errors import ParameterError
-from alol.base.files import damaged, read_json, write_json
+from alol.base.files import damaged, read_json, replacing, write_json
+from alol.base.work import Work
 from alol.compute.batching import Batch, chunks
 from alol.compute.logprob import prompt_states
+from alol.compute.progress import Progress
 from alol.config.params import Params
 from alol.config.sections import Launch, Value
 from alol.data import schema
+from alol.data.parts import SECONDS
 from alol.models.loading import not_finite
 from alol.models.policies import LoadedPolicy
 from alol.models.tokens import Encoder
@@ -94,38 +97,81 @@ class Fit:
     prompt_ids: list[str]
 
 
-def from_rollouts(policy: LoadedPolicy, path: Path, params: Params, device: torch.device | str) -> Fit:
-    """Fits V(x) to the scored rollouts of the reference `policy` on the validation prompts."""
+def from_rollouts(
+    policy: LoadedPolicy, path: Path, params: Params, device: torch.device | str, work: Work | None = None
+) -> Fit:
+    """Fits V(x) to the scored rollouts of the reference `policy` on the validation prompts.
+
+    `work`: where a run that is killed leaves what it has done, and this one goes on.
+    """
     rows = schema.rows(path, schema.scored(schema.ROLLOUTS, params.reward.weights))
     rewards = np.array([schema.total_reward(row, params.reward.weights, params.reward.shift) for row in rows])
     prompts = Encoder(policy.tokenizer, params.policy).prompts(rows)
-    model = policy.model.to(device)
-    states = collect_states(model, prompts, policy.tokenizer.pad_token_id, params.launch, device)
+    states = collect_states(
+        policy.model.to(device), prompts, policy.tokenizer.pad_token_id, params.launch, device,
+        params.value.part_rows, work.of("states") if work is not None else None,
+    )  # fmt: skip
     limits = bounds(params.rewards, params.reward.weights, params.reward.shift)
-    return fit(states, rewards, params.value, limits, [row["prompt_id"] for row in rows])
+    progress = Progress(work.of("fit") if work is not None else None)
+    return fit(states, rewards, params.value, limits, [row["prompt_id"] for row in rows], progress)
 
 
 @torch.no_grad()
 def collect_states(
-    model: nn.Module, prompts: Sequence[Sequence[int]], pad_id: int, launch: Launch, device: torch.device | str
+    model: nn.Module,
+    prompts: Sequence[Sequence[int]],
+    pad_id: int,
+    launch: Launch,
+    device: torch.device | str,
+    part_rows: int,
+    work: Work | None = None,
 ) -> list[Tensor]:
-    """Prompt states of each prompt (token ids): a list of [length, H] on the CPU. Each prompt is run once."""
-    states: list[Tensor] = [torch.empty(0)] * len(prompts)
-    parts = chunks([len(prompt) for prompt in prompts], launch.micro_batch, launch.tokens)
-    for chosen in tqdm(parts, desc="prompt states", unit="batch", leave=False):
-        batch = Batch([prompts[i] for i in chosen], [[] for _ in chosen], pad_id, device)
-        for i, row in zip(chosen, prompt_states(model, batch), strict=True):
-            states[i] = row.cpu().clone()
+    """Prompt states of each prompt (token ids): a list of [length, H] on the CPU. Each prompt is run once.
+
+    `part_rows` prompts are run together; `work` keeps their states, where writing them costs little beside.
+    """
+    states = _stored(work)
+    governor, kept = work.governor(SECONDS) if work is not None else None, len(states)
+    with tqdm(total=len(prompts), initial=kept, desc="prompt states", unit="prompt", leave=False) as bar:
+        for start in range(kept, len(prompts), part_rows):
+            piece = prompts[start : start + part_rows]
+            found: list[Tensor] = [torch.empty(0)] * len(piece)
+            for chosen in chunks([len(prompt) for prompt in piece], launch.micro_batch, launch.tokens):
+                batch = Batch([piece[i] for i in chosen], [[] for _ in chosen], pad_id, device)
+                for i, row in zip(chosen, prompt_states(model, batch), strict=True):
+                    found[i] = row.cpu().clone()
+            states += found
+            bar.update(len(piece))
+            size = sum(row.numel() * row.element_size() for row in states[kept:])
+            if work is not None and governor is not None and governor.due(size):
+                with governor.writing(size), replacing(work.folder / f"{kept:09d}.safetensors") as file:
+                    save_file({f"{i:09d}": states[i] for i in range(kept, len(states))}, file)
+                kept = len(states)
     return states
 
 
-def fit(states: Sequence[Tensor], rewards: np.ndarray, settings: Value, bounds: Bounds, prompt_ids: list[str]) -> Fit:
+def _stored(work: Work | None) -> list[Tensor]:
+    """The states that a killed run has left, of the first prompts."""
+    states: list[Tensor] = []
+    while work is not None and (file := work.folder / f"{len(states):09d}.safetensors").exists():
+        states += [tensor for _, tensor in sorted(load_file(file).items())]
+    return states
+
+
+def fit(
+    states: Sequence[Tensor],
+    rewards: np.ndarray,
+    settings: Value,
+    bounds: Bounds,
+    prompt_ids: list[str],
+    progress: Progress | None = None,
+) -> Fit:
     """Fits the head to the rewards [N] of the reference's own responses (mean squared error).
 
     The number of epochs comes from cross-validation: each fold's error is measured after every epoch (and before the
     first) by a head that did not see it. Each fold's reported error is at the number of epochs that the other folds
-    choose, so it is held out from that choice too; the final head trains on all prompts.
-    Raises InputError when there are fewer prompts than folds.
+    choose, so it is held out from that choice too; the final head trains on all prompts. `progress` says where an
+    earlier run was killed. Raises InputError when there are fewer prompts than folds.
     """
     count, folds = len(states), settings.folds
     if count < 2 * folds:
@@ -133,15 +179,18 @@ def fit(states: Sequence[Tensor], rewards: np.ndarray, settings: Value, bounds: 
             "value.folds", f"is {folds}, but the {count} validation prompts must give 2 a fold; lower it"
         )
     fold = torch.randperm(count, generator=torch.Generator().manual_seed(settings.seed)).numpy() % folds
-    predictions = np.empty((settings.epochs + 1, count))
+    predictions = np.zeros((settings.epochs + 1, count))
     constant = np.empty(count)
-    for k in tqdm(range(folds), desc="value folds", unit="fold", leave=False):
-        seen, held = np.flatnonzero(fold != k), np.flatnonzero(fold == k)
-        constant[held] = rewards[seen].mean()
-        head = _new_head(states, rewards[seen], settings, bounds)
-        predictions[0, held] = predict(head, [states[i] for i in held], settings.batch_size)
-        for epoch in _epochs(head, [states[i] for i in seen], rewards[seen], settings, settings.epochs):
-            predictions[epoch, held] = predict(head, [states[i] for i in held], settings.batch_size)
+    for k in range(folds):
+        constant[fold == k] = rewards[fold != k].mean()
+    progress = progress or Progress(None)
+    first = 0
+    if stored := progress.stored():
+        first = stored[0]["head"]
+        predictions[:] = stored[1]["predictions"].numpy()
+    training = _Training(states, rewards, settings, bounds, predictions, progress, first)
+    for k in tqdm(range(first, folds), desc="value folds", unit="fold", initial=first, total=folds, leave=False):
+        training.run(k, np.flatnonzero(fold != k), np.flatnonzero(fold == k), settings.epochs)
     errors = (predictions - rewards) ** 2  # [epochs + 1, N]
     curve = np.stack([errors[:, fold == k].sum(1) for k in range(folds)])  # [folds, epochs + 1]
     values = np.empty(count)
@@ -149,11 +198,53 @@ def fit(states: Sequence[Tensor], rewards: np.ndarray, settings: Value, bounds: 
         chosen = int(np.delete(curve, k, axis=0).sum(0).argmin())
         values[fold == k] = predictions[chosen, fold == k]
     epochs = int(curve.sum(0).argmin())
-    head = _new_head(states, rewards, settings, bounds)
-    for _ in _epochs(head, list(states), rewards, settings, epochs):
-        pass
+    head = training.run(folds, np.arange(count), np.arange(0), epochs)
     mse, mse_constant = ((values - rewards) ** 2).mean(), ((constant - rewards) ** 2).mean()
     return Fit(head.eval(), epochs, float(mse), float(mse_constant), values, rewards, prompt_ids)
+
+
+@dataclass(frozen=True)
+class _Training:
+    """The heads of the folds, one after the other, and then the final one; `predictions` [epochs + 1, N] fill up.
+
+    An earlier run was killed in head `first`.
+    """
+
+    states: Sequence[Tensor]
+    rewards: np.ndarray
+    settings: Value
+    bounds: Bounds
+    predictions: np.ndarray
+    progress: Progress
+    first: int
+
+    def run(self, k: int, seen: np.ndarray, held: np.ndarray, epochs: int) -> ValueHead:
+        """Trains head `k` on the prompts `seen`; takes down what it predicts for those `held` out after each epoch."""
+        settings = self.settings
+        torch.manual_seed(settings.seed)
+        head = ValueHead(self.states[0].shape[-1], settings.heads, settings.dropout, settings.head, self.bounds)
+        head.start_at(float(self.rewards[seen].mean()))
+        generator = torch.Generator().manual_seed(settings.seed)
+        optimizer = torch.optim.AdamW(head.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
+        done = 0
+        if k == self.first and (found := self.progress.restore(head, optimizer)):
+            done = found[0]["epoch"]
+            generator.set_state(found[1]["generator"])
+        else:
+            self._predict(0, head, held)
+        mine, target = [self.states[i] for i in seen], torch.as_tensor(self.rewards[seen], dtype=torch.float32)
+        for epoch in range(done + 1, epochs + 1):
+            _epoch(head, mine, target, optimizer, generator, settings.batch_size)
+            self._predict(epoch, head, held)
+            if self.progress.due():
+                own = {"predictions": torch.from_numpy(self.predictions), "generator": generator.get_state()}
+                self.progress.write(head, optimizer, {"head": k, "epoch": epoch}, own)
+        return head
+
+    def _predict(self, epoch: int, head: ValueHead, held: np.ndarray) -> None:
+        if len(held):
+            found = predict(head, [self.states[i] for i in held], self.settings.batch_size)
+            self.predictions[epoch, held] = found
 
 
 @torch.no_grad()
@@ -193,27 +284,21 @@ def load(folder: Path) -> ValueHead:
     return head.eval()
 
 
-def _new_head(states: Sequence[Tensor], rewards: np.ndarray, settings: Value, bounds: Bounds) -> ValueHead:
-    torch.manual_seed(settings.seed)
-    head = ValueHead(states[0].shape[-1], settings.heads, settings.dropout, settings.head, bounds)
-    head.start_at(float(rewards.mean()))
-    return head
-
-
-def _epochs(head: ValueHead, states: list[Tensor], rewards: np.ndarray, settings: Value, epochs: int):
-    """Trains for one epoch at a time, yielding the number of epochs done."""
-    generator = torch.Generator().manual_seed(settings.seed)
-    optimizer = torch.optim.AdamW(head.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
-    target = torch.as_tensor(rewards, dtype=torch.float32)
-    for epoch in range(1, epochs + 1):
-        head.train()
-        order = torch.randperm(len(states), generator=generator)
-        for chosen in order.split(settings.batch_size):
-            loss = ((head(*stack([states[i] for i in chosen])) - target[chosen]) ** 2).mean()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-        yield epoch
+def _epoch(
+    head: ValueHead,
+    states: list[Tensor],
+    target: Tensor,
+    optimizer: torch.optim.Optimizer,
+    generator: torch.Generator,
+    batch_size: int,
+) -> None:
+    head.train()
+    order = torch.randperm(len(states), generator=generator)
+    for chosen in order.split(batch_size):
+        loss = ((head(*stack([states[i] for i in chosen])) - target[chosen]) ** 2).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
 
 
 def stack(states: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

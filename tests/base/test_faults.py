@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
+import itertools
 import os
 
 import numpy as np
@@ -13,7 +15,8 @@ import torch
 from alol.base import faults
 from alol.base.errors import InputError, about
 from alol.base.files import replacing, write_json
-from alol.config import params
+from alol.config.sections import Clean, Judge, Launch, Value
+from alol.rewards.options import Classifier, Training
 
 
 def failed(error: BaseException, cause: BaseException | None = None, context: BaseException | None = None):
@@ -109,16 +112,11 @@ def test_a_lack_of_memory_is_known_whatever_a_library_calls_it(error):
 
 
 def test_every_parameter_that_is_to_be_lowered_exists():
-    loaded = params.load("demo")
-    sections = {name: getattr(loaded, name) for name in ("launch", "clean", "value")}
-    for names in faults.LESS.values():
-        for name in names:
-            section, _, key = name.partition(".")
-            if section in sections:
-                assert hasattr(sections[section], key), name
-            else:
-                assert name in ("rewards.<component>.train.batch_size", "judge.rows", "judge.requests")
-    assert hasattr(loaded.launch, "recompute")
+    sections = {"launch": Launch, "clean": Clean, "value": Value, "judge": Judge}
+    sections |= {"rewards.<component>": Classifier, "rewards.<component>.train": Training}
+    for name in ["launch.recompute", *itertools.chain.from_iterable(faults.LESS.values())]:
+        section, _, key = name.rpartition(".")
+        assert key in {field.name for field in dataclasses.fields(sections[section])}, name
 
 
 BUG = KeyError("name")
@@ -137,6 +135,7 @@ INPUT = InputError("the input is wrong")
         (failed(OSError(errno.EIO, "x"), context=INPUT), INPUT),
         (failed(ValueError("I/O operation on closed file"), context=FULL_DISK), FULL_DISK),
         (failed(RuntimeError("worker"), cause=FULL_DISK), FULL_DISK),
+        (failed(SystemExit(143), context=FULL_DISK), None),
         (failed(TypeError("a bug while an error was handled"), context=FULL_DISK), None),
         (failed(TypeError("said on purpose"), cause=FULL_DISK), FULL_DISK),
     ],

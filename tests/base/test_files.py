@@ -1,78 +1,88 @@
-"""The pipeline's own JSON: what is damaged or of another shape is one line with the file."""
+"""Writes that are all or nothing: one writer at a time, and nothing of a killed one stays."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
 
 import pytest
-from typing_extensions import TypedDict
 
 from alol.base.errors import InputError
-from alol.base.files import read_json, write_json
+from alol.base.files import replacing
+from alol.base.locks import Lock
+from tests.small import ROOT
+
+WRITER = """
+import time
+from pathlib import Path
+from alol.base.files import replacing
+with replacing(Path("out")) as partial:
+    {make}
+    print("writing", flush=True)
+    time.sleep(60)
+"""
+FOLDER = 'partial.mkdir(); (partial / "part").write_text("half")'
+FILE = 'partial.write_text("half")'
 
 
-class Inner(TypedDict):
-    rate: float
+def writer(folder, make):
+    """A process that is in the middle of writing `out`."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", WRITER.format(make=make)]
+    process = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "writing\n"
+    return process
 
 
-class Shape(TypedDict):
-    name: str | None
-    count: int
-    kind: Literal["a", "b"]
-    ends: tuple[float | None, float | None]
-    rows: list[Inner]
+@pytest.mark.parametrize("make", [FOLDER, FILE], ids=["folder", "file"])
+def test_what_a_killed_writer_left_is_swept_and_a_living_one_is_not_disturbed(tmp_path, make):
+    process = writer(tmp_path, make)
+    with pytest.raises(InputError, match="out is being written by another process"), replacing(tmp_path / "out"):
+        pass
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert {path.name for path in tmp_path.iterdir()} == {".out.lock", f".out.{process.pid}.partial"}
+    with replacing(tmp_path / "out") as partial:
+        assert [path.name for path in tmp_path.iterdir()] == [".out.lock"]
+        partial.write_text("whole")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-WHOLE = {"name": None, "count": 1, "kind": "a", "ends": [0, None], "rows": [{"rate": 0.5}]}
+def test_only_partials_of_the_same_target_are_swept(tmp_path):
+    others = [".out.json.12.partial", ".out.partial", ".other.12.partial", ".out.12.partial.txt"]
+    for name in [*others, ".out.12.partial"]:
+        (tmp_path / name).mkdir()
+    with replacing(tmp_path / "out") as partial:
+        partial.write_text("whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*others, "out"])
 
 
-def test_what_was_written_is_read_with_further_keys(tmp_path):
-    file = tmp_path / "x.json"
-    write_json(file, {**WHOLE, "more": [1]})
-    assert read_json(file, Shape) == {**WHOLE, "more": [1], "ends": (0.0, None)}
-    assert read_json(file) == {**WHOLE, "more": [1]}
+def test_a_file_takes_the_place_of_a_folder_and_a_folder_that_of_a_file(tmp_path):
+    target = tmp_path / "out"
+    for make in ("file", "folder", "folder", "file", "file"):
+        with replacing(target) as partial:
+            partial.mkdir() if make == "folder" else partial.write_text("x")
+        assert target.is_dir() == (make == "folder")
 
 
-@pytest.mark.parametrize(
-    ("content", "why"),
-    [
-        (b"", "Field required"),
-        (b"{}", "name: Field required"),
-        (b"[]", "should be an object"),
-        (b"null", "should be an object"),
-        (b"{},{}", "at most 1 item"),
-        (b'{"name": null, "cou', "Invalid JSON"),
-        (b"[" * 100_000, "recursion limit"),
-        (b'{"name": "\xff"}', "unicode"),
-        (b"\x00\x01", "Invalid JSON"),
-        (b"9" * 100_000, "JSON"),
-        ({"name": 3}, "name: "),
-        ({"count": "1"}, "count: "),
-        ({"count": 1.5}, "count: "),
-        ({"count": True}, "count: "),
-        ({"kind": "c"}, "kind: "),
-        ({"ends": [1]}, "ends.1: "),
-        ({"ends": [float("nan"), 1]}, "ends.0: "),
-        ({"ends": [float("inf"), 1]}, "ends.0: "),
-        ({"rows": [{"rate": 0.5}, {"rate": None}]}, "rows.1.rate: "),
-        ({"rows": [{}]}, "rows.0.rate: "),
-    ],
-    ids=str,
-)
-def test_what_was_not_is_one_line(tmp_path, content: Any, why):
-    file = tmp_path / "x.json"
-    if isinstance(content, bytes):
-        file.write_bytes(content)
-    else:
-        write_json(file, {**WHOLE, **content})
-    with pytest.raises(InputError) as caught:
-        read_json(file, Shape)
-    assert str(caught.value).startswith(f"{file} is damaged or not what this version writes (")
-    assert why.lower() in str(caught.value).lower()
-    assert "); delete it and run `dvc repro`" in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-def test_a_missing_file_is_one_line(tmp_path):
-    with pytest.raises(InputError, match=r"none.json is missing; run `dvc repro` to make it"):
-        read_json(tmp_path / "none.json", Shape)
+def test_a_lock_is_waited_for_and_shared_ones_are_held_together(tmp_path):
+    path = tmp_path / "lock"
+    first, second = Lock(path), Lock(path)
+    assert first.take(shared=True)
+    assert second.take(shared=True)
+    assert not Lock(path).take()
+    second.release()
+    first.release()
+    assert first.take()
+    assert not second.take(shared=True)
+    threading.Timer(0.3, first.release).start()
+    start = time.monotonic()
+    assert second.take(wait=True)  # although the first one removes the file
+    assert time.monotonic() - start > 0.2
+    assert path.exists()
+    second.release()
+    assert not path.exists()

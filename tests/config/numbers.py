@@ -26,7 +26,7 @@ def fields() -> dict[Place, dict[str, Any]]:
         found[("params.yaml", f"algorithms.{name}")] = registry.hyperparameters(name)
     for name, cls in {**params.SECTIONS, "source": sections.Source}.items():
         found[(shared, name)] = build.fields(cls)
-    found[(shared, "clean")] = {"limit": build.fields(sections.Clean)["limit"]}
+    found[(shared, "clean")] = {key: build.fields(sections.Clean)[key] for key in ("limit", "max_line")}
     for name in formats.names():
         found[(str(yaml_files.CLEAN), f"formats.{name}")] = build.fields(formats.get(name).options)
     for name, (options, _) in KINDS.items():

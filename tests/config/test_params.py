@@ -86,6 +86,11 @@ def test_the_files_own_task_and_algorithm_are_the_default(edited):
         ({"tasks__demo__value": ...}, "tasks/demo.yaml lacks the sections value; write `value: {}`"),
         ({"defaults__value": ...}, "tasks/defaults.yaml lacks the sections value"),
         ({"launch__processes": "two"}, "params.yaml: launch.processes is 'two', but must be an integer"),
+        (
+            {"launch__score_batch": 8},
+            "params.yaml: launch.score_batch is now `batch_size` of each kind of reward that is a network "
+            "(tasks/shared/rewards.yaml, or a component's own); set it there and delete it here",
+        ),
         ({"launch__device": "tpu"}, "params.yaml: launch.device is 'tpu'; known: auto, cpu"),
         ({"defaults__train__updates": 1.5}, "tasks/defaults.yaml: train.updates is 1.5, but must be an integer"),
         (
@@ -259,6 +264,7 @@ def test_a_parameter_is_looked_for_where_it_stands():
         "rewards.fluent.label": ("tasks/shared/rewards.yaml", "kinds.classifier.label"),
         "rewards.fluent.model": ("tasks/shared/rewards.yaml", "kinds.fluency.model"),
         "rewards.liked.scorer.train.lr": ("tasks/shared/rewards.yaml", "training.lr"),
+        "rewards.liked.scorer.batch_size": ("tasks/shared/rewards.yaml", "kinds.preference.batch_size"),
         "rewards.liked.scorer.human": ("tasks/shared/rewards.yaml", "kinds.preference.human"),
         "source.corpus.sha256": ("tasks/demo.yaml", "source.corpus.sha256"),
         "clean.labels.ratings.context": ("tasks/shared/clean.yaml", "label_texts.context"),

@@ -250,9 +250,10 @@ def test_a_missing_file_and_a_spoilt_line_are_named(raw: Path, tmp_path: Path) -
         next(demo.read(tmp_path, demo.CleanOptions())["train"])
     (tmp_path / generator.SOURCE).mkdir()
     good = (raw / generator.SOURCE / "train.jsonl").read_text(encoding="utf-8").splitlines()[0]
-    for bad in ("{", '{"id": "x"}', "[]"):
+    spoilt = {"{": "not valid JSON", '{"id": "x"}': "not a row", "[]": "must be a JSON object"}
+    for bad, problem in spoilt.items():
         (tmp_path / generator.SOURCE / "train.jsonl").write_text(f"{good}\n{bad}\n", encoding="utf-8")
-        with pytest.raises(InputError, match=r"train\.jsonl, line 2: not a row"):
+        with pytest.raises(InputError, match=rf"train\.jsonl, line 2: {problem}"):
             list(demo.read(tmp_path, demo.CleanOptions())["train"])
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import errno
 import io
+import os
+import socket
 import tarfile
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -23,7 +26,15 @@ HASH = "0" * 64
 
 def source(**keys) -> Source:
     rest = dict.fromkeys(("location", "revision", "sha256", "origin"))
-    return Source(**{"kind": "path", "options": {}, **rest, **keys})
+    return Source(**{"kind": "path", "options": {}, "max_gib": 1.0, "tries": 20, **rest, **keys})
+
+
+def unpack(path: Path, limit: int = 1 << 30) -> dict[str, bytes]:
+    """The archive's files, by name."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        archive.unpack(path, folder, path.name, limit, vouched=False)
+        return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
 @pytest.fixture(autouse=True)
@@ -84,7 +95,7 @@ def test_a_flipped_byte_in_a_zip_is_found(folder):
     content[2000] ^= 1
     (folder / "data.zip").write_bytes(content)
     with pytest.raises(InputError, match="damaged"):
-        archive.unpack(folder / "data.zip", folder / "out", "data.zip")
+        unpack(folder / "data.zip")
 
 
 def test_a_method_of_compression_that_is_not_known_is_not_called_damage(folder):
@@ -93,9 +104,11 @@ def test_a_method_of_compression_that_is_not_known_is_not_called_damage(folder):
     for header, offset in ((b"PK\x03\x04", 8), (b"PK\x01\x02", 10)):
         content[content.index(header) + offset] = 97
     (folder / "data.zip").write_bytes(content)
-    expected = r"^data\.zip cannot be unpacked: That compression method is not supported; unpack it by hand"
+    expected = (
+        r"^data\.zip cannot be unpacked: the compression method 97 of 'a.json' is not supported; unpack it by hand"
+    )
     with pytest.raises(InputError, match=expected):
-        archive.unpack(folder / "data.zip", folder / "out", "data.zip")
+        unpack(folder / "data.zip")
 
 
 def test_a_full_disk_is_not_blamed_on_the_archive(folder, monkeypatch):
@@ -104,8 +117,8 @@ def test_a_full_disk_is_not_blamed_on_the_archive(folder, monkeypatch):
 
     write_zip(folder / "data.zip", {"a.json": "x"})
     monkeypatch.setattr(archive, "_write", full)
-    with pytest.raises(InputError, match=r"data\.zip cannot be unpacked into .*out: .*No space left on device$"):
-        archive.unpack(folder / "data.zip", folder / "out", "data.zip")
+    with pytest.raises(InputError, match=r"data\.zip cannot be unpacked into .*: .*No space left on device$"):
+        unpack(folder / "data.zip")
 
 
 @pytest.mark.parametrize("member", ["../evil.txt", "/etc/evil.txt", "a/../../evil.txt", "..\\evil.txt", "C:/evil.txt"])
@@ -129,17 +142,16 @@ def test_links_in_archives_are_refused(folder):
         zipped.writestr(info, "/etc/passwd")
     for name in ("data.tar", "data.zip"):
         with pytest.raises(InputError, match="link"):
-            archive.unpack(folder / name, folder / "out", name)
+            unpack(folder / name)
 
 
 def test_an_archive_larger_than_the_bounds_is_refused(folder, monkeypatch):
     write_zip(folder / "data.zip", {"a": "x" * 100, "b": "y" * 100})
-    monkeypatch.setattr(archive, "MAX_BYTES", 150)
-    with pytest.raises(InputError, match="unpacks to more than"):
-        archive.unpack(folder / "data.zip", folder / "one", "data.zip")
+    with pytest.raises(InputError, match=r"data\.zip: more than 150 bytes, which is what max_gib of the source allows"):
+        unpack(folder / "data.zip", limit=150)
     monkeypatch.setattr(archive, "MAX_FILES", 1)
     with pytest.raises(InputError, match="more than 1 files"):
-        archive.unpack(folder / "data.zip", folder / "two", "data.zip")
+        unpack(folder / "data.zip")
 
 
 @pytest.mark.parametrize(
@@ -155,6 +167,67 @@ def test_an_archive_larger_than_the_bounds_is_refused(folder, monkeypatch):
 def test_a_source_with_wrong_keys_is_refused_by_name(folder, keys, message):
     project(folder, {"corpus": keys}, {})
     assert message in error_line(main)
+    assert not RAW.exists()
+
+
+@pytest.mark.parametrize("kind", ["a named pipe", "a socket", "a device"])
+def test_a_source_that_is_no_file_is_refused_and_not_waited_for(folder, kind):
+    place = folder / "place" / "source.jsonl"
+    place.parent.mkdir()
+    with socket.socket(socket.AF_UNIX) as bound:
+        if kind == "a socket":
+            bound.bind(str(place))
+        elif kind == "a device":
+            place.symlink_to("/dev/zero")
+        else:
+            os.mkfifo(place)
+        for sha256 in (None, HASH):
+            project(folder, {"archive": {"location": str(place), "sha256": sha256}}, {})
+            assert f"{place} is {kind}, not a file or a folder" in error_line(main)
+        project(folder, {"archive": {"location": str(place.parent)}}, {})
+        assert f"{place} is {kind}, not a file or a folder; remove it" in error_line(main)
+    assert not RAW.exists()
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (".", "link is a link to a folder, which is not copied; put the folder itself there"),
+        ("link", "link: Too many levels of symbolic links; remove it, or mend the link"),
+        ("nowhere", "link: No such file or directory; remove it, or mend the link"),
+    ],
+)
+def test_links_that_lead_nowhere_or_round_are_refused(folder, target, message):
+    place = folder / "place"
+    (place / "deep").mkdir(parents=True)
+    (place / "deep" / "link").symlink_to(target)
+    project(folder, {"archive": {"location": str(place)}}, {})
+    assert message in error_line(main)
+    assert not RAW.exists()
+
+
+def test_a_link_to_a_file_is_copied_as_the_file(folder):
+    (folder / "place").mkdir()
+    (folder / "table.csv").write_text("a,b\n")
+    (folder / "place" / "link.csv").symlink_to(folder / "table.csv")
+    download.fetch("mine", {"all": source(location=str(folder / "place"))}, RAW, folder)
+    assert (RAW / "all" / "link.csv").read_text() == "a,b\n"
+    assert not (RAW / "all" / "link.csv").is_symlink()
+
+
+@pytest.mark.parametrize("location", ["/" + "a" * 5000, "/tmp/a\0b", "/dev/null/x"])
+def test_a_path_that_no_file_can_have_does_not_exist(folder, location):
+    with pytest.raises(InputError, match="does not exist"):
+        download.expand(source(location=location), "source.archive")
+
+
+def test_a_sparse_file_is_bounded_before_it_is_copied(folder):
+    (folder / "place").mkdir()
+    with (folder / "place" / "large.bin").open("wb") as file:
+        file.truncate(3 << 30)
+    for place in (folder / "place", folder / "place" / "large.bin"):
+        with pytest.raises(InputError, match="more than 1,073,741,824 bytes, which is what max_gib"):
+            download.fetch("mine", {"all": source(location=str(place))}, RAW, folder)
     assert not RAW.exists()
 
 

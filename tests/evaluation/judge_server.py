@@ -9,6 +9,17 @@ import re
 import threading
 import time
 
+from alol.config.sections import Judge
+
+
+def settings(url: str = "http://127.0.0.1:9/v1", **changed) -> Judge:
+    keys = {
+        "url": url, "model": "m", "key": None, "max_tokens": 200, "length_key": "max_completion_tokens",
+        "temperature": 0.0, "rows": None, "requests": 3,
+        "retries": 2, "wait": 0.5, "longest_wait": 5.0, "timeout": 0.4, "give_up": 10, "bootstrap": 200, "seed": 1,
+    }  # fmt: skip
+    return Judge(**{**keys, **changed})
+
 
 def longer_is_helpful(question: str) -> str:
     """The longer reply is more helpful; A is always called safer, as a judge with a preference for the first would."""
@@ -18,12 +29,15 @@ def longer_is_helpful(question: str) -> str:
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """`plan`: what the first requests meet, a status, "hang", "drip", "json" or "shape"; later ones are answered."""
+    """`plan`: what the first requests meet; later ones meet `always`, or are answered.
+
+    A status; the bytes of a whole response; or "hang", "drip" (of an answer), "headers" (likewise), "json" or "shape".
+    """
 
     def __init__(self, plan=(), rule=longer_is_helpful, always=None, pause=0.0) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.plan, self.rule, self.always, self.pause = list(plan), rule, always, pause
-        self.asked, self.keys, self.now, self.most = 0, [], 0, 0
+        self.asked, self.keys, self.bodies, self.now, self.most = 0, [], [], 0, 0
         self.lock = threading.Lock()
         threading.Thread(target=functools.partial(self.serve_forever, 0.01), daemon=True).start()
 
@@ -41,6 +55,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             server.now += 1
             server.most = max(server.most, server.now)
             server.keys.append(self.headers.get("Authorization"))
+            server.bodies.append(body)
             step = server.plan.pop(0) if server.plan else server.always
         time.sleep(server.pause)
         try:
@@ -60,8 +75,16 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.end_headers()
             self.wfile.write(b"no, sorry")
             return
+        if isinstance(step, bytes):
+            self.wfile.write(step)
+            return
         if step == "hang":
             time.sleep(1.0)
+            return
+        if step == "headers":
+            for i in range(20):
+                self.wfile.write(f"HTTP/1.1 100 Continue\r\nX-{i}: x\r\n\r\n".encode())
+                time.sleep(0.05)
             return
         content = self.server.rule(body["messages"][0]["content"])
         text = json.dumps({"choices": [{"message": {"content": content}}]})

@@ -65,6 +65,10 @@ class Project:
         assert old in text
         path.write_text(text.replace(old, new), encoding="utf-8")
 
+    def micro_batch(self, stage: str) -> int:
+        """What a stage says that it ran with."""
+        return json.loads((self.folder / f"metrics/launch/{stage}.json").read_text(encoding="utf-8"))[0]["micro_batch"]
+
     def summary(self) -> dict:
         return json.loads((self.folder / "metrics/summary.json").read_text(encoding="utf-8"))
 
@@ -116,7 +120,8 @@ def test_launch_changes_re_run_nothing(project):
 
 def test_another_algorithm_runs_train_and_later_and_going_back_runs_nothing(project):
     before = project.summary()
-    assert project.ran("exp", "run", "-S", "algorithm=wbc") == FROM_TRAIN
+    assert project.ran("exp", "run", "-S", "algorithm=wbc", "-S", "launch.micro_batch=8") == FROM_TRAIN
+    assert [project.micro_batch(stage) for stage in ("value", "train", "evaluate")] == [64, 8, 8]
     diff = project.run("dvc", "metrics", "diff", "--all", "--md")
     old, new = (summary["policy"]["all"]["distinct_1"] for summary in (before, project.summary()))
     row = next(line for line in diff.splitlines() if "| policy.all.distinct_1 " in line)
@@ -125,8 +130,12 @@ def test_another_algorithm_runs_train_and_later_and_going_back_runs_nothing(proj
     columns = project.run("dvc", "exp", "show", "--csv").splitlines()[0].split(",")
     assert columns.index("reward") <= 10
     assert len(columns) <= 450
+    assert "micro_batch" not in project.run("dvc", "metrics", "show")
     assert project.ran("exp", "run", "-S", "algorithm=a_lol") == []
     assert project.summary() == before
+    # restored with what was made so, though launch is another now
+    assert [project.micro_batch(stage) for stage in ("value", "train", "evaluate")] == [64, 64, 64]
+    assert project.ran("exp", "run", "-S", "launch.micro_batch=64") == []
 
 
 def test_a_weight_scores_nothing_again(project):

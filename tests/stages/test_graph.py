@@ -114,6 +114,7 @@ def test_paths_are_those_of_the_graph():
         for name in ("reward_model.json", "value.json", "headline.json", "summary.json", "results.csv")
     }
     expected |= {str(paths.PLOTS / name) for name in report.PLOT_COLUMNS}
+    expected |= {str(paths.launch(name)) for name in small.MODELS}
     assert outs == expected | {"metrics/report.html"}
 
 

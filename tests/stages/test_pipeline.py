@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from alol.algorithms.offline import OFFLINE
+from alol.base.files import read_json
+from alol.base.machine import LIBRARIES
+from alol.config import paths
+from alol.config.sections import Launch
 from alol.data import schema
 from tests import small
 
@@ -89,6 +95,31 @@ def test_the_whole_graph_repeats_itself(prepared, fresh):
     files = [path.relative_to(prepared) for path in prepared.rglob("*") if path.is_file() and "cost" not in path.parts]
     assert len(files) > 30
     assert [file for file in files if (prepared / file).read_bytes() != (fresh / file).read_bytes()] == []
+
+
+def record(stage: str) -> dict:
+    """What a stage says that it ran with."""
+    [found] = read_json(paths.launch(stage))
+    return found
+
+
+def test_a_stage_says_with_which_launch_it_ran_and_keeps_it(project):
+    start = {"device": "cpu", "precision": "fp32", "tokens": 8192, "generate_batch": 128, "recompute": False}
+    start["checkpoint_minutes"] = 1.0
+    small.write(project, launch={**start, "processes": 2, "micro_batch": 7})
+    small.run(["value"])
+    small.write(project, launch={**start, "processes": 1, "micro_batch": 8})
+    small.run(["advantage", *small.FROM_TRAIN])
+    assert sorted(path.stem for path in paths.launch("any").parent.iterdir()) == sorted(small.MODELS)
+    batches = {name: record(name)["micro_batch"] for name in ("annotate", "value", "advantage", "train", "evaluate")}
+    assert batches == {"annotate": 64, "value": 7, "advantage": 8, "train": 8, "evaluate": 8}
+    found = record("value")
+    assert found.keys() == {field.name for field in dataclasses.fields(Launch)} | {"threads", "python", *LIBRARIES}
+    assert found["processes"] == 1  # this stage runs in one process, whatever launch says
+    assert found["torch"] == torch.__version__
+    assert found["threads"] == torch.get_num_threads()
+    assert found["device"] not in ("", "auto", "cpu")
+    assert not [path for path in project.rglob("settings.json") if "launch" in read_json(path)]
 
 
 def test_nothing_is_left_half_written_when_train_is_refused(project):

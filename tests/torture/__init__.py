@@ -1,0 +1,1 @@
+"""Long trials of what a run meets: `make torture`. Short versions of them are among the tests."""

@@ -212,6 +212,23 @@ def test_only_checkpoints_above_the_best_are_kept(model, tokenizer, architecture
     assert [entry["update"] for entry in history.validation] == [0, 2, 4, 6]
 
 
+@pytest.mark.parametrize(
+    ("scores", "bar", "kept", "selected"),
+    [
+        ((1.0, 1.00009, 1.00019), 0.5, 2, 1),  # 1.00019 is above 1.0 by more than 1e-4, though not above the second
+        ((1.0, 1.00005, 1.0001), 0.5, 1, 1),
+        ((0.50009, 0.4, 0.50005), 0.5, 1, 0),
+        ((0.5002, 0.4, 0.50025), 0.5, 1, 1),
+    ],
+)
+def test_a_later_checkpoint_is_kept_only_when_it_is_better_by_more_than_rounding(
+    model, tokenizer, architecture, loaded, scores, bar, kept, selected
+):
+    data = table(model, REWARDS, VALUES)
+    history, found = run(tiny_model(architecture, tokenizer), data, "nll", loaded, scores=scores, bar=bar)
+    assert (len(found), history.selected) == (kept, selected)
+
+
 def test_the_last_checkpoint_is_kept_when_none_beats_the_reference(model, tokenizer, architecture, loaded):
     data = table(model, REWARDS, VALUES)
     history, kept = run(tiny_model(architecture, tokenizer), data, "nll", loaded, bar=3.0)

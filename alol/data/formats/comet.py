@@ -141,7 +141,7 @@ def _score(record: Record) -> float | None:
         return None
     if isinstance(score, bool) or not isinstance(score, int | float):
         raise InputError(f"{record.where}: column '{SCORE}' is {score!r:.40}, not a number")
-    return float(score)
+    return rawfiles.number(score, record, SCORE)
 
 
 def _validation(path: Path, options: Options) -> Iterator[Row]:

@@ -6,13 +6,13 @@ other wordings; a wording belongs to one split alone. The true quality (alol.dat
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from alol.base.errors import InputError
+from alol.data import rawfiles
 from alol.data.demo.generator import SOURCE
 from alol.data.demo.oracle import quality
 from alol.data.formats import Format, Row
@@ -32,15 +32,17 @@ def read(raw: Path, options: CleanOptions) -> dict[str, Iterator[Row]]:
 def _rows(path: Path) -> Iterator[Row]:
     if not path.exists():
         raise InputError(f"{path} is missing; run `dvc repro download` to make it")
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                yield from _parse(json.loads(line))
-            except (ValueError, KeyError, TypeError) as error:
-                raise InputError(f"{path}, line {number}: not a row of the demo's corpus ({error!r})") from None
+    for record in rawfiles.records(path):
+        try:
+            yield from _parse(record.values)
+        except (KeyError, TypeError) as error:
+            raise InputError(f"{record.where}: not a row of the demo's corpus ({error!r})") from None
 
 
 def _parse(raw: dict[str, Any]) -> list[Row]:
+    texts = [raw["id"], raw["prompt"], raw["question"], *(each["text"] for each in raw["responses"])]
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError("what must be a text is none")
     shared = {
         "prompt_id": raw["id"],
         "subset": "demo",

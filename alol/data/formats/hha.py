@@ -117,12 +117,12 @@ def _excluded(raw: Path, name: str | None) -> dict[str, set[int]]:
     if name is None:
         return {}
     path = rawfiles.find(raw, name)
+    table = rawfiles.document(path)
     try:
-        table = json.loads(path.read_text(encoding="utf-8"))
         if not all(type(index) is int for indices in table.values() for index in indices):
             raise TypeError("an index is not an integer")
         return {file: set(indices) for file, indices in table.items()}
-    except (ValueError, AttributeError, TypeError) as error:
+    except (AttributeError, TypeError) as error:
         raise InputError(f"{path}: must be a JSON table from file name to row indices ({error})") from None
 
 
@@ -168,7 +168,7 @@ def _rewards(record: Record, count: int) -> list[float]:
     numbers = isinstance(rewards, list) and all(type(item) in (int, float) for item in rewards)
     if not numbers or len(rewards) != count:
         raise InputError(f"{record.where}: 'reward' must hold a number for each of the {count} responses")
-    return [float(item) for item in rewards]
+    return [rawfiles.number(item, record, "reward") for item in rewards]
 
 
 def parse(prefix: list[str], where: str) -> list[dict[str, str]]:

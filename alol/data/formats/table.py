@@ -147,7 +147,7 @@ def _number(value: Any) -> float:
     """The value as a number (CSV holds texts); not a number when it is none."""
     try:
         return math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return math.nan
 
 

@@ -1,0 +1,150 @@
+"""How a stage runs as several processes, and how it ends: by a signal, or because the process above it is gone."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from types import FrameType
+
+from alol.base.errors import InputError, ParameterError
+from alol.config.sections import Launch
+
+PARENT = "ALOL_PARENT"  # environment variable of a process that a stage started: the number of the stage's own
+ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+GRACE = 10.0  # seconds that a process has to end by itself
+
+
+@contextlib.contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """A signal that asks the process to end unwinds it, so that partial outputs go away and its processes end too.
+
+    Later ones are ignored meanwhile: terminals and schedulers send them to a whole group, a parent once more.
+    """
+
+    def end(number: int, frame: FrameType | None) -> None:
+        for one in ENDING:
+            signal.signal(one, signal.SIG_IGN)
+        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    # one that is ignored already stays so: nohup
+    before = {one: signal.getsignal(one) for one in ENDING if signal.getsignal(one) != signal.SIG_IGN}
+    for one in before:
+        signal.signal(one, end)
+    try:
+        yield
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+
+
+def rank(environment: Mapping[str, str] = os.environ) -> int:
+    """The number of this process among those that work together, 0 where it is alone.
+
+    Raises InputError where the environment promises several and does not say which one this is.
+    """
+    if "WORLD_SIZE" not in environment:
+        return 0
+    asked = ["WORLD_SIZE", "RANK"]
+    numbers = [int(text) if (text := environment.get(name, "")).isdecimal() else -1 for name in asked]
+    world, own = numbers
+    if not 0 <= own < world:
+        found = ", ".join(f"{name} is {environment.get(name)!r}" if name in environment else f"{name} is not set"
+                          for name in asked)  # fmt: skip
+        raise InputError(
+            f"the environment is that of one of several processes, but {found}; unset WORLD_SIZE, or start the "
+            "stage with torchrun"
+        )
+    if world > 1 and (missing := [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in environment]):
+        raise InputError(
+            f"WORLD_SIZE is {world}, but {missing[0]} is not set; unset WORLD_SIZE, or start the stage with torchrun"
+        )
+    return own
+
+
+def relaunch(
+    name: str, options: Sequence[str], launch: Launch, more: Mapping[str, str], inherited: Sequence[int]
+) -> int | None:
+    """Runs the stage again in `launch.processes` processes of this machine, which accelerate finds by the environment.
+
+    They get its `options`, the environment `more` and the open files `inherited`. Returns their exit code; None when
+    this process should go on itself: one is enough, or it is already one of several. Not torchrun, which answers a
+    user's mistake, one line of which the first process prints, with a traceback.
+    """
+    if launch.processes == 1 or "WORLD_SIZE" in os.environ:
+        return None
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    count = str(launch.processes)
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
+    shared["ACCELERATE_USE_CPU"] = str(not _accelerators(launch)).lower()
+    shared["OMP_NUM_THREADS"] = os.environ.get(
+        "OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // launch.processes))
+    )
+    environment = {**os.environ, **shared, PARENT: str(os.getpid()), **more}
+    command = [sys.executable, "-m", f"stages.{name}", *options]
+    started: list[subprocess.Popen] = []
+    try:
+        for i in range(launch.processes):
+            own = {**environment, "RANK": str(i), "LOCAL_RANK": str(i)}
+            started.append(subprocess.Popen(command, env=own, pass_fds=inherited))
+        return _wait(started)
+    finally:
+        _end(started)
+
+
+def _accelerators(launch: Launch) -> bool:
+    """Whether the processes run on accelerators, of which each needs one of its own."""
+    import torch
+
+    if launch.device == "cpu" or not (count := torch.cuda.device_count()):
+        return False
+    if launch.processes > count:
+        raise ParameterError(
+            "launch.processes",
+            f"is {launch.processes}, but each needs an accelerator and this machine has {count}; lower it",
+        )
+    return True
+
+
+def _wait(processes: list[subprocess.Popen]) -> int:
+    """The first exit code that is not 0, as soon as there is one: the other processes would wait for ever."""
+    while None in (codes := [process.poll() for process in processes]) and not any(codes):
+        time.sleep(0.1)
+    return next((1 if code < 0 else code for code in codes if code), 0)
+
+
+def _end(processes: list[subprocess.Popen]) -> None:
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        try:
+            process.wait(GRACE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def end_with_parent() -> None:
+    """Ends this process once the stage that started it is gone: alone it would wait for ever and hold its device."""
+    parent = os.environ.pop(PARENT, "")  # no process that this one starts is meant
+    if parent.isdecimal():
+        threading.Thread(target=_watch, args=(int(parent),), daemon=True).start()
+
+
+def _watch(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(GRACE)  # in a call that waits for other processes no signal is heard
+    os.kill(os.getpid(), signal.SIGKILL)
