@@ -57,7 +57,7 @@ def responses(loaded: params.Params, name: str) -> list[dict[str, Any]]:
     """The test rows of what the user calls `name`."""
     task = loaded.task
     if name.endswith(".parquet"):
-        return schema.rows(Path(name), schema.ROLLOUTS)
+        return schema.rows(Path(name))
     places = {
         "gold": paths.annotated(task) / "test.parquet",
         "reference": paths.baselines(task) / "test.parquet",
@@ -69,7 +69,7 @@ def responses(loaded: params.Params, name: str) -> list[dict[str, Any]]:
         raise known(f"run of task '{task}'", name, places or ["none yet; run `dvc repro`"])
     if name == "gold":
         return summary.gold_rows(schema.rows(places[name], schema.scored(schema.RESPONSES, loaded.rewards)), loaded)
-    return schema.rows(places[name], schema.ROLLOUTS)
+    return schema.rows(places[name])
 
 
 def write(

@@ -37,11 +37,12 @@ def first_line(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def about(path: Path) -> Iterator[None]:
-    """Notes on whatever error passes that it is about this file: a write that fails does not say where it was."""
+    """Notes on an error that passes that it is about this file: a write that fails does not say where it was."""
     try:
         yield
     except Exception as error:
-        error.add_note(f"{ABOUT}{path}")
+        if not isinstance(error, InputError):  # which says it
+            error.add_note(f"{ABOUT}{path}")
         raise
 
 

@@ -53,7 +53,6 @@ ADVANTAGES = pa.schema(
     ]
 )
 TABLES = (RESPONSES, ROLLOUTS, LABELLED, ADVANTAGES)
-REWARD = "reward_"  # begins the name of a component's column
 _TYPES = {field.name: field.type for table in TABLES for field in table}
 _OPEN = {"subset", "prompt", "cuts", "turns"}  # columns that may have empty cells
 Columns = pa.Schema | list[str] | None
@@ -62,7 +61,7 @@ Columns = pa.Schema | list[str] | None
 def scored(schema: pa.Schema, components: Iterable[str]) -> pa.Schema:
     """`schema` with one `reward_<component>` column per component."""
     for name in components:
-        schema = schema.append(pa.field(f"{REWARD}{name}", pa.float64()))
+        schema = schema.append(pa.field(f"reward_{name}", pa.float64()))
     return schema
 
 
@@ -132,40 +131,40 @@ def _opened(path: Path, columns: Columns) -> Iterator[tuple[pq.ParquetFile, list
 
 
 def _names(path: Path, found: pa.Schema, columns: Columns) -> list[str]:
-    """The names of the `columns` (None: all), which the table must have, of the types that the pipeline writes."""
-    if columns is None:  # those of the table that it is most like
-        likest = min(TABLES, key=lambda table: len(set(table.names) - set(found.names)))
-        wanted = list(dict.fromkeys([*likest.names, *found.names]))
-    else:
-        wanted = columns.names if isinstance(columns, pa.Schema) else columns
+    """The names of the `columns`, which must be there, of the types that the pipeline writes; None: those that are."""
+    if columns is None:
+        return found.names
+    wanted = columns.names if isinstance(columns, pa.Schema) else columns
     if missing := [name for name in wanted if name not in found.names]:
         raise damaged(path, f"it lacks the columns {', '.join(missing)}")
     for name in wanted:
-        given = columns.field(name).type if isinstance(columns, pa.Schema) else _TYPES.get(name)
-        kind = pa.float64() if name.startswith(REWARD) else given
+        kind = columns.field(name).type if isinstance(columns, pa.Schema) else _TYPES[name]
         if found.field(name).type != kind:
-            given = f"is of the type {found.field(name).type}, not {kind}" if kind else "is none of the pipeline's"
-            raise damaged(path, f"its column {name} {given}")
+            raise damaged(path, f"its column {name} is of the type {found.field(name).type}, not {kind}")
     return wanted
 
 
-def _whole(path: Path, found: pa.Table) -> pa.Table:
+def _whole(path: Path, found: pa.Table, columns: Columns) -> pa.Table:
     """The table, once its texts and lists are known to be what they say."""
     found.validate(full=True)
-    if empty := [name for name in found.column_names if name not in _OPEN and found[name].null_count]:
+    asked = found.column_names if columns is not None else []
+    if empty := [name for name in asked if name not in _OPEN and found[name].null_count]:
         raise damaged(path, f"its column {empty[0]} has empty cells")
     return found
 
 
 def read(path: Path, columns: Columns = None) -> Iterator[list[dict[str, Any]]]:
-    """Row group by row group, as lists of dicts; `context` as a dict. A schema asks for its columns, as a list does."""
+    """Row group by row group, as lists of dicts; `context` as a dict.
+
+    `columns` are those that the table must have, and that are read. None: whatever a file of the user's has.
+    """
     with _opened(path, columns) as (file, names):
         for i in range(file.num_row_groups):
-            rows = _whole(path, file.read_row_group(i, columns=names)).to_pylist()
+            rows = _whole(path, file.read_row_group(i, columns=names), columns).to_pylist()
             for row in rows:
                 if "context" in row:
                     row["context"] = json.loads(row["context"])
-                    if not isinstance(row["context"], dict):
+                    if columns is not None and not isinstance(row["context"], dict):
                         raise damaged(path, "a context is no JSON object")
             yield rows
 
@@ -178,7 +177,7 @@ def rows(path: Path, columns: Columns = None) -> list[dict[str, Any]]:
 def table(path: Path, columns: Columns = None) -> pa.Table:
     """The whole table in Arrow's own memory, for random access during training."""
     with _opened(path, columns) as (file, names):
-        return _whole(path, file.read(columns=names))
+        return _whole(path, file.read(columns=names), columns)
 
 
 def count(path: Path) -> int:
