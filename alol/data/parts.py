@@ -44,6 +44,7 @@ class Parts:
         self._open: tuple[str, pa.Table] | None = None
         self._governor = work.governor(SECONDS) if work is not None else None
         self.rows = self._look()
+        pa.Table.from_pylist([], schema=columns)  # brings pandas, which writing the table itself takes anyway
 
     def through(
         self,
