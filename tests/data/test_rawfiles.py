@@ -112,7 +112,7 @@ DEEP_PAIRS = '{"a":' * 500 + "1" + "}" * 500
         ("t.jsonl", '{"a": 1}'.encode("utf-16"), "line 1: not UTF-8 at byte 1"),
         ("t.jsonl", b'{"a": 1}\n{"a": "\xed\xa0\x80"}\n', "line 2: not UTF-8 at byte 8"),
         ("t.jsonl", b'{"a": 1}\n\xef\xbb\xbf{"a": 1}\n', "line 2: not valid JSON"),
-        ("t.jsonl.gz", gzip.compress(b'{"a": 1}\n') + b"more", "is cut off or not a gzip file"),
+        ("t.jsonl.gz", gzip.compress(b'{"a": 1}\n', mtime=0) + b"more", "is cut off or not a gzip file"),
         ("t.parquet", b"PAR1" * 10, "is not a readable Parquet file"),
         ("t.parquet", b"", "is not a readable Parquet file"),
     ],
