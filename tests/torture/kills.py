@@ -104,23 +104,30 @@ class Trial:
         return sorted(str(path.relative_to(self.folder)) for path in [*names, *work.glob("*/*")])
 
     def kill(self, stage: str, after: float, target: str, number: int) -> dict[str, Any]:
-        """Kills a stage after so many seconds, runs it again; what that cost, and what differs."""
+        """Kills a stage after so many seconds, runs it again; what that cost, and what differs.
+
+        Lost is the time since the stage last wrote down what it had done: on a quiet machine the second run takes that
+        much longer than what was left, and a start.
+        """
         running = self.start(stage)
         time.sleep(after)
-        asked = number != signal.SIGKILL
-        stopped = time.monotonic()
-        if running.poll() is None:
+        stopped = time.time()
+        if alive := running.poll() is None:
             (os.killpg if target == "group" else os.kill)(running.pid, number)
         running.wait()
-        ended = time.monotonic() - stopped
-        kept = sum(path.stat().st_size for path in (self.folder / ".cache").rglob("*") if path.is_file())
-        partial = [name for name in self.left() if name.endswith(".partial")] if asked else []
+        ended = time.time() - stopped
+        kept = [path.stat() for path in (self.folder / ".cache/alol/stages").rglob("*") if path.is_file()]
+        written = [one.st_mtime for one in kept if one.st_size and one.st_mtime > stopped - after]
+        about = len(list((self.folder / ".cache/alol/stages").glob("*/*/about.json")))  # no work by itself
+        lost = stopped - max(written) if len(written) > about else after
+        partial = [name for name in self.left() if name.endswith(".partial")] if number != signal.SIGKILL else []
         again = self.run(stage)
         return {
-            "stage": stage, "signal": f"{signal.Signals(number).name} to the {target}", "after": round(after, 1),
-            "to end": round(ended, 1), "work kept, kB": kept // 1000, "again": round(again, 1),
-            "undisturbed": round(self.seconds[stage], 1), "lost": round(after + again - self.seconds[stage], 1),
-            "equal": self.outputs(stage) == self.whole[stage], "left": partial + self.left(),
+            "stage": stage, "signal": f"{signal.Signals(number).name} to the {target}" if alive else "it had ended",
+            "after": round(after, 1), "to end": round(ended, 1), "kept, kB": sum(one.st_size for one in kept) // 1000,
+            "lost": round(max(0.0, lost), 1) if alive else 0.0, "again": round(again, 1),
+            "undisturbed": round(self.seconds[stage], 1), "equal": self.outputs(stage) == self.whole[stage],
+            "left": partial + self.left(),
         }  # fmt: skip
 
     def share(self, stage: str) -> float:
