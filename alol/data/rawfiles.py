@@ -194,7 +194,7 @@ def _checked(value: Any, source: str, where: str) -> Any:
             json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError:
             raise InputError(
-                f"{where}: has half of a surrogate pair (such as \\ud800), which is no character"
+                f"{where}: has half of a surrogate pair (such as \\ud800), which is no character; take it out"
             ) from None
     return value
 
@@ -383,7 +383,7 @@ def _parquet(path: Path, tick: Tick) -> Iterator[Record]:
                 for values in rows:
                     number += 1
                     yield Record(f"{path}, row {number}", values)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last of a column's name
         after = f" after row {number}" if number else ""
         raise InputError(
             f"{path} is not a readable Parquet file{after} ({_brief(first_line(error))}); fetch it again"
