@@ -201,11 +201,10 @@ def plan(table: pa.Table, algorithm: Algorithm, settings: Train, seed: int, *, s
     everything = table
     table, discarded = selected(table, settings.train_on)
     if algorithm.group:
-        groups, warning = _groups(everything), _equal(everything) if "raw_reward" in algorithm.columns else ""
+        groups, warning = _groups(everything), _warning(everything, algorithm, settings.batch_size)
         return groups, _uniform(groups, settings, seed, discarded, warning)
     advantage = table["advantage"].to_numpy()
-    rows, share = len(table), 1.0
-    warning = _equal(table) if {"reward", "advantage"} & set(algorithm.columns) else ""
+    rows, share, warning = len(table), 1.0, _warning(table, algorithm, settings.batch_size)
     if "reward" in algorithm.columns and (lowest := float(table["reward"].to_numpy().min())) < 0:
         raise InputError(
             f"this algorithm needs rewards >= 0, but the lowest is {lowest:.4g}; "
@@ -218,10 +217,6 @@ def plan(table: pa.Table, algorithm: Algorithm, settings: Train, seed: int, *, s
             raise InputError(
                 f"none of the {rows} training examples has a positive advantage: no reward is above V(x); "
                 f"{warning or ADVICE}, or use an algorithm that does not filter (nll, wbc, r_gold, r_lol)"
-            )
-        if len(table) < settings.batch_size and not warning:
-            warning = (
-                f"only {len(table)} of the {rows} training rewards are above V(x), the others teach nothing; {ADVICE}"
             )
     weights = table[algorithm.priority].to_numpy() if algorithm.priority and settings.sampling == "priority" else None
     if weights is not None and not weights.sum() > 0:
@@ -237,14 +232,21 @@ def plan(table: pa.Table, algorithm: Algorithm, settings: Train, seed: int, *, s
     return Examples(table), Plan(order, sampling.evaluation_points(updates, settings.evaluations), discarded, warning)
 
 
-def _equal(table: pa.Table) -> str:
-    """What to say where every reward is the same number; nothing where they differ."""
+def _warning(table: pa.Table, algorithm: Algorithm, batch_size: int) -> str:
+    """Why the rewards of the rows can teach little: they are equal, or fewer than a batch count; else nothing."""
     rewards = table["reward"].to_numpy()
-    if not len(rewards) or rewards.max() > rewards.min():
+    if not len(rewards) or not {"reward", "raw_reward", "advantage"} & set(algorithm.columns):
         return ""
-    return (
-        f"all {len(rewards)} training rewards are {rewards[0]:.4g}, so that they tell no example from another; {ADVICE}"
-    )
+    if rewards.max() == rewards.min():
+        number = f"{rewards[0]:.4g}"
+        return f"all {len(rewards)} training rewards are {number}, so that they tell no example from another; {ADVICE}"
+    above = int((table[algorithm.priority].to_numpy() > 0).sum()) if algorithm.priority else len(rewards)
+    if 0 < above < min(batch_size, len(rewards)):
+        bar = "V(x)" if algorithm.priority == "advantage" else "0"
+        return (
+            f"only {above} of the {len(rewards)} training rewards are above {bar}, the others teach nothing; {ADVICE}"
+        )
+    return ""
 
 
 def _groups(table: pa.Table) -> Groups:

@@ -327,6 +327,10 @@ def test_a_run_on_fewer_rewards_above_the_value_than_a_batch_has_is_warned_of(mo
     _, drawn = plan(table(model, [0.5] * 7 + [0.1] * 17, np.full(24, 0.4)), "a_lol", loaded, updates=400)
     assert drawn.warning.startswith("only 7 of the 24 training rewards are above V(x), the others teach nothing; check")
     assert len(drawn.draws) == 116
+    _, drawn = plan(table(model, [0.5] * 7 + [0.0] * 17, np.full(24, 0.4)), "wbc", loaded)
+    assert drawn.warning.startswith("only 7 of the 24 training rewards are above 0, the others teach nothing; check")
+    for rewards in ([0.5] * 8 + [0.1] * 16, [0.5, 0.6, 0.7]):
+        assert plan(table(model, rewards, np.full(len(rewards), 0.4)), "a_lol", loaded, updates=400)[1].warning == ""
 
 
 def test_a_run_that_diverges_is_stopped(model, tokenizer, architecture, loaded):
