@@ -6,13 +6,15 @@ what it returns). Editing this folder makes the pipeline score the responses aga
 
 from __future__ import annotations
 
+from alol.data.words import split
+
 FREE_WORDS = 20  # a response up to this long costs nothing ...
 WORST_WORDS = 45  # ... and one of this length or longer costs 1
 
 
 def concise(prompt: list[str], response: list[str], context: list[dict]) -> list[float]:
     """A penalty in [-1, 0] per response: 0 up to 20 words, falling linearly to -1 at 45; -1 for an empty response."""
-    return [_penalty(len(text.split())) for text in response]
+    return [_penalty(len(split(text))) for text in response]
 
 
 def _penalty(words: int) -> float:

@@ -59,9 +59,18 @@ def only_documents(file: Path) -> bool:
 def dependencies(stage: str) -> set[str]:
     """What a stage's `deps` in dvc.yaml must list of code: files, but INERT ones, or one of FOLDERS for what is in it.
 
-    Reward functions are reached by their dotted path, so the stages that call them depend on `custom` too.
+    Reward functions are reached by their dotted path, so the stages that call them depend on `custom` too, and on what
+    is imported there.
     """
-    files = {str(path) for path in closure(Path("stages", f"{stage}.py"))} - INERT - {"stages/__init__.py"}
+    reached = closure(Path("stages", f"{stage}.py"))
+    if stage in SCORING:
+        reached |= {
+            path
+            for own in (ROOT / "custom").glob("*.py")
+            for path in closure(own.relative_to(ROOT))
+            if path.parts[0] != "custom"
+        }
+    files = {str(path) for path in reached} - INERT - {"stages/__init__.py"}
     files -= {file for file in files if file.endswith("__init__.py") and only_documents(ROOT / file)}
     result = {next((folder for folder in FOLDERS if file.startswith(folder + "/")), file) for file in files}
     return result | ({"custom"} if stage in SCORING else set())

@@ -14,12 +14,14 @@ from alol.base.errors import ParameterError
 from alol.config.runs import check_length
 
 
-def run_length(updates: int | None, epochs: float | None, rows: int, batch_size: int, share: float, where: str) -> int:
+def run_length(
+    updates: int | None, epochs: float | None, rows: int, batch_size: int, share: float, where: str, why: str = ""
+) -> int:
     """Optimizer steps of a run: `updates`, or `epochs` over `rows`, times `share`, truncated.
 
     `share` is the share of rows with a positive advantage under priority sampling, else 1; `where` is the section of
     these parameters. Raises ParameterError unless exactly one of `updates` and `epochs` is given, or when nothing
-    would be left to run.
+    would be left to run; `why` then says what beside the batch size may be at fault.
     """
     check_length(updates, epochs, where)
     steps = updates if updates is not None else epochs * rows / batch_size
@@ -27,7 +29,8 @@ def run_length(updates: int | None, epochs: float | None, rows: int, batch_size:
     if length < 1:
         raise ParameterError(
             f"{where}.batch_size",
-            f"is {batch_size}, which gives no update of {rows} examples; lower it, or raise epochs",
+            f"is {batch_size}, which gives no update of {rows} examples{why}; lower it, or raise "
+            + ("epochs" if updates is None else "updates"),
         )
     return length
 

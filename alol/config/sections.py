@@ -74,10 +74,19 @@ class Labels:
 
 
 @dataclass(frozen=True)
+class Quoting:
+    """What double quotes enclose in a kind of file: cells of several lines, cells within a line, or nothing."""
+
+    csv: Literal["lines", "line", "none"]
+    tsv: Literal["lines", "line", "none"]
+
+
+@dataclass(frozen=True)
 class Clean:
     format: str
     limit: Count | None
     max_line: Annotated[int, between(1_000, 1_000_000_000)]
+    quoting: Quoting
     labels: dict[str, Labels]
     options: dict[str, Any]
 

@@ -34,7 +34,7 @@ def clean(task: str, settings: Clean, raw: Path, target: Path) -> None:
     """
     if not raw.is_dir():
         raise InputError(f"{raw} is missing; run `dvc repro download` (or `python -m stages.download --task {task}`)")
-    with rawfiles.bounded(settings.max_line), replacing(target) as folder:
+    with rawfiles.bounded(settings.max_line, vars(settings.quoting)), replacing(target) as folder:
         splits = formats.get(settings.format).read(raw, options(settings))
         folder.mkdir()
         for split in SPLITS:

@@ -13,7 +13,7 @@ RECENT = 1 << 16  # keys kept in a Python set, which is larger but can be added 
 
 
 def digest(text: str) -> Key:
-    return hashlib.blake2b(text.encode(), digest_size=SIZE).digest()
+    return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=SIZE).digest()
 
 
 def _sorted(keys: bytes) -> np.ndarray:

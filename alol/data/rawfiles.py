@@ -13,7 +13,7 @@ import io
 import json
 import re
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -32,16 +32,22 @@ EMPTY, CLOSING = re.compile(r"\s*\[\s*\]\s*$"), re.compile(r"\s*\]\s*$")
 
 
 _longest: ContextVar[int] = ContextVar("_longest", default=1 << 24)
+_quoting: ContextVar[Mapping[str, str]] = ContextVar("_quoting", default={"csv": "lines", "tsv": "line"})  # noqa: B039
 
 
 @contextlib.contextmanager
-def bounded(longest: int) -> Iterator[None]:
-    """What is read within the block has lines, rows and JSON values of at most `longest` bytes (clean.max_line)."""
-    token = _longest.set(longest)
+def bounded(longest: int, quoting: Mapping[str, str] | None = None) -> Iterator[None]:
+    """What is read within the block has lines, rows and JSON values of at most `longest` bytes (clean.max_line).
+
+    `quoting` (clean.quoting) says what quotes enclose in a .csv and a .tsv: cells of several "lines", cells within a
+    "line", or "none": they are letters then.
+    """
+    tokens = _longest.set(longest), _quoting.set(quoting or _quoting.get())
     try:
         yield
     finally:
-        _longest.reset(token)
+        _longest.reset(tokens[0])
+        _quoting.reset(tokens[1])
 
 
 class Record(NamedTuple):
@@ -76,7 +82,7 @@ def records(path: Path, header: Sequence[str] | None = None, title: str | None =
     suffix = Path(path.name.removesuffix(".gz")).suffix.lower()
     if suffix not in READERS:
         raise InputError(f"{path}: unknown kind of file; known: {', '.join(READERS)}")
-    reader = READERS[suffix] if header is None else partial(_separated, dialect=DIALECTS[suffix], header=header)
+    reader = READERS[suffix] if header is None else partial(READERS[suffix], header=header)
     return reader(path, lambda count: None) if title is None else _shown(reader, path, title)
 
 
@@ -188,7 +194,7 @@ def _checked(value: Any, source: str, where: str) -> Any:
             json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError:
             raise InputError(
-                f"{where}: has half of a surrogate pair (such as \\ud800), which is no character"
+                f"{where}: has half of a surrogate pair (such as \\ud800), which is no character; take it out"
             ) from None
     return value
 
@@ -208,7 +214,7 @@ def _parsed(text: str, where: str) -> Any:
     except RecursionError:
         raise InputError(f"{where}: nested deeper than {DEEPEST} levels") from None
     except ValueError as error:
-        raise InputError(f"{where}: not valid JSON, perhaps cut off ({error})") from None
+        raise InputError(f"{where}: {_returns(text) or f'not valid JSON, perhaps cut off ({error})'}") from None
     return _checked(value, text, where)
 
 
@@ -281,16 +287,18 @@ def _read(stream: io.TextIOWrapper, where: str) -> str:
         raise InputError(f"{where} or soon after: not UTF-8") from None
 
 
-def _separated(
-    path: Path, tick: Tick, dialect: type[csv.Dialect], header: Sequence[str] | None = None
-) -> Iterator[Record]:
+def _separated(path: Path, tick: Tick, kind: str, header: Sequence[str] | None = None) -> Iterator[Record]:
     """Rows under a header (the first row unless given); one with more or fewer cells than the header is refused."""
-    longest, size = _longest.get(), 0
+    longest, quoting = _longest.get(), _quoting.get()[kind]
+    first, size, line = 1, 0, ""  # of the row that is read: the number of its first line, its length, its last line
 
     def lines() -> Iterator[str]:
         """The lines, of which a row may have several: together no more than one may have."""
-        nonlocal size
+        nonlocal first, size, line
         for number, line in _lines(path, tick):
+            if size and quoting == "line":
+                raise InputError(f"{path}, line {first}: {_unclosed(kind)}")
+            first = first if size else number
             size += len(line)
             if size > longest:
                 raise _too_long(f"{path}, line {number}", "has lost a quote")
@@ -299,9 +307,11 @@ def _separated(
             yield line
 
     csv.field_size_limit(longest)
-    reader = csv.reader(lines(), dialect, strict=True)
+    quotes = csv.QUOTE_NONE if quoting == "none" else csv.QUOTE_MINIMAL
+    reader = csv.reader(lines(), delimiter=DELIMITERS[kind], quoting=quotes, strict=True)
     try:
         header = next(reader, []) if header is None else header
+        size = 0
         if not header or len(set(header)) < len(header):
             raise InputError(f"{path}, line 1: must be a header with a different name for each column")
         for cells in reader:
@@ -313,7 +323,39 @@ def _separated(
                 raise InputError(f"{where}: {len(cells)} cells under a header of {len(header)} columns")
             yield Record(where, dict(zip(header, cells, strict=True)))
     except csv.Error as error:
-        raise InputError(f"{path}, line {reader.line_num}: {error}") from None
+        where = f"{path}, line {first}" if first == reader.line_num else f"{path}, lines {first} to {reader.line_num}"
+        raise InputError(f"{where}: {_broken(str(error), line, kind)}") from None
+
+
+def _broken(error: str, line: str, kind: str) -> str:
+    """What csv's error means and what to do about it; `line` is the last one that was read."""
+    if _returns(line):
+        return _returns(line)
+    if "end of data" in error:
+        return f"{error}: {_unclosed(kind)}"
+    if "expected after" in error:
+        return (
+            "text follows the quote that closes a cell; double the quotes within quoted cells, or set "
+            f"clean.quoting.{kind} to none where quotes are letters"
+        )
+    return error
+
+
+def _unclosed(kind: str) -> str:
+    more = "" if _quoting.get()[kind] == "lines" else ", to lines where quoted cells have several lines"
+    return (
+        f"a cell begins with a double quote that is not closed; set clean.quoting.{kind} to none where quotes are "
+        f"letters{more}, or close it"
+    )
+
+
+def _returns(line: str) -> str:
+    """What to do with carriage returns within a line; nothing where it has none."""
+    if "\r" not in line.rstrip("\r\n"):
+        return ""
+    return (
+        "has a carriage return within it; if lines end so, change them (tr '\\r' '\\n' < FILE > NEW), else take it out"
+    )
 
 
 def _parquet(path: Path, tick: Tick) -> Iterator[Record]:
@@ -341,17 +383,17 @@ def _parquet(path: Path, tick: Tick) -> Iterator[Record]:
                 for values in rows:
                     number += 1
                     yield Record(f"{path}, row {number}", values)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last of a column's name
         after = f" after row {number}" if number else ""
         raise InputError(
             f"{path} is not a readable Parquet file{after} ({_brief(first_line(error))}); fetch it again"
         ) from None
 
 
-DIALECTS: dict[str, type[csv.Dialect]] = {".csv": csv.excel, ".tsv": csv.excel_tab}
+DELIMITERS = {"csv": ",", "tsv": "\t"}
 READERS: dict[str, Reader] = {
     ".jsonl": _json_lines,
     ".json": _json,
-    **{suffix: partial(_separated, dialect=dialect) for suffix, dialect in DIALECTS.items()},
+    **{f".{kind}": partial(_separated, kind=kind) for kind in DELIMITERS},
     ".parquet": _parquet,
 }

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from alol.base.errors import InputError, about
 from alol.base.files import damaged, replacing
 
 ROW_GROUP = 2048  # rows
+SURROGATE = re.compile("[\ud800-\udfff]")
+HALF = "half of a surrogate pair (such as \\ud800), which is no character"
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 SPLITS = (TRAIN, VALIDATION, TEST)
 
@@ -69,7 +72,7 @@ class Writer:
     """Collects rows (dicts) into row groups; `context` is given as a dict and stored as JSON."""
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
-        self.schema, self.pending, self.count = schema, [], 0
+        self.path, self.schema, self.pending, self.count = path, schema, [], 0
         self._file = pq.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True)
 
     def write(self, rows: Iterable[dict[str, Any]]) -> None:
@@ -86,12 +89,27 @@ class Writer:
 
     def _flush(self) -> None:
         if self.pending:
-            self._file.write_table(pa.Table.from_pylist(self.pending, schema=self.schema))
-            self.pending = []
+            pending, self.pending = self.pending, []
+            try:
+                table = pa.Table.from_pylist(pending, schema=self.schema)
+            except UnicodeEncodeError:
+                raise self._half_a_pair(pending) from None
+            self._file.write_table(table)
+
+    def _half_a_pair(self, rows: list[dict[str, Any]]) -> InputError:
+        """The error for the first text of the rows that UTF-8 cannot hold."""
+        cells = ((i, name, value) for i, row in enumerate(rows) for name, value in row.items())
+        broken = ((i, name) for i, name, value in cells if SURROGATE.search(json.dumps(value, ensure_ascii=False)))
+        i, name = next(broken)
+        file, number = faults.PARTIAL.sub(r"\1", str(self.path)), self.count - len(rows) + i + 1
+        prompt = ascii(rows[i].get("prompt_id", rows[i].get("prompt")))[:80]
+        return InputError(
+            f"{file}, row {number} (prompt {prompt}): its {name} has {HALF}; correct what makes this text"
+        )
 
     def close(self) -> None:
-        self._flush()
-        self._file.close()
+        with contextlib.closing(self._file):
+            self._flush()
 
 
 @contextlib.contextmanager

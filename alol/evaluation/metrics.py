@@ -12,13 +12,11 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from alol.data.words import split as words
+
 Array = NDArray[np.float64]
 CHUNK = 1 << 21  # random numbers held at once
 PERCENTILES = (0, 10, 25, 50, 75, 90, 100)
-
-
-def words(text: str) -> list[str]:
-    return text.split()
 
 
 def distinct(texts: Sequence[str], n: int) -> float:

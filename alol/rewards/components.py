@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from alol.base.errors import InputError
+from alol.base.errors import InputError, first_line
 
 # Whose texts are scored. generated: a model's own. source: the data's, whose stored scores may be used. train: the
 # data's, to be scored by models that did not see the prompts.
@@ -52,36 +52,73 @@ class Rewards:
             raise ValueError(f"{len(prompts)} prompts, {len(responses)} responses and {len(contexts)} contexts")
         if not len(prompts):
             return {name: np.zeros(0) for name in self._components}
-        return {
-            name: _checked(name, one.score(prompts, responses, contexts, origin), len(prompts), *self._limits[name])
-            for name, one in self._components.items()
-        }
+        result = {}
+        for name, one in self._components.items():
+            by = f" in {one.function}" if hasattr(one, "function") else ""  # of a Python reward
+            scores = one.score(prompts, responses, contexts, origin)
+            result[name] = _checked(name, scores, len(prompts), *self._limits[name], by)
+        return result
 
 
-def _checked(name: str, scores: Any, count: int, low: float | None, high: float | None) -> np.ndarray:
-    try:
-        scores = np.asarray(scores)
-    except ValueError:  # lists of several lengths
-        scores = np.empty(0, object)
-    if scores.dtype.kind not in "biuf":
-        raise InputError(f"reward component '{name}' must return a list of {count} numbers")
-    scores = scores.astype(np.float64)
-    if scores.shape != (count,):
-        shape = f"{len(scores)} scores" if scores.ndim == 1 else f"an array of shape {list(scores.shape)}"
-        raise InputError(f"reward component '{name}' returned {shape} for {count} responses; it must return one each")
+def _checked(name: str, scores: Any, count: int, low: float | None, high: float | None, by: str = "") -> np.ndarray:
+    scores = _numbers(scores, count, f"reward component '{name}'", by)
     lower, upper = -math.inf if low is None else low, math.inf if high is None else high
     finite = np.isfinite(scores)
     bad = np.flatnonzero(~finite | (scores < lower - SLACK) | (scores > upper + SLACK))
     if not len(bad):
         return scores
     row = int(bad[0])
-    given = f"reward component '{name}' gave {scores[row]:g} for row {row} (counted from 0)"
+    given = f"reward component '{name}' gave {scores[row]:g} for row {row} (counted from 0){by}"
     if not finite[row]:
         raise InputError(f"{given}; it must be a finite number")
     raise InputError(
         f"{given}, outside its bounds [{_bound(low)}, {_bound(high)}]; correct the component, or "
         f"rewards.{name}.low and high (null: open)"
     )
+
+
+def _numbers(scores: Any, count: int, who: str, by: str) -> np.ndarray:
+    """float64 [count] of what a component returned: a list of numbers or something like it."""
+    if hasattr(scores, "__array__") and not hasattr(scores, "shape"):
+        scores = np.asarray(scores)
+    shape = getattr(scores, "shape", None)
+    if shape is None and (not isinstance(scores, Sequence) or isinstance(scores, str | bytes)):
+        raise InputError(f"{who} must return a list of {count} numbers, but returned {_kind(scores)}{by}")
+    if (shape is not None and len(shape) != 1) or len(scores) != count:
+        given = f"{len(scores)} scores" if shape is None or len(shape) == 1 else f"an array of shape {list(shape)}"
+        raise InputError(f"{who} returned {given} for {count} responses{by}; it must return one each")
+    result, row = np.empty(count), 0
+    try:
+        for row, score in enumerate(scores):
+            result[row] = _number(score)
+    except Exception as error:  # whatever the user's objects raise when they become numbers
+        fault = f"row {row} (counted from 0){by} {first_line(error)}"
+        raise InputError(f"{who} must return a list of {count} numbers, but {fault}") from None
+    return result
+
+
+def _number(score: Any) -> float:
+    """A score as a float; raises TypeError saying what it is instead."""
+    if getattr(score, "requires_grad", False):
+        raise TypeError("is a tensor with gradients; return scores.detach().tolist()")
+    if "bfloat16" in str(getattr(score, "dtype", "")):
+        raise TypeError("is in bfloat16, of two or three digits; compute it in float32 and return scores.tolist()")
+    if getattr(score, "ndim", 0):
+        raise TypeError(f"is an array of shape {list(score.shape)}")
+    kind = getattr(getattr(score, "dtype", None), "kind", "f")
+    if not hasattr(score, "__float__") or isinstance(score, complex) or kind not in "biuf" or score is np.ma.masked:
+        raise TypeError(f"is {_kind(score)}")
+    try:
+        return float(score)
+    except OverflowError:
+        raise TypeError("is an integer that is too large for a float") from None
+
+
+def _kind(value: Any) -> str:
+    """What a value is, for messages."""
+    if value is None:
+        return "None"
+    return f"the text {str(value)!r:.40}" if isinstance(value, str) else f"a {type(value).__name__}"
 
 
 def _bound(value: float | None) -> str:

@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from alol.base.errors import InputError, ParameterError
 from alol.config.sections import Launch
@@ -29,10 +31,8 @@ def resolve(name: str | None, where: str) -> Callable[[list[str], list[str], lis
     module, _, attribute = (name or "").rpartition(".")
     if not attribute or module.partition(".")[0] != ROOM:
         raise ParameterError(key, f"is {name!r}; name a function of {ROOM}/, such as {ROOM}.example.concise")
-    try:
+    with _running(lambda why: ParameterError(key, f"is {name}, but importing {module} failed: {why}")):
         function = getattr(importlib.import_module(module), attribute, None)
-    except (Exception, SystemExit) as error:  # whatever the user's module raises while it is imported
-        raise ParameterError(key, f"is {name}, but importing {module} failed: {_described(error)}") from error
     if not callable(function):
         raise ParameterError(key, f"is {name}, but {module} has no function '{attribute}'")
     home = str(getattr(function, "__module__", None) or "")
@@ -53,25 +53,43 @@ def resolve(name: str | None, where: str) -> Callable[[list[str], list[str], lis
     return function
 
 
+@contextlib.contextmanager
+def _running(mistake: Callable[[str], InputError]) -> Iterator[None]:
+    """Within it a user's code runs: whatever that raises is raised as `mistake(why)`, and its `os.chdir` is undone."""
+    with contextlib.chdir("."):
+        try:
+            yield
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # SystemExit, and what else is no Exception
+            raise mistake(_described(error)) from error
+
+
 def _described(error: BaseException) -> str:
     """The error in one line, with the last place in the code that it came from."""
     machinery = ("<", __file__, importlib.__file__)  # the frames of the import itself say nothing
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(machinery)]
     place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}{place}"
+    said = " ".join(str(error).split())[:500]
+    return type(error).__name__ + (f": {said}" if said else "") + place
 
 
 class PythonReward:
-    """Calls the user's function with lists of its own, once for all responses."""
+    """Calls the user's function with lists and contexts of its own, which it may change, once for all responses."""
 
     def __init__(self, where: str, options: Python, folder: Path, launch: Launch) -> None:
-        self._where, self._name, self._function = where, options.function, resolve(options.function, where)
+        self._where, self.function, self._call = where, options.function, resolve(options.function, where)
 
     def score(
         self, prompts: Sequence[str], responses: Sequence[str], contexts: Sequence[dict], origin: Origin
     ) -> list[float]:
         """What the function returns; its exception becomes an InputError that names it and the line."""
-        try:
-            return self._function(list(prompts), list(responses), list(contexts))
-        except (Exception, SystemExit) as error:  # whatever the user's function raises
-            raise InputError(f"{self._where}: {self._name} failed: {_described(error)}") from error
+        with _running(lambda why: InputError(f"{self._where}: {self.function} failed: {why}")):
+            return self._call(list(prompts), list(responses), [_copied(context) for context in contexts])
+
+
+def _copied(value: Any) -> Any:
+    """Of tables and lists within each other."""
+    if isinstance(value, dict):
+        return {key: _copied(one) for key, one in value.items()}
+    return [_copied(one) for one in value] if isinstance(value, list) else value

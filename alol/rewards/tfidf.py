@@ -2,13 +2,13 @@
 
 The words and weights are those of scikit-learn's CountVectorizer and TfidfTransformer with their defaults: lower-cased
 words of two or more characters, idf = ln((1 + documents) / (1 + documents with the word)) + 1, L2-normalised vectors.
-Its import takes as long as scoring some ten thousand responses, so the one pattern that is needed of it stands here.
+Its import takes as long as scoring some ten thousand responses, so the one pattern that is needed of it stands in
+`alol.data.words`, which also finds the words of scripts that write no blanks between them.
 """
 
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -17,17 +17,11 @@ import numpy as np
 
 from alol.base.files import damaged, read_json, write_json
 from alol.config.sections import Launch
+from alol.data.words import content as words
 from alol.rewards.components import Origin
 from alol.rewards.options import Tfidf
 
 STATE = "tfidf.json"  # word -> idf, in the component's folder
-
-
-WORD = re.compile(r"\b\w\w+\b")
-
-
-def words(text: str) -> list[str]:
-    return WORD.findall(text.lower())
 
 
 def fit(responses: Iterable[str]) -> dict[str, float]:

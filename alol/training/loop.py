@@ -30,14 +30,20 @@ from alol.compute.progress import Progress
 from alol.config.runs import check_warmup
 from alol.config.sections import Launch, Optimizer, Train
 
+ADVICE = "check what the reward's components compute, and their weights"
+
 
 @dataclass(frozen=True)
 class Plan:
-    """What is drawn and when it is evaluated: `draws` [updates, batch] index `examples`."""
+    """What is drawn and when it is evaluated: `draws` [updates, batch] index `examples`.
+
+    `warning`: why the run can teach little, where the rewards say so.
+    """
 
     draws: Tensor
     points: list[int]
     discarded: float
+    warning: str = ""
 
 
 @dataclass
@@ -195,10 +201,10 @@ def plan(table: pa.Table, algorithm: Algorithm, settings: Train, seed: int, *, s
     everything = table
     table, discarded = selected(table, settings.train_on)
     if algorithm.group:
-        groups = _groups(everything)
-        return groups, _uniform(groups, settings, seed, discarded)
+        groups, warning = _groups(everything), _warning(everything, algorithm, settings.batch_size)
+        return groups, _uniform(groups, settings, seed, discarded, warning)
     advantage = table["advantage"].to_numpy()
-    rows, share = len(table), 1.0
+    rows, share, warning = len(table), 1.0, _warning(table, algorithm, settings.batch_size)
     if "reward" in algorithm.columns and (lowest := float(table["reward"].to_numpy().min())) < 0:
         raise InputError(
             f"this algorithm needs rewards >= 0, but the lowest is {lowest:.4g}; "
@@ -210,7 +216,7 @@ def plan(table: pa.Table, algorithm: Algorithm, settings: Train, seed: int, *, s
         if not len(table):
             raise InputError(
                 f"none of the {rows} training examples has a positive advantage: no reward is above V(x); "
-                "check the rewards' weights, or use an algorithm that does not filter (nll, wbc, r_gold, r_lol)"
+                f"{warning or ADVICE}, or use an algorithm that does not filter (nll, wbc, r_gold, r_lol)"
             )
     weights = table[algorithm.priority].to_numpy() if algorithm.priority and settings.sampling == "priority" else None
     if weights is not None and not weights.sum() > 0:
@@ -218,12 +224,29 @@ def plan(table: pa.Table, algorithm: Algorithm, settings: Train, seed: int, *, s
             f"every training reward is 0: nothing to draw by; set train.sampling: uniform or raise {shift_key}"
         )
     kept = rows if weights is not None else len(table)
-    updates = sampling.run_length(
-        settings.updates, settings.epochs, kept, settings.batch_size, share if weights is not None else 1.0, "train"
-    )
+    why = f" ({warning})" if warning else f", of which {len(table)} have a reward above V(x)" if share < 1 else ""
+    share = share if weights is not None else 1.0
+    updates = sampling.run_length(settings.updates, settings.epochs, kept, settings.batch_size, share, "train", why)
     check_warmup(settings.optimizer, updates, "train")
     order = sampling.draws(len(table), updates, settings.batch_size, seed, weights)
-    return Examples(table), Plan(order, sampling.evaluation_points(updates, settings.evaluations), discarded)
+    return Examples(table), Plan(order, sampling.evaluation_points(updates, settings.evaluations), discarded, warning)
+
+
+def _warning(table: pa.Table, algorithm: Algorithm, batch_size: int) -> str:
+    """Why the rewards of the rows can teach little: they are equal, or fewer than a batch count; else nothing."""
+    rewards = table["reward"].to_numpy()
+    if not len(rewards) or not {"reward", "raw_reward", "advantage"} & set(algorithm.columns):
+        return ""
+    if rewards.max() == rewards.min():
+        number = f"{rewards[0]:.4g}"
+        return f"all {len(rewards)} training rewards are {number}, so that they tell no example from another; {ADVICE}"
+    above = int((table[algorithm.priority].to_numpy() > 0).sum()) if algorithm.priority else len(rewards)
+    if 0 < above < min(batch_size, len(rewards)):
+        bar = "V(x)" if algorithm.priority == "advantage" else "0"
+        return (
+            f"only {above} of the {len(rewards)} training rewards are above {bar}, the others teach nothing; {ADVICE}"
+        )
+    return ""
 
 
 def _groups(table: pa.Table) -> Groups:
@@ -237,11 +260,11 @@ def _groups(table: pa.Table) -> Groups:
     return groups
 
 
-def _uniform(examples: Examples, settings: Train, seed: int, discarded: float) -> Plan:
+def _uniform(examples: Examples, settings: Train, seed: int, discarded: float, warning: str) -> Plan:
     updates = sampling.run_length(settings.updates, settings.epochs, len(examples), settings.batch_size, 1.0, "train")
     check_warmup(settings.optimizer, updates, "train")
     order = sampling.draws(len(examples), updates, settings.batch_size, seed)
-    return Plan(order, sampling.evaluation_points(updates, settings.evaluations), discarded)
+    return Plan(order, sampling.evaluation_points(updates, settings.evaluations), discarded, warning)
 
 
 def make_optimizer(model: nn.Module, settings: Optimizer) -> torch.optim.Optimizer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ from alol.models.policies import LoadedPolicy
 from alol.models.tokens import Encoder
 from alol.rewards import Rewards
 from alol.training import loop, ppo, rollout, validation
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,8 @@ def _from_data(
         schema.table(inputs.advantages, schema.ADVANTAGES), algorithm, params.train, params.seed,
         shift_key="reward.shift",
     )  # fmt: skip
+    if plan.warning and main.is_main_process:
+        logger.warning("%s", plan.warning)
     history = loop.fit(
         policy.model, policy.tokenizer.pad_token_id, examples, plan, algorithm, hyperparameters,
         params.train.optimizer, params.launch, main, **checkpoints,

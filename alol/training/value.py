@@ -7,6 +7,7 @@ evaluation mode only.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,8 @@ from alol.models.loading import not_finite
 from alol.models.policies import LoadedPolicy
 from alol.models.tokens import Encoder
 from alol.rewards import bounds
+
+logger = logging.getLogger(__name__)
 
 Bounds = tuple[float | None, float | None]
 
@@ -178,6 +181,11 @@ def fit(
         raise ParameterError(
             "value.folds", f"is {folds}, but the {count} validation prompts must give 2 a fold; lower it"
         )
+    if rewards.max() == rewards.min():
+        logger.warning(
+            "all %d rewards of the reference's answers are %.4g, so that V(x) is this number; "
+            "check what the reward's components compute, and their weights", len(rewards), rewards[0],
+        )  # fmt: skip
     fold = torch.randperm(count, generator=torch.Generator().manual_seed(settings.seed)).numpy() % folds
     predictions = np.zeros((settings.epochs + 1, count))
     constant = np.empty(count)

@@ -14,11 +14,11 @@ import pytest
 
 from alol.base.errors import InputError
 from alol.config import build
-from alol.data import rawfiles
+from alol.data import rawfiles, schema
 from alol.data.formats import demo, hha, table
 from stages.clean import main
 from tests.data.test_table import OPTIONS
-from tests.raw_project import HHA, dialogue, error_line, project, write_lines
+from tests.raw_project import HHA, dialogue, error_line, project, run, write_lines
 
 LIMIT = 1_000
 
@@ -245,3 +245,70 @@ def test_a_raw_file_that_is_a_pipe_is_missing_and_not_waited_for(tmp_path):
     for name in ("t.jsonl", "t.csv", "t.parquet", "t.json"):
         os.mkfifo(tmp_path / name)
         refused(tmp_path / name, "is missing")
+
+
+LONE = b'a\tb\n1\tx\n"lone\ty\n2\tz"\n3\tw\n'
+CLOSE = "a cell begins with a double quote that is not closed; set clean.quoting.{} to none .*"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "quoting", "message"),
+    [
+        ("t.tsv", LONE, None, "line 3: " + CLOSE.format("tsv") + ", to lines where quoted cells have several lines"),
+        ("t.tsv", b'a\tb\n"x\ny"\tz\n', None, "line 2: " + CLOSE.format("tsv")),
+        ("t.tsv", b'"a\nc"\tb\nx\ty\n', None, "line 1: " + CLOSE.format("tsv")),
+        ("t.tsv", b'a\tb\nx\t"y\n', None, "line 2: unexpected end of data: " + CLOSE.format("tsv")),
+        ("t.tsv", b'a\tb\n"x" y\tz\n', None, "line 2: text follows the quote .* clean.quoting.tsv to none"),
+        ("t.tsv", LONE, "lines", "line 4: 1 cells under a header of 2"),
+        (
+            "t.csv",
+            b'a,b\n"x,1\ny,2\n',
+            None,
+            "lines 2 to 3: unexpected end of data: a cell begins .* none where quotes are letters, or close it",
+        ),
+        ("t.csv", b'a,b\n"x\ny",1\n', "line", "line 2: " + CLOSE.format("csv")),
+        ("t.csv", b"a,b\r1,2\r", None, "line 1: has a carriage return .*tr "),
+        ("t.csv", b"a,b\n1,x\ry\n", None, "line 2: has a carriage return"),
+        ("t.tsv", b"a\tb\n1\tx\ry\n", "none", "line 2: has a carriage return"),
+        ("t.jsonl", b'{"a": 1}\r{"a": 2}\r', None, "line 1: has a carriage return"),
+    ],
+)
+def test_quotes_and_line_ends_that_would_join_rows_are_named(tmp_path, name, content, quoting, message):
+    (tmp_path / name).write_bytes(content)
+    with rawfiles.bounded(LIMIT, quoting and {"csv": quoting, "tsv": quoting}):
+        refused(tmp_path / name, message)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "quoting", "cells"),
+    [
+        ("t.tsv", b'a\tb\n"x ""y""\t"\tz\n5" pipe\t\n', "line", [['x "y"\t', "z"], ['5" pipe', ""]]),
+        ("t.tsv", b"a\tb\r\n\r\n1\t2\r\n", "line", [["1", "2"]]),
+        ("t.tsv", LONE, "none", [["1", "x"], ['"lone', "y"], ["2", 'z"'], ["3", "w"]]),
+        ("t.csv", b'a,b\n"x,1\n""y"",2\n', "none", [['"x', "1"], ['""y""', "2"]]),
+        ("t.tsv", b'a\tb\n"x\n\ny"\tz\n', "lines", [["x\n\ny", "z"]]),
+        ("t.csv", b'a,b\n"x\ry",z\n', "line", [["x\ry", "z"]]),
+    ],
+)
+def test_quoting_says_what_quotes_enclose(tmp_path, name, content, quoting, cells):
+    (tmp_path / name).write_bytes(content)
+    with rawfiles.bounded(LIMIT, {"csv": quoting, "tsv": quoting}):
+        assert [list(record.values.values()) for record in rawfiles.records(tmp_path / name)] == cells
+
+
+def test_quoting_is_a_parameter_of_clean(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = Path("data/raw/mine/log/t.tsv")
+    path.parent.mkdir(parents=True)
+    path.write_text('q\ta\n"one\tx\ntwo"\ty\n')
+    files = dict.fromkeys(("train", "validation", "test"), "log/t.tsv")
+    labels = {"file": "log/t.tsv", "response": "a", "label": "q", "classes": [['"one'], ['two"']]}
+    clean = {"format": "table", "options": {**OPTIONS, **files}, "labels": {"kinds": labels}}
+    project(tmp_path, {}, clean)
+    assert "t.tsv, line 2: a cell begins with a double quote" in error_line(main)
+    project(tmp_path, {}, {**clean, "quoting": {"tsv": "none"}})
+    assert run(main).exit_code == 0
+    assert [row["prompt"] for row in schema.rows(Path("data/clean/mine/train.parquet"))] == ['"one', 'two"']
+    assert schema.count(Path("data/clean/mine/labels/kinds.parquet")) == 2
+    project(tmp_path, {}, {**clean, "quoting": {"tsv": "all"}})
+    assert "clean.quoting.tsv is 'all'; known: lines, line, none" in error_line(main)

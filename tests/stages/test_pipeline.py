@@ -134,8 +134,23 @@ def test_nothing_is_left_half_written_when_train_is_refused(project):
 def test_no_positive_advantage_is_one_line(project):
     rewards = {"concise": {"kind": "python", "function": "custom.bad_rewards.constant"}}
     small.write(project, tasks__demo__rewards=rewards, tasks__demo__reward={"weights": {"concise": 1.0}})
+    small.run(["reward_model", "annotate", "baseline"])
+    said = small.stage("value").stderr
+    assert "all 24 rewards of the reference's answers are 0, so that V(x) is this number; check" in said
+    small.run(["advantage"])
+    line = small.error("train")
+    assert "none of the 180 training examples has a positive advantage" in line
+    assert "all 180 training rewards are 0, so that they tell no example from another; check" in line
+
+
+def test_equal_rewards_are_said_once_and_run_to_the_end(project):
+    rewards = {"concise": {"kind": "python", "function": "custom.bad_rewards.constant"}}
+    reward = {"weights": {"concise": 1.0}, "shift": 0.5}
+    small.write(project, tasks__demo__rewards=rewards, tasks__demo__reward=reward)
     small.run(["reward_model", "annotate", "baseline", "value", "advantage"])
-    assert "none of the 180 training examples has a positive advantage" in small.error("train")
+    said = small.stage("train", "wbc").stderr
+    assert said.count("all 180 training rewards are 0.5, so that they tell no example from another; check") == 1
+    small.run(["evaluate", "aggregate"], "wbc")
 
 
 @pytest.mark.parametrize(

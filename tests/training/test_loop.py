@@ -281,6 +281,58 @@ def test_no_positive_advantage_is_refused(model, loaded):
         plan(table(model, VALUES, VALUES), "a_lol", loaded)
 
 
+NOTHING = (
+    "all 24 training rewards are 0.5, so that they tell no example from another; check what the reward's components"
+)
+
+
+@pytest.mark.parametrize("name", [name for name in FROM_DATA if not name.startswith(("nll", "dpo"))])
+def test_equal_rewards_are_said_to_be_equal(model, loaded, name):
+    data = grouped(table(model, np.full(24, 0.5), VALUES, ranks=[i % 3 for i in range(24)]))
+    _, drawn = plan(data, name, loaded)
+    assert drawn.warning.startswith(NOTHING)
+    assert plan(grouped(table(model, REWARDS, VALUES, ranks=[i % 3 for i in range(24)])), name, loaded)[1].warning == ""
+
+
+@pytest.mark.parametrize("name", ["nll", "dpo"])
+def test_what_reads_no_reward_takes_equal_ones(model, loaded, name):
+    data = grouped(table(model, np.full(24, 0.5), VALUES, ranks=[i % 3 for i in range(24)]))
+    assert plan(data, name, loaded)[1].warning == ""
+
+
+@pytest.mark.parametrize(
+    ("rewards", "values", "message"),
+    [
+        (np.full(24, 0.5), np.full(24, 0.6), "none of the 24 .* no reward is above V.x.; " + NOTHING),
+        (np.full(24, 0.5), [0.4] + [0.6] * 23, r"batch_size is 8, which gives no update of 24 examples \(" + NOTHING),
+        (
+            [0.5] + [0.1] * 23,
+            np.full(24, 0.4),
+            r"no update of 24 examples \(only 1 of the 24 training rewards are above V\(x\), the others teach nothing; "
+            r"check .*\); lower it, or raise updates",
+        ),
+        (
+            [0.5] * 12 + [0.1] * 12,
+            np.full(24, 0.4),
+            r"no update of 24 examples, of which 12 have a reward above V\(x\); ",
+        ),
+    ],
+)
+def test_too_few_rewards_above_the_value_are_said_to_be_few(model, loaded, rewards, values, message):
+    with pytest.raises(InputError, match=message):
+        plan(table(model, rewards, values), "a_lol", loaded, updates=1)
+
+
+def test_a_run_on_fewer_rewards_above_the_value_than_a_batch_has_is_warned_of(model, loaded):
+    _, drawn = plan(table(model, [0.5] * 7 + [0.1] * 17, np.full(24, 0.4)), "a_lol", loaded, updates=400)
+    assert drawn.warning.startswith("only 7 of the 24 training rewards are above V(x), the others teach nothing; check")
+    assert len(drawn.draws) == 116
+    _, drawn = plan(table(model, [0.5] * 7 + [0.0] * 17, np.full(24, 0.4)), "wbc", loaded)
+    assert drawn.warning.startswith("only 7 of the 24 training rewards are above 0, the others teach nothing; check")
+    for rewards in ([0.5] * 8 + [0.1] * 16, [0.5, 0.6, 0.7]):
+        assert plan(table(model, rewards, np.full(len(rewards), 0.4)), "a_lol", loaded, updates=400)[1].warning == ""
+
+
 def test_a_run_that_diverges_is_stopped(model, tokenizer, architecture, loaded):
     policy = tiny_model(architecture, tokenizer)
     with torch.no_grad():

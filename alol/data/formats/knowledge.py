@@ -21,6 +21,7 @@ from alol.data.formats import Format, Row
 from alol.data.formats.extractive_fragments import coverage, density
 from alol.data.rawfiles import Record
 from alol.data.schema import SPLITS, TEST, TRAIN, VALIDATION
+from alol.data.words import split
 
 logger = logging.getLogger(__name__)
 
@@ -210,7 +211,7 @@ def _text(utterance: dict[str, Any], name: str, where: str) -> str:
 def _of_knowledge(measure: Callable[[Sequence[str], Sequence[str], bool], float], legacy: bool) -> Callable:
     def metric(prompts: Sequence[str], responses: Sequence[str], contexts: Sequence[dict]) -> list[float]:
         return [
-            measure(context["knowledge"].split(), response.split(), legacy)
+            measure(split(context["knowledge"]), split(response), legacy)
             for response, context in zip(responses, contexts, strict=True)
         ]
 

@@ -25,6 +25,7 @@ from alol.data.formats import Format, Row
 from alol.data.formats.token_counts import tokenizer
 from alol.data.rawfiles import Record
 from alol.data.schema import TEST, TRAIN, VALIDATION
+from alol.data.words import split
 
 logger = logging.getLogger(__name__)
 
@@ -166,7 +167,7 @@ def _kept(path: Path, polarity: str, places: dict[int, int], options: Options) -
         if place is None:
             continue
         parent, text = (" ".join(_field(record, name).split()) for name in ("parent_text", "text"))
-        if parent and text and max(len(parent.split()), len(text.split())) <= options.max_words:
+        if parent and text and max(len(split(parent)), len(split(text))) <= options.max_words:
             numbers = _score(record, "score"), _score(record, "parent_score")
             name = f"{polarity}-{rawfiles.column(record, 'id')}"
             kept[place] = Comment(name, URL.sub("<URL>", parent), URL.sub("<URL>", text), *numbers)
