@@ -56,9 +56,9 @@ def rollouts(
             )  # fmt: skip
             return [{"response": text} for text in texts]
 
-        columns = [column for column in schema.ROLLOUTS.names if column != "response"]
+        columns = {*schema.ROLLOUTS.names} - {"response"}
         return [
-            {**{column: rows[i][column] for column in columns}, **found}
+            {**{column: value for column, value in rows[i].items() if column in columns}, **found}
             for piece, answers in parts.through(lambda: pieces([range(len(rows))], settings.part_rows), answer, main)
             for i, found in zip(piece, answers, strict=True)
         ]
