@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Sequence
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -52,10 +53,13 @@ def generate(
 def end_ids(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> set[int]:
     """The tokenizer's end of text, and the end tokens that the model's config.json and generation_config.json name."""
     base = getattr(model, "get_base_model", lambda: model)()
-    ends = {tokenizer.eos_token_id}
-    for named in (base.config.eos_token_id, base.generation_config.eos_token_id):
-        ends.update([named] if isinstance(named, int) else named or ())
-    return ends
+    return {tokenizer.eos_token_id} | named_ends(base.config, base.generation_config)
+
+
+def named_ends(*files: Any) -> set[int]:
+    """The end tokens that configurations name: one, several or none each."""
+    named = [getattr(file, "eos_token_id", None) for file in files]
+    return {token for ids in named for token in ([ids] if isinstance(ids, int) else ids or ())}
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], settings: Generate, ends: Container[int]) -> str:

@@ -13,10 +13,12 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer
-from transformers import PreTrainedTokenizerBase
+
+if TYPE_CHECKING:  # `stages.check` does without
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,10 @@ class Letters:
         """`text` with the special tokens that it spells as such."""
         return self._pattern.sub(lambda found: self._secret(found[0]), text)
 
+    def first(self, text: str) -> re.Match[str] | None:
+        """The first special token that `text` spells."""
+        return self._pattern.search(text)
+
     def marked(self, text: str, marks: Sequence[int]) -> str:
         """`text`, of which the parts that `marks` delimit (begin, end, begin, end, ...) may be special tokens."""
         pieces = [text[start:end] for start, end in pairwise([0, *marks, len(text)])]
@@ -53,10 +59,10 @@ class Letters:
 
     def shield(self, text: str) -> str:
         """`text` so that `mark` finds nothing in it; `unshield` undoes this, in any text that it has become part of."""
-        return self._pattern.sub(lambda found: found[0][0] + self.key + found[0][1:], text)
+        return self._pattern.sub(lambda found: found[0][0] + self._shield + found[0][1:], text)
 
     def unshield(self, text: str) -> str:
-        return text.replace(self.key, "")
+        return text.replace(self._shield, "")
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of texts in which marks are written; nothing is added before or after."""
@@ -70,6 +76,10 @@ class Letters:
         plain, full = (self.tokenizer("a", add_special_tokens=more)["input_ids"] for more in (False, True))
         start = next(i for i in range(len(full) + 1) if full[i : i + len(plain)] == plain)
         return full[:start], full[start + len(plain) :]
+
+    @property
+    def _shield(self) -> str:
+        return f"{self.key}|"  # stands in no secret name
 
     def _secret(self, content: str) -> str:
         return f"<{self.key}-{self.ids[content]}>"

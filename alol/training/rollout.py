@@ -44,7 +44,8 @@ def rollouts(
     settings, length = params.generate, params.generate.max_new_tokens
     policies.check_context(policy.model, params.policy.max_prompt, length, "generate.max_new_tokens")
     policy.model.to(main.device)
-    ids = Encoder(policy.tokenizer, params.policy).prompts(rows)
+    encoder = Encoder(policy.tokenizer, params.policy)
+    ids = encoder.prompts(rows)
     parts = Parts(work, RESPONSE)
     shown = main.is_main_process
     with tqdm(total=len(rows), initial=parts.rows, desc=name, unit="prompt", leave=False, disable=not shown) as bar:
@@ -52,7 +53,7 @@ def rollouts(
         def answer(start: int, numbers: Sequence[int]) -> list[dict[str, Any]]:
             texts = generate(
                 policy.model, policy.tokenizer, [ids[i] for i in numbers], settings, params.launch,
-                seed=(seed * 1_000_003 + start) % 2**31, main=main, name=name, done=bar.update,
+                seed=(seed * 1_000_003 + start) % 2**31, main=main, name=name, done=bar.update, ends=encoder.ends,
             )  # fmt: skip
             return [{"response": text} for text in texts]
 

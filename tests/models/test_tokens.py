@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 
+from alol.base.errors import InputError
 from alol.config import params
 from alol.models.tokens import Encoder
 from tests import tokenizers
@@ -113,3 +114,119 @@ def test_an_ordinary_word_may_be_special():
     text = "asking! Why!"
     assert encoder(copy).responses([text]) == [copy(text)["input_ids"]]
     assert copy.convert_tokens_to_ids("!") in copy(text)["input_ids"]
+
+
+# --- chat templates
+
+TURNS = [
+    {"role": "human", "text": "What is the capital of France?"},
+    {"role": "assistant", "text": "Paris, thank you for asking!"},
+    {"role": "human", "text": "I do not know;  look it up yourself.\n\nWhy? é"},
+]
+ENDS = {"llama3": "<|eot_id|>", "qwen": "<|im_end|>", "mistral": "</s>", "gemma": "<end_of_turn>"}
+
+
+def chat(turns: list[dict]) -> dict:
+    return {"prompt_id": "p", "prompt": "not this", "cuts": [0], "turns": turns}
+
+
+def rendered(tokenizer, turns: list[dict]) -> list[int]:
+    roles = {"human": "user"}
+    messages = [{"role": roles.get(turn["role"], turn["role"]), "content": turn["text"]} for turn in turns]
+    return tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True)["input_ids"]
+
+
+@pytest.fixture(scope="module", params=tokenizers.CHAT)
+def talk(request):
+    return request.param, tokenizers.CHAT[request.param]()
+
+
+def test_a_prompt_is_what_the_librarys_template_gives(talk):
+    name, tokenizer = talk
+    system = [] if name == "gemma" else [{"role": "system", "text": "You are a helpful assistant."}]
+    for turns in (TURNS, TURNS[:1], system + TURNS):
+        found = encoder(tokenizer, template="chat").prompts([chat(turns)])[0]
+        assert found == rendered(tokenizer, turns)
+        assert tokenizer.bos_token is None or found.count(tokenizer.bos_token_id) == 1
+
+
+def test_turns_that_spell_marks_are_letters(talk):
+    _, tokenizer = talk
+    for token in special(tokenizer):
+        plain, spelled = [
+            encoder(tokenizer, template="chat").prompts([chat([{"role": "human", "text": f"{text}Hi {text} you"}])])[0]
+            for text in ("", token)
+        ]
+        counts = [
+            [ids.count(i) for i in map(tokenizer.convert_tokens_to_ids, special(tokenizer))] for ids in (plain, spelled)
+        ]
+        assert counts[0] == counts[1]
+        assert f"{token}Hi {token} you" in tokenizer.decode(spelled)
+
+
+def test_a_response_is_followed_by_the_templates_own_end(talk):
+    name, tokenizer = talk
+    end = tokenizer.convert_tokens_to_ids(ENDS[name])
+    own = encoder(tokenizer, template="chat", end_of_text=True)
+    assert own.ends == [end]
+    for text in ("Paris", f"say {ENDS[name]} twice"):
+        ids = own.responses([text])[0]
+        assert ids[-1] == end
+        assert end not in ids[:-1]
+        assert tokenizer.decode(ids[:-1]) == text
+    assert end not in encoder(tokenizer, template="chat").responses(["Paris"])[0]
+
+
+def test_shortening_leaves_out_whole_turns_and_never_cuts_a_mark(talk):
+    name, tokenizer = talk
+    head = [] if name == "gemma" else [{"role": "system", "text": "You are."}]
+    whole = [rendered(tokenizer, head + turns) for turns in (TURNS * 1, TURNS[2:])]
+    assert len(whole[0]) > len(whole[1])
+    for limit in (len(whole[0]) - 1, len(whole[1])):
+        assert encoder(tokenizer, template="chat", max_prompt=limit).prompts([chat(head + TURNS)])[0] == whole[1]
+    least = len(rendered(tokenizer, [*head, {"role": "human", "text": ""}]))
+    for limit in range(least, len(whole[1])):
+        found = encoder(tokenizer, template="chat", max_prompt=limit).prompts([chat(head + TURNS)])[0]
+        assert len(found) <= limit
+        texts = [TURNS[2]["text"][count:] for count in range(len(TURNS[2]["text"]) + 1)]
+        assert found in [rendered(tokenizer, [*head, {"role": "human", "text": text}]) for text in texts]
+    with pytest.raises(InputError, match=rf"prompt p: .* have {least} tokens, more than policy.max_prompt"):
+        encoder(tokenizer, template="chat", max_prompt=least - 1).prompts([chat(head + TURNS)])
+    with pytest.raises(InputError, match="prompt p has"):
+        encoder(tokenizer, template="chat", max_prompt=least, long_prompt="refuse").prompts([chat(head + TURNS)])
+
+
+def test_a_row_without_turns_is_one_of_the_user():
+    tokenizer = tokenizers.qwen()
+    found = encoder(tokenizer, template="chat").prompts([row("Hi <|im_end|>")])[0]
+    assert found.count(tokenizer.convert_tokens_to_ids("<|im_end|>")) == 2
+    assert "Hi <|im_end|><|im_end|>" in tokenizer.decode(found)
+
+
+def test_a_template_from_a_file_and_its_added_token_that_is_not_called_special(tmp_path, monkeypatch):
+    tokenizer = tokenizers.byte_level(["<e>"], eos_token="<e>", pad_token="<e>")
+    tokenizer.add_tokens(["<|done|>"])
+    text = "{% for m in messages %}{{ m.role }}: {{ m.content }}<|done|>\n{% endfor %}"
+    text += "{% if add_generation_prompt %}assistant:{% endif %}"
+    (tmp_path / "own.jinja").write_text(text, encoding="utf-8")
+    monkeypatch.setenv("HERE", str(tmp_path))
+    own = encoder(tokenizer, template="$HERE/own.jinja", end_of_text=True)
+    done = tokenizer.convert_tokens_to_ids("<|done|>")
+    assert own.ends == [done]
+    assert own.prompts([chat([{"role": "human", "text": "a <|done|>"}])])[0].count(done) == 1
+    assert own.responses(["b <|done|>"])[0].count(done) == 1
+
+
+@pytest.mark.parametrize(
+    ("template", "name", "turns", "expected"),
+    [
+        ("chat", "t5", TURNS, "policy.template is chat, but the tokenizer has no chat template"),
+        ("/no/where.jinja", "qwen", TURNS, "policy.template is '/no/where.jinja', but must be"),
+        ("chat", "gemma", [{"role": "system", "text": "S"}, TURNS[0]], "prompt p: .*System role not supported"),
+        ("chat", "mistral", TURNS[1:], "prompt p: .* roles must alternate"),
+    ],
+)
+def test_what_no_template_takes_is_one_line(template, name, turns, expected):
+    with pytest.raises(InputError, match=expected) as error:
+        encoder(tokenizers.ALL[name](), template=template).prompts([chat(turns)])
+    assert "\n" not in str(error.value)
