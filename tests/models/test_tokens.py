@@ -8,6 +8,7 @@ import pytest
 
 from alol.base.errors import InputError
 from alol.config import params
+from alol.data.formats import comet, knowledge, marks, reddit
 from alol.models.tokens import Encoder
 from tests import tokenizers
 
@@ -114,6 +115,24 @@ def test_an_ordinary_word_may_be_special():
     text = "asking! Why!"
     assert encoder(copy).responses([text]) == [copy(text)["input_ids"]]
     assert copy.convert_tokens_to_ids("!") in copy(text)["input_ids"]
+
+
+def test_formats_prompts_keep_their_separators():
+    """Those of the published tasks are encoded as the tokenizer reads the whole text."""
+    end = "<|endoftext|>"
+    tokens = [end, "<head>", "</head>", "<relation>", "</relation>", "[GEN]"]
+    tokenizer = tokenizers.byte_level(tokens, eos_token=end, pad_token=end)
+    example = knowledge.Example("1", "Yeast rises.", ["I bake.", "Do you?"], "Yes.")
+    triple = comet.prompt("PersonX bakes", "xNeed")
+    rows = [
+        knowledge._row(example, "wow", end),
+        reddit._row(reddit.Comment("a", "Look at this", "Why", 1, 2), "positive", end),
+        row("".join(triple), marks(triple)),
+    ]
+    for one, special_tokens in zip(rows, (3, 1, 5), strict=True):
+        found = encoder(tokenizer).prompts([one])[0]
+        assert found == tokenizer(one["prompt"])["input_ids"]
+        assert sum(i >= tokenizer.convert_tokens_to_ids(end) for i in found) == special_tokens
 
 
 # --- chat templates
