@@ -17,6 +17,7 @@ from alol.compute import launch
 from alol.config import params, paths, ranges
 from alol.data import schema
 from alol.evaluation import external_models, summary
+from alol.models import templates
 from stages._cli import mistakes
 
 
@@ -49,6 +50,8 @@ def main(
         _check(name)
         loaded = _changed(params.load(task), max_prompt, cut)
         template = _template(system, human, assistant)
+        if template is not None:
+            loaded = dataclasses.replace(loaded, policy=dataclasses.replace(loaded.policy, template=templates.TEXT))
         _evaluate(name, loaded, external_models.Checkpoint(**which), template)
 
 

@@ -27,7 +27,8 @@ def main(params: Params, work: Work) -> None:
     policy = policies.load(paths.reference(params.task))
     accelerator = launch.accelerator(params.launch)
     with replacing(paths.value(params.task)) as folder:
-        fit = value.from_rollouts(policy, _rollouts(params), params, accelerator.device, work)
+        with accelerator.autocast():  # the states that advantage gives the head; it and its training are in fp32
+            fit = value.from_rollouts(policy, _rollouts(params), params, accelerator.device, work)
         value.save(fit, folder, params.value)
         keep(params, ["reward", "value"], folder)
     value.save_error(fit, paths.METRICS / "value.json")

@@ -22,6 +22,7 @@ from alol.config.sections import Source
 from alol.config.yaml_files import CLEAN, PARAMS, REWARDS, TASKS
 from alol.data import clean, download, formats
 from alol.evaluation import endpoint
+from alol.models import templates
 from alol.rewards import options
 from alol.rewards.options import Training
 
@@ -165,6 +166,8 @@ def _format(chosen: Params) -> Iterator[ParameterError]:
 
 def _policy(chosen: Params) -> Iterator[ParameterError]:
     policy = chosen.policy
+    if policy.template not in (templates.TEXT, templates.CHAT):
+        yield from _errors(lambda: templates.path(policy))
     if policy.model == "scratch":
         yield from _scratch(chosen)
         return

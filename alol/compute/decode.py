@@ -29,7 +29,10 @@ class Slots:
     values: dict[int, Tensor] = field(default_factory=dict)
 
     def layer(self, index: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        """The buffers of a layer; `like` [1, key heads, L, D] has their type."""
+        """The buffers of a layer, of the type of the values `like` [1, key heads, L, D].
+
+        Under autocast the keys are wider than the values after their rotation, and attention rounds them again.
+        """
         if index not in self.keys:
             shape = (self.count, like.shape[1], self.capacity, like.shape[3])
             self.keys[index], self.values[index] = like.new_zeros(shape), like.new_zeros(shape)
@@ -52,7 +55,7 @@ class Reading(packing.Packed):
     def attend(
         self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, dropout: float, scaling: float | None
     ) -> Tensor:
-        keys, values = self.slots.layer(module.layer_idx, key)
+        keys, values = self.slots.layer(module.layer_idx, value)
         for slot, (k, v) in enumerate(zip(*(x[0].split(self.sizes, dim=1) for x in (key, value)), strict=True)):
             keys[self.first + slot, :, : k.shape[1]], values[self.first + slot, :, : v.shape[1]] = k, v
         return super().attend(module, query, key, value, dropout, scaling)
@@ -71,10 +74,12 @@ class Continuing:
     def attend(
         self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, dropout: float, scaling: float | None
     ) -> Tensor:
-        keys, values = self.slots.layer(module.layer_idx, key)
+        keys, values = self.slots.layer(module.layer_idx, value)
         count, span = len(self.lengths), self.mask.shape[-1]
         rows = torch.arange(count, device=key.device)
-        keys[rows, :, self.lengths], values[rows, :, self.lengths] = (x[0].transpose(0, 1) for x in (key, value))
+        # unlike slices, places by index are not cast to the buffer's type
+        new = (x[0].transpose(0, 1).to(keys.dtype) for x in (key, value))
+        keys[rows, :, self.lengths], values[rows, :, self.lengths] = new
         # query heads that share a key head are as many queries to it
         grouped = query[0].transpose(0, 1).reshape(count, key.shape[1], -1, query.shape[-1])
         found = F.scaled_dot_product_attention(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -36,18 +37,35 @@ def generate(
     main: Accelerator,
     name: str = "generate",
     done: Callable[[int], object] | None = None,
+    ends: Iterable[int] = (),
 ) -> list[str]:
     """One response text per prompt (token ids), in order; the work is shared by the processes of `main`.
 
     `model` must be in evaluation mode on main's device. Sampling draws from `seed` alone, so that a run repeats itself.
     With `done`, which is told how many prompts were answered, this process answers them alone and shows no bar.
+    `ends` are tokens that end a response beside those of `end_ids` and `settings.stop_ids`.
     """
-    ids = sample_ids(model, tokenizer, prompts, settings, launch, seed=seed, main=main, name=name, done=done)
-    return [decode(tokenizer, row, settings) for row in ids]
+    ends = end_ids(model, tokenizer).union(ends)
+    ids = sample_ids(model, tokenizer, prompts, settings, launch, seed=seed, main=main, name=name, done=done, ends=ends)
+    return [decode(tokenizer, row, settings, ends) for row in ids]
 
 
-def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], settings: Generate) -> str:
-    """The text of a response's token ids, as rewards and users see it."""
+def end_ids(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """The tokenizer's end of text, and the end tokens that the model's config.json and generation_config.json name."""
+    base = getattr(model, "get_base_model", lambda: model)()
+    return {tokenizer.eos_token_id} | named_ends(base.config, base.generation_config)
+
+
+def named_ends(*files: Any) -> set[int]:
+    """The end tokens that configurations name: one, several or none each."""
+    named = [getattr(file, "eos_token_id", None) for file in files]
+    return {token for ids in named for token in ([ids] if isinstance(ids, int) else ids or ())}
+
+
+def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], settings: Generate, ends: Container[int]) -> str:
+    """The text of a response's token ids, as rewards and users see it: without the one of `ends` that ended it."""
+    if len(ids) and ids[-1] in ends:
+        ids = ids[:-1]
     return finish(tokenizer.decode(ids, skip_special_tokens=True), settings)
 
 
@@ -62,33 +80,34 @@ def sample_ids(
     main: Accelerator,
     name: str,
     done: Callable[[int], object] | None = None,
+    ends: Iterable[int] = (),
 ) -> list[list[int]]:
     """Like `generate`, as token ids: the token that ended a response included, padding not.
 
     Raises ParameterError for a stop id that the model has no token for.
     """
+    size = model.get_input_embeddings().num_embeddings
     for i, token in enumerate(settings.stop_ids):
-        if token >= model.config.vocab_size:
-            raise ParameterError(
-                f"generate.stop_ids[{i}]", f"is {token}, but the model's {model.config.vocab_size} tokens count from 0"
-            )
+        if token >= size:
+            raise ParameterError(f"generate.stop_ids[{i}]", f"is {token}, but the model's {size} tokens count from 0")
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
     rank, processes = (main.process_index, main.num_processes) if done is None else (0, 1)
     mine = order[rank::processes]
     chosen = [prompts[i] for i in mine]
+    ends = end_ids(model, tokenizer).union(ends, settings.stop_ids)
     bar = tqdm(total=len(mine), desc=name, unit="prompt", leave=False, disable=rank > 0 or done is not None)
     done = done or bar.update
     with bar, torch.random.fork_rng(), torch.no_grad(), main.autocast():
         if settings.beams == 1 and packed_models.packable(model):
             generator = torch.Generator().manual_seed(seed)
             draws = torch.rand(len(prompts), settings.max_new_tokens, generator=generator, dtype=torch.float64)
-            ids, _ = decode_all(model, tokenizer, chosen, settings, launch, draws[mine], done)
+            ids, _ = decode_all(model, tokenizer, chosen, settings, launch, draws[mine], ends, done)
         else:
             ids = []
             for start in range(0, len(mine), launch.generate_batch):
                 torch.manual_seed((seed * 1_000_003 + start * processes + rank) % 2**63)
                 batch = chosen[start : start + launch.generate_batch]
-                ids += _batch(model, tokenizer, batch, settings, main.device)
+                ids += _batch(model, tokenizer, batch, settings, main.device, ends)
                 done(len(batch))
     result: list[list[int]] = [[] for _ in prompts]
     for i, row in zip(order, gather_shards(ids, main) if processes > 1 else ids, strict=True):
@@ -103,14 +122,15 @@ def decode_all(
     settings: Generate,
     launch: Launch,
     draws: Tensor,
+    ends: Container[int],
     done: Callable[[int], object] = lambda count: None,
 ) -> tuple[list[list[int]], int]:
     """Responses by continuous batching, and the tokens that went through the model.
 
-    `draws` [N, max_new_tokens] in [0, 1) decide the sampled tokens, so that they do not depend on the batch.
+    `draws` [N, max_new_tokens] in [0, 1) decide the sampled tokens, so that they do not depend on the batch. Each of
+    `ends` ends a response.
     """
     choice = Choice(prompts, settings, draws, next(model.parameters()).device)
-    ends = {tokenizer.eos_token_id, *settings.stop_ids}
     stop = StopStringCriteria(tokenizer, settings.stop) if settings.stop else None
 
     def ended(responses: list[list[int]], rows: list[int]) -> list[bool]:
@@ -175,17 +195,22 @@ def _batch(
     prompts: Sequence[Sequence[int]],
     settings: Generate,
     device: torch.device,
+    ends: set[int],
 ) -> list[list[int]]:
     encoded = is_encoder_decoder(model)
     ids, mask = pad(prompts, tokenizer.pad_token_id, left=not encoded)
     start = 1 if encoded else ids.shape[1]  # an encoder-decoder's output begins with its start token
-    output = model.generate(
-        input_ids=ids.to(device),
-        attention_mask=mask.to(device),
-        generation_config=_config(model, tokenizer, settings),
-        tokenizer=tokenizer if settings.stop else None,
-    )
-    ends = {tokenizer.eos_token_id, *settings.stop_ids}
+    base = getattr(model, "get_base_model", lambda: model)()
+    own, base.generation_config = base.generation_config, GenerationConfig()  # which fills what is not set below
+    try:
+        output = base.generate(
+            input_ids=ids.to(device),
+            attention_mask=mask.to(device),
+            generation_config=_config(model, tokenizer, settings, ends),
+            tokenizer=tokenizer if settings.stop else None,
+        )
+    finally:
+        base.generation_config = own
     return [_trimmed(row, ends, tokenizer.pad_token_id) for row in output[:, start:].tolist()]
 
 
@@ -200,14 +225,16 @@ def _trimmed(ids: list[int], ends: set[int], pad_id: int) -> list[int]:
     return ids[:length]
 
 
-def _config(model: nn.Module, tokenizer: PreTrainedTokenizerBase, settings: Generate) -> GenerationConfig:
+def _config(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, settings: Generate, ends: set[int]
+) -> GenerationConfig:
     sampling = {"temperature": settings.temperature, "top_p": settings.top_p, "top_k": 0} if settings.sample else {}
     return GenerationConfig(
         max_new_tokens=settings.max_new_tokens,
         num_beams=settings.beams,
         do_sample=settings.sample,
         repetition_penalty=settings.repetition_penalty,
-        eos_token_id=[tokenizer.eos_token_id, *settings.stop_ids],
+        eos_token_id=sorted(ends),
         pad_token_id=tokenizer.pad_token_id,
         stop_strings=settings.stop or None,
         decoder_start_token_id=model.config.decoder_start_token_id if is_encoder_decoder(model) else None,

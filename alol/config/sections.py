@@ -128,6 +128,7 @@ class Policy:
     adapter_revision: str | None
     tokenizer: str | None
     tokenizer_revision: str | None
+    template: Text
     tuning: Literal["full", "lora", "qlora"]
     dropout: BelowOne
     max_prompt: Tokens

@@ -4,7 +4,8 @@ Long form: one row per response; the responses of one prompt share `prompt_id`, 
 and writing go row group by row group, so memory stays flat as the data grows.
 
 `cuts` are character offsets into `prompt` at which its oldest part may be dropped when it is too long: the first is the
-end of what is always kept (a system text), the others are the starts of the later turns.
+end of what is always kept (a system text), the others are the starts of the later turns. `marks` are those at which a
+text of the format's own begins and ends, in turn: these alone may be special tokens of a model. Most rows have none.
 """
 
 from __future__ import annotations
@@ -37,8 +38,9 @@ _PROMPT = [
     ("turns", pa.list_(pa.struct([("role", pa.string()), ("text", pa.string())]))),
     ("context", pa.string()),  # JSON
 ]
-RESPONSES = pa.schema([*_PROMPT, ("rank", pa.int32()), ("response", pa.string())])
-ROLLOUTS = pa.schema([*_PROMPT, ("response", pa.string())])
+_MARKS = ("marks", pa.list_(pa.int32()))
+RESPONSES = pa.schema([*_PROMPT, ("rank", pa.int32()), ("response", pa.string()), _MARKS])
+ROLLOUTS = pa.schema([*_PROMPT, ("response", pa.string()), _MARKS])
 LABELLED = pa.schema(
     [("prompt", pa.string()), ("response", pa.string()), ("context", pa.string()), ("label", pa.int32())]
 )
@@ -57,7 +59,7 @@ ADVANTAGES = pa.schema(
 )
 TABLES = (RESPONSES, ROLLOUTS, LABELLED, ADVANTAGES)
 _TYPES = {field.name: field.type for table in TABLES for field in table}
-_OPEN = {"subset", "prompt", "cuts", "turns"}  # columns that may have empty cells
+_OPEN = {"subset", "prompt", "cuts", "marks", "turns"}  # columns that may have empty cells
 Columns = pa.Schema | list[str] | None
 
 
@@ -77,7 +79,7 @@ class Writer:
 
     def write(self, rows: Iterable[dict[str, Any]]) -> None:
         for row in rows:
-            unknown = set(row) ^ set(self.schema.names)
+            unknown = (set(row) ^ set(self.schema.names)) - {"marks"}
             if unknown:
                 raise ValueError(f"a row's columns differ from the schema's by {sorted(unknown)}")
             if isinstance(row.get("context"), dict):
@@ -153,6 +155,7 @@ def _names(path: Path, found: pa.Schema, columns: Columns) -> list[str]:
     if columns is None:
         return found.names
     wanted = columns.names if isinstance(columns, pa.Schema) else columns
+    wanted = [name for name in wanted if name != "marks" or name in found.names]
     if missing := [name for name in wanted if name not in found.names]:
         raise damaged(path, f"it lacks the columns {', '.join(missing)}")
     for name in wanted:
@@ -180,6 +183,8 @@ def read(path: Path, columns: Columns = None) -> Iterator[list[dict[str, Any]]]:
         for i in range(file.num_row_groups):
             rows = _whole(path, file.read_row_group(i, columns=names), columns).to_pylist()
             for row in rows:
+                if row.get("marks", ()) is None:
+                    del row["marks"]
                 if "context" in row:
                     row["context"] = json.loads(row["context"])
                     if columns is not None and not isinstance(row["context"], dict):

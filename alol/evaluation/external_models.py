@@ -16,6 +16,7 @@ from alol import rewards
 from alol.base.errors import InputError
 from alol.config.params import Params
 from alol.data import formats, schema
+from alol.data.formats import marks
 from alol.evaluation import summary
 from alol.models import policies
 from alol.training import rollout
@@ -50,15 +51,16 @@ def prompts(rows: list[dict[str, Any]], template: Template) -> list[dict[str, An
 def _prompt(row: dict[str, Any], template: Template) -> dict[str, Any]:
     if not row["turns"]:
         raise InputError(f"prompt {row['prompt_id']} has no turns, so no template can be applied; use the task's own")
-    marks = {"human": template.human, "assistant": template.assistant}
-    pieces = [marks[turn["role"]] + turn["text"] for turn in row["turns"]] + [template.assistant]
-    text, offsets = template.system, [len(template.system)]
-    for piece in pieces[:-2]:  # the last turn of all is never cut
-        text += piece
-        offsets.append(len(text))
-    text += "".join(pieces[-2:])
-    start = len(text) - len(text.lstrip())
-    return {"prompt": text.strip(), "cuts": [max(0, offset - start) for offset in offsets]}
+    own = {"human": template.human, "assistant": template.assistant}
+    pieces = ["", template.system, ""]  # every second one is a mark
+    for turn in row["turns"]:
+        pieces += [own[turn["role"]], turn["text"]]
+    pieces.append(template.assistant)
+    text, ends = "".join(pieces), marks(pieces)
+    offsets = [len(template.system), *ends[4:-2:2]]  # the last turn of all is never cut
+    start, length = len(text) - len(text.lstrip()), len(text.strip())
+    cuts, places = ([min(max(0, place - start), length) for place in row] for row in (offsets, ends))
+    return {"prompt": text.strip(), "cuts": cuts, "marks": places}
 
 
 def answers(
@@ -77,8 +79,8 @@ def answers(
     own = rollout.prompt_rows(clean / "test.parquet")
     asked = prompts(own, template) if template is not None else own
     found = rollout.rollouts(policy, asked, params, main, seed=params.seed, name="test")
-    columns = ("prompt", "cuts")
-    rows = [{**row, **{name: mine[name] for name in columns}} for row, mine in zip(found, own, strict=True)]
+    columns = ("prompt", "cuts", "marks")
+    rows = [{**row, **{name: mine.get(name) for name in columns}} for row, mine in zip(found, own, strict=True)]
     return scored_rows(rows, rewards.load(params.test_rewards, reward_model, params.launch))
 
 

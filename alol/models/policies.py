@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -240,18 +241,23 @@ def save_pointer(loaded: LoadedPolicy, folder: Path) -> None:
 def with_adapter(model: nn.Module, adapter: str, revision: str | None, dropout: float) -> nn.Module:
     """`model` with an adapter (hub id or folder); InputError when it was made for another base.
 
-    Weights are compared by name too: an adapter of a deeper or shallower model would otherwise load in part.
+    Weights are compared by name too: an adapter of a deeper or shallower model would otherwise load in part. Copies of
+    the base's embeddings, which peft writes beside an adapter of these layers, must be those of this base.
     """
-    from peft import PeftModel
+    from peft import PeftConfig, PeftModel
     from peft.utils import get_peft_model_state_dict, load_peft_weights
 
     name, wrong = os.path.expandvars(adapter), f"the adapter {adapter} does not fit the base model"
     with reading(wrong):
+        weights = load_peft_weights(name, device="cpu", revision=revision)
+        replaced = PeftConfig.from_pretrained(name, revision=revision).modules_to_save or []
+        copied = _copies(weights, model, replaced)
+        if other := [key for key, own in copied.items() if not _same(weights[key], own)]:
+            raise InputError(f"{wrong}: its {other[0]} is not the base's; use the base that it was trained on")
         wrapped = PeftModel.from_pretrained(model, name, revision=revision)
-        given = set(load_peft_weights(name, device="cpu", revision=revision))
-    expected = set(get_peft_model_state_dict(wrapped, save_embedding_layers=False))
-    if expected != given:
-        example = sorted(expected ^ given)[0]
+    expected, given = set(get_peft_model_state_dict(wrapped, save_embedding_layers=False)), set(weights)
+    if odd := sorted((expected ^ given) - set(copied)):
+        example = odd[0]
         raise InputError(
             f"{wrong}: it has {len(given)} weights and the base takes {len(expected)} (one that does not match: "
             f"{example}); use the base that it was trained on"
@@ -260,6 +266,23 @@ def with_adapter(model: nn.Module, adapter: str, revision: str | None, dropout: 
         raise InputError(f"the adapter {adapter} has weights that are no finite numbers: {broken}")
     set_dropout(wrapped, dropout, ADAPTER)
     return wrapped
+
+
+def _copies(weights: dict[str, Tensor], model: nn.Module, replaced: Collection[str]) -> dict[str, Tensor]:
+    """Of an adapter's weights, the copies of embeddings that are the base's own: what the base has under each name.
+
+    `replaced` are the names of modules that the adapter brings instead of the base's.
+    """
+    layers = [layer for layer in (model.get_input_embeddings(), model.get_output_embeddings()) if layer is not None]
+    own = {f"{name}.weight": module.weight for name, module in model.named_modules() if module in layers}
+    names = {key: key.removeprefix("base_model.model.").replace(".base_layer.", ".") for key in weights}
+    return {key: own[name] for key, name in names.items() if name in own and name.split(".")[-2] not in replaced}
+
+
+def _same(given: Tensor, own: Tensor) -> bool:
+    """Whether they are equal in the coarser of their types."""
+    kinds = sorted((given.dtype, own.dtype), key=lambda kind: kind.itemsize)
+    return given.shape == own.shape and torch.equal(given.to(kinds[0]), own.detach().cpu().to(kinds[0]))
 
 
 def set_dropout(model: nn.Module, dropout: float, adapter: str) -> None:

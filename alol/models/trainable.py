@@ -72,7 +72,7 @@ def prepare(loaded: LoadedPolicy, policy: Policy, folder: Path, seed: int) -> Lo
     torch.manual_seed(seed)
     if isinstance(model, PeftModel):
         for name, parameter in model.named_parameters():
-            parameter.requires_grad = "lora_" in name
+            parameter.requires_grad = "lora_" in name or f"modules_to_save.{ADAPTER}." in name
     else:
         config = LoraConfig(
             r=policy.lora.r,

@@ -8,7 +8,7 @@ batch of prompts and `epochs` passes over it.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from alol.algorithms import ppo as losses
 from alol.algorithms.ppo import Options
 from alol.base.errors import InputError
 from alol.compute.batching import Batch, chunks
-from alol.compute.generate import decode, sample_ids
+from alol.compute.generate import decode, end_ids, sample_ids
 from alol.compute.launch import from_main
 from alol.compute.logprob import response_logp_and_states
 from alol.compute.progress import Progress
@@ -43,7 +43,8 @@ class ActorCritic(nn.Module):
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Log-probabilities and values of the response tokens: [B, T] each, 0 on padding."""
         logp, states = response_logp_and_states(self.model, batch)
-        return logp, self.value(states).squeeze(-1) * batch.response_mask
+        with torch.autocast(states.device.type, enabled=False):  # 16 bits tell few values apart
+            return logp, self.value(states).squeeze(-1) * batch.response_mask
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ class Trainer:
     launch: Launch
     main: Accelerator
     seed: int
+    ends: Sequence[int] = ()  # tokens that end a response beside the model's own
 
     def __post_init__(self) -> None:
         self.policy.model.to(self.main.device)
@@ -146,11 +148,12 @@ class Trainer:
             temperature=self.options.temperature, top_p=self.options.top_p,
         )  # fmt: skip
         tokenizer = self.policy.tokenizer
+        ends = end_ids(self.policy.model, tokenizer).union(self.ends)
         responses = sample_ids(
             self.policy.model, tokenizer, prompts, settings, self.launch,
-            seed=self.seed * 1_000_003 + step, main=self.main, name="sample",
+            seed=self.seed * 1_000_003 + step, main=self.main, name="sample", ends=ends,
         )  # fmt: skip
-        texts = [decode(tokenizer, ids, settings) for ids in responses]
+        texts = [decode(tokenizer, ids, settings, ends) for ids in responses]
         scores = from_main(self.score(rows, texts).tolist() if self.score is not None else None, self.main)
         raw = torch.tensor(scores, dtype=torch.float32)
         logp, values, ref_logp = self._measure(prompts, responses)

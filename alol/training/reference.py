@@ -24,7 +24,7 @@ from alol.config.params import Params
 from alol.config.runs import check_warmup
 from alol.config.sections import Launch, Policy, Run
 from alol.data import schema
-from alol.models import policies, scratch, trainable
+from alol.models import policies, scratch, templates, trainable
 from alol.models.policies import LoadedPolicy
 from alol.models.tokens import Encoder
 from alol.training import loop
@@ -44,6 +44,8 @@ def make(params: Params, clean: Path, folder: Path | None, main: Accelerator, wo
         start = _pretrained(params, clean, folder, main, work)
     else:
         start = _start(policy, clean / "train.parquet", settings.seed)
+    if policy.template not in (templates.TEXT, templates.CHAT):  # whoever loads the policy finds it beside
+        start.tokenizer.chat_template = templates.read(policy, start.tokenizer)
     policies.check_context(start.model, policy.max_prompt, policy.max_response, "policy.max_response")
     if not settings.train:
         if policy.model == "scratch":

@@ -44,7 +44,8 @@ def rollouts(
     settings, length = params.generate, params.generate.max_new_tokens
     policies.check_context(policy.model, params.policy.max_prompt, length, "generate.max_new_tokens")
     policy.model.to(main.device)
-    ids = Encoder(policy.tokenizer, params.policy).prompts(rows)
+    encoder = Encoder(policy.tokenizer, params.policy)
+    ids = encoder.prompts(rows)
     parts = Parts(work, RESPONSE)
     shown = main.is_main_process
     with tqdm(total=len(rows), initial=parts.rows, desc=name, unit="prompt", leave=False, disable=not shown) as bar:
@@ -52,13 +53,13 @@ def rollouts(
         def answer(start: int, numbers: Sequence[int]) -> list[dict[str, Any]]:
             texts = generate(
                 policy.model, policy.tokenizer, [ids[i] for i in numbers], settings, params.launch,
-                seed=(seed * 1_000_003 + start) % 2**31, main=main, name=name, done=bar.update,
+                seed=(seed * 1_000_003 + start) % 2**31, main=main, name=name, done=bar.update, ends=encoder.ends,
             )  # fmt: skip
             return [{"response": text} for text in texts]
 
-        columns = [column for column in schema.ROLLOUTS.names if column != "response"]
+        columns = {*schema.ROLLOUTS.names} - {"response"}
         return [
-            {**{column: rows[i][column] for column in columns}, **found}
+            {**{column: value for column, value in rows[i].items() if column in columns}, **found}
             for piece, answers in parts.through(lambda: pieces([range(len(rows))], settings.part_rows), answer, main)
             for i, found in zip(piece, answers, strict=True)
         ]

@@ -134,11 +134,11 @@ def _online(
             f"algorithms.{params.algorithm}.updates_per_rollout",
             f"is {options.updates_per_rollout}, more than the run's {updates} updates; lower it",
         )
-    prompts = rollout.prompt_rows(inputs.prompts)
+    prompts, encoder = rollout.prompt_rows(inputs.prompts), Encoder(policy.tokenizer, params.policy)
     trainer = ppo.Trainer(
         policy, trainable.frozen_logp(policy, inputs.reference), prompts,
-        Encoder(policy.tokenizer, params.policy).prompts(prompts), _scoring(params, scorer), options,
-        settings.optimizer, params.generate, params.launch, main, params.seed,
+        encoder.prompts(prompts), _scoring(params, scorer), options,
+        settings.optimizer, params.generate, params.launch, main, params.seed, encoder.ends,
     )  # fmt: skip
     draws = sampling.draws(len(prompts), steps, settings.batch_size, params.seed)
     plan = loop.Plan(draws, sampling.evaluation_points(steps, settings.evaluations), discarded)

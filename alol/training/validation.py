@@ -51,7 +51,7 @@ class Validation:
     def __call__(self) -> float:
         texts = generate(
             self.model, self.encoder.tokenizer, self.ids, self.settings, self.launch,
-            seed=self.seed, main=self.main, name="validate",
+            seed=self.seed, main=self.main, name="validate", ends=self.encoder.ends,
         )  # fmt: skip
         score = None
         if self.rewards is not None:

@@ -51,7 +51,7 @@ class Shape(TypedDict):
 
 
 class ValueHead(nn.Module):
-    """V(x) [B] from prompt states [B, P, H] and their mask [B, P].
+    """V(x) [B] in fp32 from prompt states [B, P, H] and their mask [B, P].
 
     With both bounds given the output is low + (high - low) sigmoid; linear where a bound is open.
     """
@@ -73,6 +73,10 @@ class ValueHead(nn.Module):
         return self.low is not None and self.high is not None
 
     def forward(self, states: Tensor, mask: Tensor) -> Tensor:
+        with torch.autocast(states.device.type, enabled=False):  # 16 bits tell few values apart
+            return self._forward(states.float(), mask)
+
+    def _forward(self, states: Tensor, mask: Tensor) -> Tensor:
         states = self.dropout(states)
         query = self.query.expand(len(states), 1, -1)
         pooled, _ = self.attention(query, states, states, key_padding_mask=mask == 0, need_weights=False)

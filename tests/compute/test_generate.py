@@ -7,11 +7,13 @@ import dataclasses
 import pytest
 import torch
 from accelerate import Accelerator
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from alol.base.errors import InputError
-from alol.compute.generate import finish, generate
+from alol.compute.generate import finish, generate, sample_ids
 from alol.config import params
 from alol.models.tokens import Encoder
+from tests.conftest import tiny_model
 
 PROMPTS = [[5, 6, 7, 8, 9], [10], [11, 12, 13], [14, 15], [16, 17, 18, 19, 20, 21, 22]]
 DEMO = params.load("demo")
@@ -22,6 +24,12 @@ def run(model, tokenizer, prompts=PROMPTS, batch=3, seed=1, **changes):
     launch = dataclasses.replace(DEMO.launch, generate_batch=batch)
     settings = dataclasses.replace(SETTINGS, **changes)
     return generate(model, tokenizer, prompts, settings, launch, seed=seed, main=Accelerator(cpu=True))
+
+
+def sampled(model, tokenizer, prompts=PROMPTS, **changes):
+    """As token ids."""
+    settings, main = dataclasses.replace(SETTINGS, **changes), Accelerator(cpu=True)
+    return sample_ids(model, tokenizer, prompts, settings, DEMO.launch, seed=1, main=main, name="test")
 
 
 @torch.no_grad()
@@ -57,6 +65,66 @@ def test_a_stop_id_ends_a_response(model, tokenizer):
     full = run(model, tokenizer, prompts=PROMPTS[:1])[0]
     first = tokenizer(full)["input_ids"][0]
     assert len(run(model, tokenizer, prompts=PROMPTS[:1], stop_ids=[first])[0]) <= len(tokenizer.decode([first]))
+
+
+@pytest.mark.parametrize("beams", [1, 2])
+@pytest.mark.parametrize("place", ["config", "generation_config"])
+@pytest.mark.parametrize("several", [True, False])
+def test_every_end_token_of_the_model_ends_a_response_and_is_no_text(tokenizer, monkeypatch, beams, place, several):
+    """Also one that the tokenizer calls no special token, whose letters would be read as text."""
+    model = tiny_model("gpt2", tokenizer)
+    prompt = PROMPTS[:1]
+    full = sampled(model, tokenizer, prompt, beams=beams)[0]
+    assert len(full) == 8
+    end = full[3]
+    monkeypatch.setattr(getattr(model, place), "eos_token_id", [tokenizer.eos_token_id, end] if several else end)
+    found = sampled(model, tokenizer, prompt, beams=beams)[0]
+    assert found.index(end) == len(found) - 1
+    if beams == 1:
+        assert found == full[: full.index(end) + 1]
+    assert run(model, tokenizer, prompt, beams=beams) == [tokenizer.decode(found[:-1]).strip()]
+
+
+LEAKS = {
+    "min_new_tokens": 8,
+    "no_repeat_ngram_size": 1,
+    "length_penalty": -5.0,
+    "suppress_tokens": [0, 1],
+    "bad_words_ids": [[20]],
+    "forced_eos_token_id": 7,
+    "top_k": 1,
+    "temperature": 0.01,
+    "min_p": 0.9,
+    "num_beams": 4,
+    "do_sample": True,
+    "repetition_penalty": 5.0,
+    "early_stopping": True,
+    "cache_implementation": "static",
+    "max_length": 9,
+}
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "gpt_neo", "t5"])
+@pytest.mark.parametrize("choice", [{"beams": 3}, {"sample": True}, {}])
+def test_no_other_key_of_generation_config_matters(tokenizer, kind, choice):
+    """gpt_neo and t5 run padded, the others by continuous batching; beams always padded."""
+    model = gpt_neo() if kind == "gpt_neo" else tiny_model(kind, tokenizer)
+    expected = sampled(model, tokenizer, **choice)
+    for key, value in LEAKS.items():
+        setattr(model.generation_config, key, value)
+    own = model.generation_config
+    assert sampled(model, tokenizer, **choice) == expected
+    assert model.generation_config is own
+
+
+def gpt_neo():
+    ids = dict.fromkeys(("bos_token_id", "eos_token_id"), 1)
+    config = AutoConfig.for_model(
+        "gpt_neo", vocab_size=300, hidden_size=32, num_layers=1, num_heads=4, intermediate_size=64,
+        attention_types=[[["global"], 1]], max_position_embeddings=64, initializer_range=0.5, **ids,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(config).eval()
 
 
 def test_responses_are_cut_and_stripped():

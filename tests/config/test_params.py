@@ -46,7 +46,7 @@ def test_options_are_merged_over_their_formats(edited):
     root = edited(tasks__demo__clean=own, defaults__clean__formats__table__shares={"validation": 0.2, "test": 0.1})
     expected = {
         "train": "x.csv", "prompt": "q", "response": "a", "shares": {"validation": 0.2, "test": 0.3},
-        "validation": None, "test": None, "seed": 1, "id": None, "preference": None, "context": {},
+        "validation": None, "test": None, "seed": 1, "id": None, "preference": None, "context": {}, "marks": [],
     }  # fmt: skip
     assert params.load("demo", "nll", root).clean.options == expected
 

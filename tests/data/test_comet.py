@@ -64,6 +64,7 @@ def test_raw_triples_become_the_expected_rows(tmp_path):
         "subset": "train",
         "prompt": prompt,
         "cuts": [0],
+        "marks": [0, 6, 27, 34, 35, 45, 52, 63, 64, 69],
         "turns": [],
         "context": context,
         "rank": 0,
@@ -74,6 +75,7 @@ def test_raw_triples_become_the_expected_rows(tmp_path):
         **first,
         "prompt_id": "train-0",
         "prompt": "<head> PersonX runs </head> <relation> xEffect </relation> [GEN] ",
+        "marks": [0, 6, 20, 27, 28, 38, 47, 58, 59, 64],
         "context": {"head": "PersonX runs", "relation": "xEffect", "p_valid_model": 0.5},
         "response": "sweats.",
     }

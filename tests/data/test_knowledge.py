@@ -97,6 +97,7 @@ def test_three_examples_become_the_expected_rows(tmp_path):
         "subset": "wow",
         "prompt": head + history,
         "cuts": [47, 67, 87, 103],
+        "marks": [34, 47, 54, 67, 74, 87, 90, 103, 116, 129],
         "turns": [
             {"role": "assistant", "text": "I bake."},
             {"role": "human", "text": "Do you?"},
@@ -112,6 +113,7 @@ def test_three_examples_become_the_expected_rows(tmp_path):
         "subset": "wow",
         "prompt": f"Knowledge: Cats purr.{end}Cats?{end}",
         "cuts": [34],
+        "marks": [21, 34, 39, 52],
         "turns": [{"role": "human", "text": "Cats?"}],
         "context": {"knowledge": "Cats purr.", "history": f"Cats?{end}"},
         "rank": 0,
@@ -126,6 +128,7 @@ def test_three_examples_become_the_expected_rows(tmp_path):
             "subset": "faithdial",
             "prompt": f"Knowledge: Nobody knows.{end}{nobody}",
             "cuts": [37, 55, 78],
+            "marks": [24, 37, 42, 55, 65, 78, 82, 95],
             "turns": [
                 {"role": "human", "text": "Cats?"},
                 {"role": "assistant", "text": "They purr."},

@@ -74,6 +74,7 @@ def test_raw_rows_become_the_expected_rows(tmp_path):
         "subset": "positive",
         "prompt": "Look at this: <URL> now<|endoftext|>",
         "cuts": [0],
+        "marks": [23, 36],
         "turns": [{"role": "human", "text": "Look at this: <URL> now"}],
         "context": {"score": 66, "parent_score": -3},
         "rank": 0,

@@ -13,7 +13,7 @@ import pytest
 
 from alol.base.errors import InputError
 from alol.config import build
-from alol.data import rawfiles
+from alol.data import rawfiles, schema
 from alol.data.formats import table
 from tests.raw_project import write_lines
 
@@ -25,6 +25,7 @@ OPTIONS = {
     "seed": 1,
     "prompt": "q",
     "response": "a",
+    "marks": [],
     "id": None,
     "preference": None,
     "context": {},
@@ -200,3 +201,12 @@ def test_shares_that_leave_nothing_are_refused(shares):
 def test_a_raw_file_lies_below_the_raw_folder(tmp_path, name):
     with pytest.raises(InputError, match="is not a path below"):
         read(tmp_path, train=name)
+
+
+def test_marks_are_found_in_prompts_and_come_back_from_the_table(tmp_path):
+    rows = [{"q": "<a>Hi<b><a>", "a": "x"}, {"q": "none", "a": "y"}]
+    read_rows = read(tmp_path, rows, marks=["<a>", "<b>"])["train"]
+    schema.write(tmp_path / "t.parquet", schema.RESPONSES, read_rows)
+    assert [row["marks"] for row in schema.rows(tmp_path / "t.parquet", schema.RESPONSES)] == [[0, 3, 5, 8, 8, 11], []]
+    schema.write(tmp_path / "t.parquet", schema.RESPONSES, read(tmp_path, rows)["train"])
+    assert all("marks" not in row for row in schema.rows(tmp_path / "t.parquet", schema.RESPONSES))

@@ -204,3 +204,88 @@ def test_a_context_that_is_too_small_is_refused(model):
     policies.check_context(model, 100, 28, "policy.max_response")
     with pytest.raises(InputError, match=r"policy\.max_response = 29 are 129 tokens"):
         policies.check_context(model, 100, 29, "policy.max_response")
+
+
+LINEAR = {"gpt2": ["c_attn", "c_proj"], "llama": ["q_proj", "down_proj"]}
+EMBEDDING = {"gpt2": "wte", "llama": "embed_tokens"}
+NORM = {"gpt2": "ln_f", "llama": "norm"}
+
+
+def adapters(architecture):
+    """The settings of adapters of other kinds, as peft's users train them."""
+    linear, embedding = LINEAR[architecture], EMBEDDING[architecture]
+    return {
+        "head": {"target_modules": [*linear, "lm_head"]},
+        "embedding": {"target_modules": [*linear, embedding]},
+        "both": {"target_modules": [*linear, embedding, "lm_head"]},
+        "dora": {"target_modules": linear, "use_dora": True},
+        "rslora": {"target_modules": linear, "use_rslora": True},
+        "all": {"target_modules": [*linear, "lm_head"], "use_dora": True, "use_rslora": True},
+        "saved head": {"target_modules": linear, "modules_to_save": ["lm_head"]},
+        "saved embedding": {"target_modules": linear, "modules_to_save": [embedding]},
+        "saved norm": {"target_modules": linear, "modules_to_save": [NORM[architecture]]},
+        "new tokens": {"target_modules": linear, "trainable_token_indices": [5, 6]},
+        "bias": {"target_modules": linear, "bias": "lora_only"},
+    }
+
+
+def published(saved, folder, architecture, kind, tied, **options):
+    """An adapter that peft's own code trained and saved, and its log-probabilities."""
+    from peft import LoraConfig, get_peft_model
+
+    base = policies.base_model(str(saved), None, quantized=False)
+    if not tied:
+        with torch.no_grad():
+            base.lm_head.weight = torch.nn.Parameter(base.lm_head.weight + 0.1)
+        base.config.tie_word_embeddings = False
+        base.save_pretrained(saved)
+    torch.manual_seed(3)
+    model = get_peft_model(base, LoraConfig(r=2, task_type="CAUSAL_LM", **adapters(architecture)[kind])).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter += 0.05 * torch.randn_like(parameter)
+    model.save_pretrained(folder, **options)
+    return logp(model)
+
+
+@pytest.mark.filterwarnings("ignore:.*(fan_in_fan_out|tie_word_embeddings|tied|save_embedding_layers).*")
+@pytest.mark.parametrize(
+    ("kind", "tied"), [*((kind, True) for kind in adapters("gpt2")), ("both", False), ("saved head", False)]
+)
+def test_adapters_of_every_kind_load_go_on_and_come_back(architecture, saved, tmp_path, kind, tied):
+    expected = published(saved, tmp_path / "adapter", architecture, kind, tied)
+    settings = pointing(saved, tmp_path / "reference", tuning="lora", adapter=str(tmp_path / "adapter"))
+    loaded = policies.load(tmp_path / "reference")
+    torch.testing.assert_close(logp(loaded.model), expected, atol=1e-5, rtol=0)
+    trained = trainable.prepare(loaded, settings, tmp_path / "reference", seed=1)
+    with torch.no_grad():
+        for parameter in trained.model.parameters():
+            if parameter.requires_grad:
+                parameter += 0.02
+    changed = logp(trained.model)
+    if kind != "bias":  # of which peft takes one at a time
+        frozen = trainable.frozen_logp(trained, tmp_path / "reference")
+        torch.testing.assert_close(frozen(BATCH), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(logp(trained.model), changed, atol=1e-5, rtol=0)
+    policies.save(trained, tmp_path / "out")
+    torch.testing.assert_close(logp(policies.load(tmp_path / "out").model), changed, atol=1e-5, rtol=0)
+    torch.testing.assert_close(logp(policies.load(tmp_path / "reference").model), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.filterwarnings("ignore:.*(fan_in_fan_out|tie_word_embeddings|tied|save_embedding_layers).*")
+@pytest.mark.parametrize("kind", ["head", "both"])
+def test_an_adapter_with_the_embeddings_of_another_base_is_refused(architecture, tokenizer, saved, tmp_path, kind):
+    published(saved, tmp_path / "adapter", architecture, kind, tied=False)
+    other = tiny_model(architecture, tokenizer, seed=9)
+    with pytest.raises(InputError, match=r"does not fit the base model: its .*base_layer.weight is not the base's"):
+        policies.with_adapter(other, str(tmp_path / "adapter"), None, 0.0)
+
+
+def test_an_adapter_saved_with_the_bases_embeddings_loads(architecture, saved, tmp_path):
+    """Though it does not target them: what peft writes for a base that it takes for resized."""
+    expected = published(saved, tmp_path / "adapter", architecture, "rslora", tied=True, save_embedding_layers=True)
+    model = policies.with_adapter(
+        policies.base_model(str(saved), None, quantized=False), str(tmp_path / "adapter"), None, 0.0
+    )
+    torch.testing.assert_close(logp(model), expected, atol=1e-5, rtol=0)

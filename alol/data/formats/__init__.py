@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,11 @@ class Format:
     metrics: dict[str, Metric]
     check: Callable[[Any], None] = lambda options: None  # raises ParameterError where options do not fit together
     spread: tuple[str, ...] = ()  # those of which the standard deviation over rows is reported too
+
+
+def marks(pieces: Sequence[str]) -> list[int]:
+    """The column of that name for a prompt of these pieces, of which every second one is a mark."""
+    return list(accumulate(map(len, pieces)))[: len(pieces) // 2 * 2]
 
 
 def names() -> list[str]:

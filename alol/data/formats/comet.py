@@ -18,7 +18,7 @@ from alol.base.errors import InputError, ParameterError
 from alol.config.ranges import Count, Seed
 from alol.data import rawfiles
 from alol.data.compact_sets import Counts, Key, digest
-from alol.data.formats import Format, Row, by_prompt
+from alol.data.formats import Format, Row, by_prompt, marks
 from alol.data.rawfiles import Record
 from alol.data.schema import TEST, TRAIN, VALIDATION
 
@@ -57,9 +57,10 @@ def check(options: Options) -> None:
         raise ParameterError("clean.options.atomic2020", "must name a file, since clean.options.test has atomic2020")
 
 
-def prompt(head: str, relation: str) -> str:
-    """The published model's notation, with the blank that ends it."""
-    return f"<head> {head.strip()} </head> <relation> {relation} </relation> [GEN] "
+def prompt(head: str, relation: str) -> list[str]:
+    """The published model's notation, with the blank that ends it; every second piece is a mark."""
+    marked = ("<head>", f" {head.strip()} ", "</head>", " ", "<relation>", f" {relation} ", "</relation>", " ", "[GEN]")
+    return ["", *marked, " "]
 
 
 @dataclass
@@ -119,14 +120,16 @@ def _rows(records: Iterable[Record], counts: Mapping[Key, int], subset: str) -> 
 def _prompt_rows(group: list[Record], name: str, subset: str) -> Iterator[Row]:
     head, relation = group[0].values["head"].strip(), group[0].values["relation"]
     scores = [_score(record) for record in group]
+    pieces = prompt(head, relation)
     order = sorted(range(len(group)), key=lambda i: -(scores[i] or 0.0))
     for rank, i in enumerate(order):
         score = {} if scores[i] is None else {SCORE: scores[i]}
         yield {
             "prompt_id": name,
             "subset": subset,
-            "prompt": prompt(head, relation),
+            "prompt": "".join(pieces),
             "cuts": [0],
+            "marks": marks(pieces),
             "turns": [],
             "context": {"head": head, "relation": relation, **score},
             "rank": rank,

@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 from alol.base.errors import InputError, ParameterError
 from alol.config.ranges import Count, Seed, check_name
 from alol.data import rawfiles
-from alol.data.formats import Format, Row
+from alol.data.formats import Format, Row, marks
 from alol.data.formats.extractive_fragments import coverage, density
 from alol.data.rawfiles import Record
 from alol.data.schema import SPLITS, TEST, TRAIN, VALIDATION
@@ -104,11 +104,13 @@ def _row(example: Example, subset: str, separator: str) -> Row:
         {"role": roles[(len(example.history) - 1 - i) % 2], "text": utterance}
         for i, utterance in enumerate(example.history)
     ]
+    pieces = [piece for text in (f"Knowledge: {example.knowledge}", *example.history) for piece in (text, separator)]
     return {
         "prompt_id": f"{subset}-{example.name}",
         "subset": subset,
         "prompt": head + history,
         "cuts": cuts,
+        "marks": marks(pieces),
         "turns": turns,
         "context": {"knowledge": example.knowledge, "history": history},
         "rank": 0,

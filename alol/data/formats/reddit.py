@@ -21,7 +21,7 @@ from tqdm import tqdm
 from alol.base.errors import InputError
 from alol.config.ranges import Count, Seed
 from alol.data import rawfiles
-from alol.data.formats import Format, Row
+from alol.data.formats import Format, Row, marks
 from alol.data.formats.token_counts import tokenizer
 from alol.data.rawfiles import Record
 from alol.data.schema import TEST, TRAIN, VALIDATION
@@ -207,6 +207,7 @@ def _row(item: Comment, polarity: str, separator: str) -> Row:
         "subset": polarity,
         "prompt": item.parent + separator,
         "cuts": [0],
+        "marks": marks([item.parent, separator]),
         "turns": [{"role": "human", "text": item.parent}],
         "context": {"score": item.score, "parent_score": item.parent_score},
         "rank": 0,

@@ -7,6 +7,7 @@ prompt, wherever they stand.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from alol.base.errors import InputError, ParameterError
-from alol.config.ranges import Part, Seed
+from alol.config.ranges import Part, Seed, Text
 from alol.data import rawfiles
 from alol.data.compact_sets import Counts, Key, digest
 from alol.data.formats import Format, Row, by_prompt
@@ -42,6 +43,7 @@ class Options:
     shares: Shares
     seed: Seed  # of the splitting off
     prompt: str  # column
+    marks: list[Text]  # texts in prompts that are special tokens, as a template of the user's own wrote them
     response: str  # column: a text, or a list of texts, best first
     id: str | None  # column; null: rows with equal prompts belong together
     preference: str | None  # column: a number per response, larger is better; null: best first, as in the file
@@ -125,7 +127,14 @@ def _prompt_rows(group: list[Record], split: str, number: int, options: Options)
             "context": {key: rawfiles.plain(record, column) for key, column in options.context.items()},
             "rank": rank,
             "response": response,
+            **({"marks": _marks(prompt, options)} if options.marks else {}),
         }
+
+
+def _marks(prompt: str, options: Options) -> list[int]:
+    """Where the user's marks begin and end in a prompt."""
+    found = re.finditer("|".join(map(re.escape, options.marks)), prompt)
+    return [place for mark in found for place in mark.span()]
 
 
 def _responses(record: Record, options: Options) -> list[tuple[str, float, Record]]:

@@ -1,0 +1,120 @@
+"""A row's turns as a chat template writes them: the tokenizer's own, or one from a file."""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alol.base import faults
+from alol.base.errors import InputError, ParameterError
+from alol.config.sections import Policy
+from alol.models.letters import Letters
+
+if TYPE_CHECKING:  # `stages.check` does without
+    from transformers import PreTrainedTokenizerBase
+
+KEY = "policy.template"
+TEXT, CHAT = "text", "chat"  # values of it that are no file
+ROLES = {"human": "user"}  # a role of ours, as templates call it; the others are called the same
+ASKED, SAID = "Who?", "It is me."  # a dialogue that shows what a template writes around texts
+Turns = Sequence[dict[str, str]]
+
+
+def read(policy: Policy, tokenizer: PreTrainedTokenizerBase) -> str:
+    """The template that `policy.template` names: of a file, or the tokenizer's own."""
+    if policy.template == CHAT:
+        if not tokenizer.chat_template:
+            raise ParameterError(KEY, "is chat, but the tokenizer has no chat template; name a .jinja file")
+        return tokenizer.get_chat_template()
+    file = path(policy)
+    with faults.reading(lambda why: ParameterError(KEY, f"is '{policy.template}', which cannot be read: {why}")):
+        return file.read_text(encoding="utf-8")
+
+
+def path(policy: Policy) -> Path:
+    """The file that `policy.template` names, which must be there."""
+    file = Path(os.path.expandvars(policy.template))
+    if not file.is_file():
+        raise ParameterError(KEY, f"is '{policy.template}', but must be text, chat or a .jinja file that exists")
+    return file
+
+
+@dataclass(frozen=True)
+class Chat:
+    """What a template makes of turns, and what it ends a response with."""
+
+    tokenizer: PreTrainedTokenizerBase
+    template: str
+
+    @cached_property
+    def letters(self) -> Letters:
+        """Added tokens that the template writes are marks too, whether they are called special or not."""
+        shown = self._rendered([{"role": "user", "content": ASKED}, {"role": "assistant", "content": SAID}], KEY)
+        added = (token.content for token in self.tokenizer.added_tokens_decoder.values())
+        return Letters(self.tokenizer, frozenset(token for token in added if token in shown))
+
+    @cached_property
+    def ending(self) -> tuple[str, int] | None:
+        """What follows a response, up to its end token, for `letters`; and this token. None: the template has none."""
+        shown = self._rendered([{"role": "user", "content": ASKED}, {"role": "assistant", "content": SAID}], KEY)
+        _, said, after = shown.rpartition(SAID)
+        if not said:
+            raise ParameterError(KEY, "leaves out what the assistant says; it must write every turn's content")
+        found = self.letters.first(after)
+        return None if found is None else (self.letters.mark(after[: found.end()]), self.letters.ids[found[0]])
+
+    def prompt(self, row: dict[str, Any], limit: int, refuse: bool) -> list[int]:
+        """Token ids of a row's turns and what begins the answer, at most `limit` unless `refuse` raises InputError.
+
+        Whole turns are left out, the oldest after a system turn first; of the last one, if need be, its first letters.
+        """
+        turns = row.get("turns") or [{"role": "human", "text": row["prompt"]}]
+        ids = self._ids(row, turns)
+        if len(ids) <= limit:
+            return ids
+        if refuse:
+            raise too_long(row, len(ids), limit)
+        first = next((i for i, turn in enumerate(turns) if turn["role"] != "system"), len(turns) - 1)
+        head, last = turns[:first], turns[-1]
+        for start in range(first + 1, len(turns)):
+            if turns[start]["role"] == "human" or turns[start] is last:  # templates want the user to begin
+                ids = self._ids(row, [*head, *turns[start:]])
+                if len(ids) <= limit:
+                    return ids
+
+        def without(count: int) -> list[int]:
+            return self._ids(row, [*head, {**last, "text": last["text"][count:]}])
+
+        length = len(last["text"])
+        count = bisect_left(range(length), True, key=lambda count: len(without(count)) <= limit)
+        ids = without(count)
+        if len(ids) > limit:
+            raise InputError(
+                f"prompt {row['prompt_id']}: a system turn and the template's marks alone have {len(ids)} tokens, more "
+                f"than policy.max_prompt = {limit}; raise it"
+            )
+        return ids
+
+    def _ids(self, row: dict[str, Any], turns: Turns) -> list[int]:
+        messages = [
+            {"role": ROLES.get(turn["role"], turn["role"]), "content": self.letters.shield(turn["text"])}
+            for turn in turns
+        ]
+        text = self._rendered(messages, f"prompt {row['prompt_id']}: {KEY}", add_generation_prompt=True)
+        return self.letters.encode([self.letters.unshield(self.letters.mark(text))])[0]
+
+    def _rendered(self, messages: list[dict[str, str]], what: str, **options: bool) -> str:
+        with faults.reading(lambda why: InputError(f"{what} does not take these turns: {why}")):
+            return self.tokenizer.apply_chat_template(messages, chat_template=self.template, tokenize=False, **options)
+
+
+def too_long(row: dict[str, Any], length: int, limit: int) -> InputError:
+    return InputError(
+        f"prompt {row['prompt_id']} has {length} tokens, more than policy.max_prompt = {limit}; "
+        "raise it (within the model's context) or set policy.long_prompt: shorten"
+    )
