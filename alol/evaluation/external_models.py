@@ -51,6 +51,8 @@ def _prompt(row: dict[str, Any], template: Template) -> dict[str, Any]:
     if not row["turns"]:
         raise InputError(f"prompt {row['prompt_id']} has no turns, so no template can be applied; use the task's own")
     marks = {"human": template.human, "assistant": template.assistant}
+    if other := sorted({turn["role"] for turn in row["turns"]} - set(marks)):
+        raise InputError(f"prompt {row['prompt_id']} has a turn of {other[0]}, for which the template has no mark")
     pieces = [marks[turn["role"]] + turn["text"] for turn in row["turns"]] + [template.assistant]
     text, offsets = template.system, [len(template.system)]
     for piece in pieces[:-2]:  # the last turn of all is never cut

@@ -223,7 +223,7 @@ def rewrite(path: Path, column: str, value: object) -> None:
         ("prompt", [], "prompt is [], but must be a text"),
         ("turns", "all", "turns are 'all', but must be texts of human and assistant"),
         ("turns", ["a"], "turns are ['a'], but must be texts of human and assistant"),
-        ("turns", [{"role": "system", "text": "x"}], "turns are [{'role': 'system'"),
+        ("turns", [{"role": "narrator", "text": "x"}], "turns are [{'role': 'narrator'"),
         ("turns", [{"role": "human", "text": 3}], "turns are [{'role': 'human'"),
         ("context", "[1]", "context is [1], but must be a table in JSON"),
     ],
