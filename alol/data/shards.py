@@ -141,7 +141,7 @@ def _of(path: Path) -> list[str]:
     names = [f"{start}{i:0{len(number)}d}{word}{count}{end or ''}" for i in range(min(int(count), 100_000))]
     there = [name for name in names if (path.parent / name).is_file()]
     if len(there) < len(names) and path.name == there[0]:
-        logger.warning("%s: %d of %s shards are here", path.parent / there[0], len(there), count)
+        logger.warning("%s: %d of %d shards are here", path.parent / there[0], len(there), len(names))
     return there
 
 
