@@ -48,10 +48,14 @@ def find(raw: Path, name: str) -> list[Path]:
 
 
 def records(paths: Sequence[Path], numeric: frozenset[str] = frozenset()) -> Iterator[Record]:
-    """The rows of the files, one after the other; the cells of `numeric` columns are numbers, or None when empty."""
+    """The rows of the files, one after the other.
+
+    In .csv and .tsv files the cells of `numeric` columns are numbers, or None when empty.
+    """
     for path in paths:
+        columns = numeric if rawfiles.kind(path) in DIALECTS else frozenset()
         for record in rawfiles.records(path):
-            for name in numeric & record.values.keys():
+            for name in columns & record.values.keys():
                 record.values[name] = _number(record.values[name])
             yield record
 

@@ -191,7 +191,8 @@ def test_numbers_of_a_csv_are_numbers_of_the_context(tmp_path):
     (tmp_path / "train-0.csv").write_text("q,a,score,code\n1,x,0.5,007\n2,y,3,1\n")
     (tmp_path / "train-1.csv").write_text("q,a,score,code\n1,z,-1,1\n")
     context = {"score": "score", "code": "code", "asked": "q"}
-    found = read(tmp_path, train="train-*.csv", preference="score", context=context)["train"]
+    files = {"train": "train-*.csv", "validation": "train-0.csv", "test": "train-0.csv"}
+    found = read(tmp_path, **files, preference="score", context=context)["train"]
     assert [(row["prompt"], row["response"], row["context"]) for row in found] == [
         ("2", "y", {"score": 3, "code": "1", "asked": "2"}),
         ("1", "x", {"score": 0.5, "code": "007", "asked": "1"}),
