@@ -27,6 +27,8 @@ from alol.data.formats.conversations import (
     SYSTEM,
     TEXTS,
     TOOL,
+    Example,
+    Parsed,
     Turn,
     number,
     numbers,
@@ -78,6 +80,10 @@ class Options:
     between: str  # after each turn
 
 
+Wanted = Callable[[str], bool]  # of a group
+LeftOut = dict[str, tuple[int, str]]  # reason -> how many records, and where the first of them is
+
+
 class Item(NamedTuple):
     """A prompt with responses, each with its context."""
 
@@ -106,8 +112,8 @@ def read(raw: Path, options: Options) -> dict[str, Iterator[Row]]:
 
     def rows(split: str) -> Iterator[Row]:
         if split != TRAIN and split in chats:
-            return chats[split].rows(split, lambda group: True)
-        return chats[TRAIN].rows(split, lambda group: not shares or home(digest(group)) == split)
+            return chats[split].rows(split, lambda group: True, log=True)
+        return chats[TRAIN].rows(split, lambda group: not shares or home(digest(group)) == split, log=split == TRAIN)
 
     return {split: rows(split) for split in SPLITS}
 
@@ -132,13 +138,20 @@ class _Chats:
         logger.info("%s: the convention is %s%s", self._paths[0], self._convention, ranked)
 
     def groups(self) -> Counts:
-        """How many prompts each group has."""
-        return Counts(digest(item.group) for item in self._items())
+        """How many records each group has."""
+        examples = ((record, self._first(record)) for record in self._records())
+        return Counts(digest(self._group(record, first.turns)) for record, first in examples if first is not None)
 
-    def rows(self, split: str, wanted: Callable[[str], bool]) -> Iterator[Row]:
-        """The rows of the groups that are wanted."""
+    def _first(self, record: Record) -> Example | None:
+        return next((found for found in self._examples(record) if not isinstance(found, str)), None)
+
+    def _examples(self, record: Record) -> Parsed:
+        return CONVENTIONS[self._convention](record, self._options.assistant == "all")
+
+    def rows(self, split: str, wanted: Wanted, log: bool) -> Iterator[Row]:
+        """The rows of the groups that are wanted; `log`: how many records gave none, and why."""
         misread = 0
-        for item in self._prompts(wanted, log=True):
+        for item in self._prompts(wanted, log):
             text, cuts = self._prompt(item.turns)
             turns = [{"role": turn.role, "text": turn.text} for turn in item.turns]
             for rank, (response, context) in enumerate(item.answers):
@@ -161,13 +174,13 @@ class _Chats:
                 *(split, misread, MISREAD, MISREAD_MEAN),
             )
 
-    def _prompts(self, wanted: Callable[[str], bool], log: bool) -> Iterator[Item]:
+    def _prompts(self, wanted: Wanted, log: bool) -> Iterator[Item]:
         """Prompts with their responses, best first; records of one response come together where a number ranks them."""
         if self._preference is None or self._convention not in ONE:
-            items = ([item] for item in self._items(log) if wanted(item.group))
+            items = ([item] for item in self._items(wanted, log))
         else:
-            counts = Counts(_key(item) for item in self._items() if wanted(item.group))
-            items = by_prompt.together((item for item in self._items(log) if wanted(item.group)), _key, counts)
+            counts = Counts(map(_key, self._items(wanted, log=False)))
+            items = by_prompt.together(self._items(wanted, log), _key, counts)
         for same in items:
             answers = [answer for item in same for answer in item.answers]
             if self._preference is not None:
@@ -180,11 +193,12 @@ class _Chats:
         score = number(context.get(name.removeprefix("-")))
         return math.nan if score is None else -score if name.startswith("-") else score
 
-    def _items(self, log: bool = False) -> Iterator[Item]:
-        """The prompts of all records; `log`: how many records gave none, and why."""
-        left_out: dict[str, tuple[int, str]] = {}
+    def _items(self, wanted: Wanted, log: bool) -> Iterator[Item]:
+        """The prompts of the records whose group is wanted."""
+        left_out: LeftOut = {}
         try:
-            yield from self._parsed(self._records(), left_out)
+            for count, record in enumerate(self._records()):
+                yield from self._parsed(count, record, wanted, left_out)
         finally:
             for reason, (count, first) in left_out.items() if log else ():
                 logger.info("left out: %d %s (the first: %s)", count, reason, first)
@@ -218,7 +232,8 @@ class _Chats:
 
     def _ranked_by(self, first: list[Record]) -> str | None:
         """The number that ranks responses: the options', else the convention's usual one."""
-        contexts = [context for item in self._parsed(iter(first), {}) for _, context in item.answers]
+        items = (item for record in first for item in self._parsed(0, record, lambda group: True, {}))
+        contexts = [context for item in items for _, context in item.answers]
         there = dict.fromkeys(name for context in contexts for name in context if number(context[name]) is not None)
         named, usual = self._options.preference, RANKED_BY.get(self._convention, ())
         if named is not None and contexts and named.removeprefix("-") not in there:
@@ -228,22 +243,24 @@ class _Chats:
             )
         return named or next((name for name in usual if name.removeprefix("-") in there), None)
 
-    def _parsed(self, records: Iterator[Record], left_out: dict[str, tuple[int, str]]) -> Iterator[Item]:
-        for count, record in enumerate(records):
-            shared: dict[str, Any] = {}
-            for found in CONVENTIONS[self._convention](record, self._options.assistant == "all"):
-                if isinstance(found, str):
-                    self._leave_out(f"records {found}", record, left_out)
-                    continue
-                shared = shared or self._context(record) | {"group": self._group(record, found.turns)}
-                answers = [(text, {**shared, **numbers}) for text, numbers in found.answers]
-                ranked = [one for one in answers if self._preference is None or not math.isnan(self._score(one[1]))]
-                for _ in answers[len(ranked) :]:
-                    self._leave_out(f"responses without the number {self._preference}", record, left_out)
-                if ranked:
-                    yield Item(f"{count}-{found.place}", shared["group"], found.turns, ranked)
+    def _parsed(self, count: int, record: Record, wanted: Wanted, left_out: LeftOut) -> Iterator[Item]:
+        """The prompts of one record, if its group is wanted; `count` names them."""
+        shared: dict[str, Any] = {}
+        for found in self._examples(record):
+            if isinstance(found, str):
+                self._leave_out(f"records {found}", record, left_out)
+                continue
+            shared = shared or self._context(record) | {"group": self._group(record, found.turns)}
+            if not wanted(shared["group"]):
+                continue
+            answers = [(text, {**shared, **numbers}) for text, numbers in found.answers]
+            ranked = [one for one in answers if self._preference is None or not math.isnan(self._score(one[1]))]
+            for _ in answers[len(ranked) :]:
+                self._leave_out(f"responses without the number {self._preference}", record, left_out)
+            if ranked:
+                yield Item(f"{count}-{found.place}", shared["group"], found.turns, ranked)
 
-    def _leave_out(self, what: str, record: Record, left_out: dict[str, tuple[int, str]]) -> None:
+    def _leave_out(self, what: str, record: Record, left_out: LeftOut) -> None:
         if self._options.unusable == "refuse":
             raise InputError(f"{record.where}: one of the {what}; with clean.options.unusable: drop they are left out")
         count, first = left_out.get(what, (0, record.where))
