@@ -377,7 +377,11 @@ def _dialogues(record: Record, every: bool) -> Parsed:
         raise InputError(f"{record.where}: {name}: must be a list of messages, but is {value!r:.60}")
     said: list[tuple[Any, str]] = []
     for i, message in enumerate(inner for item in value for inner in (item if isinstance(item, list) else [item])):
-        if not isinstance(message, dict) or not isinstance(message.get("text"), str) or message.get("sender") is None:
+        if (
+            not isinstance(message, dict)
+            or not isinstance(message.get("text"), str)
+            or not _is_name(message.get("sender"))
+        ):
             raise InputError(f"{record.where}: {name}: message {i + 1} needs a text and a sender")
         text, sender = message["text"].strip(), message["sender"]
         if text and said and said[-1][0] == sender:
@@ -386,9 +390,16 @@ def _dialogues(record: Record, every: bool) -> Parsed:
             said.append((sender, text))
     if len(said) < 2:
         yield "without an answer of another sender"
+    seen = {
+        sender: [Turn(ASSISTANT if other == sender else HUMAN, text) for other, text in said]
+        for sender in dict.fromkeys(sender for sender, _ in said)
+    }
     for i, (sender, text) in enumerate(said[1:], 1):
-        history = [Turn(ASSISTANT if other == sender else HUMAN, words) for other, words in said[:i]]
-        yield Example(history, [Answer(text, {})], i)
+        yield Example(seen[sender][:i], [Answer(text, {})], i)
+
+
+def _is_name(value: Any) -> bool:
+    return type(value) in (str, int)
 
 
 CONVENTIONS: dict[str, Callable[[Record, bool], Parsed]] = {
