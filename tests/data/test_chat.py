@@ -442,6 +442,7 @@ def test_an_empty_message_is_no_response_but_stays_in_the_history(tmp_path):
             "columns.prompt is 'q', but .* has: prompt, com",
         ),
         ({"id": 1, "messages": [[{"text": "a"}]]}, {}, "messages: message 1 needs a text and a sender"),
+        ({"messages": [{"text": "a", "sender": ["x"]}]}, {}, "messages: message 1 needs a text and a sender"),
     ],
 )
 def test_a_wrong_record_is_named_by_line_and_column(tmp_path, record, given, message):

@@ -236,6 +236,12 @@ def test_rows_that_make_no_question_are_named(project, name, column, value, expe
     assert expected in done.output and done.output.count("\n") == 1
 
 
+def test_system_turns_and_what_tools_return_are_part_of_the_question():
+    turns = [{"role": role, "text": text} for role, text in (("system", "Be brief."), ("human", "Hi"), ("tool", "dry"))]
+    text = judge.question({"turns": turns, "prompt": "p"}, "one", "two")
+    assert "System: Be brief.\n\nHuman: Hi\n\nTool: dry" in text
+
+
 def test_a_table_without_turns_shows_the_prompt(project, serve):
     server = serve()
     project(server.url)
