@@ -15,6 +15,7 @@ from alol.config.build import check_keys, table
 
 PARAMS = Path("params.yaml")
 TASKS = Path("tasks")
+PRESETS = TASKS / "presets"  # task files to copy, which are no tasks themselves
 DEFAULTS = TASKS / "defaults.yaml"
 CLEAN = TASKS / "shared" / "clean.yaml"
 REWARDS = TASKS / "shared" / "rewards.yaml"
@@ -106,8 +107,13 @@ def read_task(name: Any, root: Path = Path()) -> dict[str, Any]:
 
 def task_names(root: Path = Path()) -> list[str]:
     """Every task that has a file, sorted."""
-    return sorted(
-        path.stem
-        for path in (root / TASKS).glob("*.yaml")
-        if path.name != DEFAULTS.name and not path.name.startswith(".")
-    )
+    return [name for name in _names(root / TASKS) if name != DEFAULTS.stem]
+
+
+def preset_names(root: Path = Path()) -> list[str]:
+    """Every file that a task can begin as, sorted."""
+    return _names(root / PRESETS)
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(path.stem for path in folder.glob("*.yaml") if not path.name.startswith("."))

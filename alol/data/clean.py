@@ -17,7 +17,7 @@ from alol.base.errors import InputError, ParameterError
 from alol.base.files import replacing
 from alol.config import build
 from alol.config.sections import Clean, Labels
-from alol.data import formats, rawfiles, schema
+from alol.data import formats, rawfiles, schema, shards
 from alol.data.compact_sets import Seen, digest
 from alol.data.formats import Row
 from alol.data.schema import SPLITS, TRAIN
@@ -101,7 +101,7 @@ def _write_labels(path: Path, raw: Path, labels: Labels, where: str) -> None:
     other: Counter[str] = Counter()
     empty: list[str] = []
     with schema.writing(path, schema.LABELLED) as writer:
-        for record in tqdm(rawfiles.records(rawfiles.find(raw, labels.file)), desc=f"clean {path.stem}", disable=None):
+        for record in tqdm(shards.records(shards.find(raw, labels.file)), desc=f"clean {path.stem}", disable=None):
             label = str(rawfiles.column(record, labels.label))
             if label not in indices:
                 other[label] += 1

@@ -31,7 +31,10 @@ class Counts(Mapping[Key, int]):
     """How often each key came, in the keys' order."""
 
     def __init__(self, keys: Iterable[Key]) -> None:
-        self._keys, counts = np.unique(_sorted(b"".join(keys)), return_counts=True)
+        joined = bytearray()
+        for key in keys:
+            joined += key
+        self._keys, counts = np.unique(np.frombuffer(joined, f"S{SIZE}"), return_counts=True)
         self._counts = counts.astype(np.uint32)
 
     def select(self, wanted: Callable[[Key], bool]) -> Counts:

@@ -1,4 +1,4 @@
-"""Raw files as streams of rows: JSON lines, JSON arrays, CSV, TSV and Parquet, plain or gzipped.
+"""Raw files as streams of rows: JSON lines, JSON arrays and tables, CSV, TSV, Parquet and Arrow, some also gzipped.
 
 Every row comes with its place (file and line), so that whoever finds a mistake can name it. Nothing is read whole, and
 no line, row or JSON value is longer than `bounded` says.
@@ -13,7 +13,7 @@ import io
 import json
 import re
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -24,11 +24,13 @@ from tqdm import tqdm
 from alol.base.errors import InputError, first_line
 
 CHUNK = 1 << 20  # characters of a JSON array read at once
-PARQUET_ROWS = 4096  # read at once
+BATCH_ROWS = 4096  # of a Parquet or Arrow file, read at once
 DEEPEST = 200  # lists and tables within each other; Python fails at about a thousand
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 OPENING, BETWEEN = re.compile(r"\s*\[\s*(?!\s*\])"), re.compile(r"\s*,\s*")
 EMPTY, CLOSING = re.compile(r"\s*\[\s*\]\s*$"), re.compile(r"\s*\]\s*$")
+TABLE = re.compile(r'\s*\{\s*"(?:[^"\\]|\\.)*"\s*:\s*\{')  # a JSON object whose first value is one too
+ARROW_FILE = b"ARROW1"  # what an Arrow file of the random access format starts with
 
 
 _longest: ContextVar[int] = ContextVar("_longest", default=1 << 24)
@@ -61,10 +63,15 @@ Tick = Callable[[int], object]  # told how many more bytes of the file, as it is
 Reader = Callable[[Path, Tick], Iterator[Record]]
 
 
-def find(raw: Path, name: str) -> Path:
-    """The raw file `name`, which must lie below `raw`; raises InputError when it doesn't or is missing."""
+def check_name(raw: Path, name: str) -> None:
+    """Raises InputError unless `name` means something below `raw`."""
     if not name or PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
         raise InputError(f"'{name}' is not a path below {raw}; name raw files relative to that folder")
+
+
+def find(raw: Path, name: str) -> Path:
+    """The raw file `name`, which must lie below `raw`; raises InputError when it doesn't or is missing."""
+    check_name(raw, name)
     if not (raw / name).is_file():
         same = sorted(path.relative_to(raw).as_posix() for path in raw.rglob(f"{PurePosixPath(name).name}*"))
         there = f"; there is: {', '.join(same[:3])}" if same else ""
@@ -73,17 +80,22 @@ def find(raw: Path, name: str) -> Path:
 
 
 def records(path: Path, header: Sequence[str] | None = None, title: str | None = None) -> Iterator[Record]:
-    """The rows of a .jsonl, .json (an array or one object a line), .csv, .tsv or .parquet file.
+    """The rows of a .jsonl, .json (an array, one object a line, or a table), .csv, .tsv, .parquet or .arrow file.
 
-    All but .parquet may end in .gz. A .csv or .tsv file starts with the names of its columns, unless they are given as
-    `header`. With a `title` the bytes read are shown in a progress bar. Raises InputError naming the file and the line
-    that cannot be read.
+    The text files may end in .gz. The entries of a JSON table have their keys as `id`. A .csv or .tsv file starts with
+    the names of its columns, unless they are given as `header`. With a `title` the bytes read are shown in a progress
+    bar. Raises InputError naming the file and the line that cannot be read.
     """
-    suffix = Path(path.name.removesuffix(".gz")).suffix.lower()
+    suffix = kind(path)
     if suffix not in READERS:
         raise InputError(f"{path}: unknown kind of file; known: {', '.join(READERS)}")
     reader = READERS[suffix] if header is None else partial(READERS[suffix], header=header)
     return reader(path, lambda count: None) if title is None else _shown(reader, path, title)
+
+
+def kind(path: Path) -> str:
+    """The ending of a file's name, without .gz; one of READERS where it can be read."""
+    return Path(path.name.removesuffix(".gz")).suffix.lower()
 
 
 def _shown(reader: Reader, path: Path, title: str) -> Iterator[Record]:
@@ -208,7 +220,8 @@ def _depth(value: Any) -> int:
     return depth
 
 
-def _parsed(text: str, where: str) -> Any:
+def parsed(text: str, where: str) -> Any:
+    """The JSON value that a text holds; raises InputError naming the place."""
     try:
         value = json.loads(text)
     except RecursionError:
@@ -226,7 +239,7 @@ def document(path: Path) -> Any:
     if len(content) > longest:
         raise _too_long(str(path), "is another one than it should be")
     try:
-        return _parsed(content.decode("utf-8-sig"), str(path))
+        return parsed(content.decode("utf-8-sig"), str(path))
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 at byte {error.start + 1}") from None
 
@@ -235,18 +248,52 @@ def _json_lines(path: Path, tick: Tick) -> Iterator[Record]:
     for number, line in _lines(path, tick):
         if line.strip():
             where = f"{path}, line {number}"
-            yield _object(_parsed(line, where), where)
+            yield _object(parsed(line, where), where)
 
 
 def _json(path: Path, tick: Tick) -> Iterator[Record]:
-    """An array when the first character says so, else one object a line."""
+    """An array when the first character says so; a table of objects; else one object a line."""
     with _opened(path, lambda count: None) as file:
-        start = file.read(1024).removeprefix(b"\xef\xbb\xbf").lstrip()
-    return _json_array(path, tick) if start.startswith(b"[") else _json_lines(path, tick)
+        start = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
+    if start.startswith(b"["):
+        return _json_items(path, tick, _ARRAY)
+    if TABLE.match(start.decode("utf-8", "replace")) and _is_table(path):
+        return _json_items(path, tick, _TABLE)
+    return _json_lines(path, tick)
 
 
-def _json_array(path: Path, tick: Tick) -> Iterator[Record]:
-    """The objects of an array one by one; only the chunk that holds the current one is in memory."""
+def _is_table(path: Path) -> bool:
+    """Whether an object of objects is the whole file, rather than the first of its lines."""
+    try:
+        lines = (line for _, line in _lines(path, lambda count: None) if line.strip())
+        first, second = next(lines), next(lines, None)
+        value = json.loads(first)
+    except (InputError, ValueError, RecursionError):  # more than a line: no JSON lines, whatever it is
+        return True
+    return second is None and all(isinstance(item, dict) for item in value.values())
+
+
+class _Items(NamedTuple):
+    """How the items of a JSON value follow each other; the first group of a gap, where there is one, is a key."""
+
+    opening: re.Pattern[str]
+    between: re.Pattern[str]
+    empty: re.Pattern[str]
+    closing: re.Pattern[str]
+
+
+_KEY = r'\s*("(?:[^"\\]|\\.)*")\s*:\s*(?=\S)'
+_ARRAY = _Items(OPENING, BETWEEN, EMPTY, CLOSING)
+_TABLE = _Items(
+    re.compile(r"\s*\{" + _KEY),
+    re.compile(r"\s*," + _KEY),
+    re.compile(r"\s*\{\s*\}\s*$"),
+    re.compile(r"\s*\}\s*$"),
+)
+
+
+def _json_items(path: Path, tick: Tick, items: _Items) -> Iterator[Record]:
+    """The objects of an array or a table one by one; only the chunk that holds the current one is in memory."""
     decode, longest = json.JSONDecoder().raw_decode, _longest.get()
     with _opened(path, tick) as file:
         stream = io.TextIOWrapper(file, encoding="utf-8-sig")
@@ -254,7 +301,7 @@ def _json_array(path: Path, tick: Tick) -> Iterator[Record]:
         while True:
             where = f"{path}, item {number + 1}"
             found = False
-            if gap := (BETWEEN if number else OPENING).match(buffer, position):
+            if gap := (items.between if number else items.opening).match(buffer, position):
                 try:
                     item, position = decode(buffer, gap.end())
                     found, number = True, number + 1
@@ -268,16 +315,22 @@ def _json_array(path: Path, tick: Tick) -> Iterator[Record]:
                 source = buffer[gap.end() : position]
                 if len(source) > longest:
                     raise _too_long(where, "has lost a bracket or a quote")
-                yield _object(_checked(item, source, where), where)
+                record = _object(_checked(item, source, where), where)
+                yield _keyed(record, gap[1]) if gap.re.groups else record
                 continue
             if len(buffer) - position > longest:
                 raise _too_long(where, "has lost a bracket or a quote")
             more = _read(stream, where)
-            if not more and (CLOSING if number else EMPTY).match(buffer, position):
+            if not more and (items.closing if number else items.empty).match(buffer, position):
                 return
             if not more:
                 raise InputError(f"{where}: not valid JSON, perhaps cut off")
             buffer, position = buffer[position:] + more, 0
+
+
+def _keyed(record: Record, key: str) -> Record:
+    """An entry of a JSON table, with its key as the column `id` where it has none."""
+    return Record(record.where, {"id": parsed(key, record.where), **record.values})
 
 
 def _read(stream: io.TextIOWrapper, where: str) -> str:
@@ -360,40 +413,71 @@ def _returns(line: str) -> str:
 
 def _parquet(path: Path, tick: Tick) -> Iterator[Record]:
     """Part by part; what stands in the columns is left to the one who reads them."""
-    import pyarrow as pa
     import pyarrow.parquet as pq
+
+    with _columns(path, "Parquet"), pq.ParquetFile(path, page_checksum_verification=True) as file:
+        batches = file.iter_batches(BATCH_ROWS)
+        yield from _batches(path, file.schema_arrow.names, batches, file.metadata.num_rows, tick)
+
+
+def _arrow(path: Path, tick: Tick) -> Iterator[Record]:
+    """An Arrow stream, as `datasets` writes it, or an Arrow file: batch by batch."""
+    import pyarrow as pa
+
+    with _columns(path, "Arrow"), pa.OSFile(str(path)) as source:
+        found = source.read(len(ARROW_FILE)) == ARROW_FILE
+        source.seek(0)
+        if found:
+            file = pa.ipc.open_file(source)
+            batches = (file.get_batch(i) for i in range(file.num_record_batches))
+        else:
+            file = pa.ipc.open_stream(source)
+            batches = iter(file)
+        yield from _batches(path, file.schema.names, batches, None, tick)
+
+
+@contextlib.contextmanager
+def _columns(path: Path, form: str) -> Iterator[None]:
+    """What pyarrow finds wrong with a file becomes an InputError."""
+    import pyarrow as pa
 
     if not path.is_file():
         raise InputError(f"{path} is missing")
-    number = 0
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            names = file.schema_arrow.names
-            if len(set(names)) < len(names):
-                raise InputError(f"{path}: two columns have the same name")
-            share = path.stat().st_size / max(1, file.metadata.num_rows)
-            for batch in file.iter_batches(PARQUET_ROWS):
-                tick(round(batch.num_rows * share))
-                try:
-                    batch.validate(full=True)
-                    rows = batch.to_pylist()
-                except (pa.ArrowException, ValueError, OverflowError) as error:
-                    place = f"{path}, rows {number + 1} to {number + batch.num_rows}"
-                    raise InputError(f"{place}: a value cannot be read ({_brief(first_line(error))})") from None
-                for values in rows:
-                    number += 1
-                    yield Record(f"{path}, row {number}", values)
+        yield
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last of a column's name
-        after = f" after row {number}" if number else ""
-        raise InputError(
-            f"{path} is not a readable Parquet file{after} ({_brief(first_line(error))}); fetch it again"
-        ) from None
+        reason = _brief(first_line(error))
+        raise InputError(f"{path} is not a readable {form} file ({reason}); fetch it again") from None
+
+
+def _batches(path: Path, names: list[str], batches: Iterable[Any], total: int | None, tick: Tick) -> Iterator[Record]:
+    """The rows of record batches; of the file's bytes, each row is an equal share where their number is known."""
+    import pyarrow as pa
+
+    if len(set(names)) < len(names):
+        raise InputError(f"{path}: two columns have the same name")
+    share, number = path.stat().st_size / max(1, total) if total is not None else 0.0, 0
+    for whole in batches:
+        for start in range(0, whole.num_rows, BATCH_ROWS):
+            batch = whole.slice(start, BATCH_ROWS)
+            tick(round(batch.num_rows * share))
+            try:
+                batch.validate(full=True)
+                rows = batch.to_pylist()
+            except (pa.ArrowException, ValueError, OverflowError) as error:
+                place = f"{path}, rows {number + 1} to {number + batch.num_rows}"
+                raise InputError(f"{place}: a value cannot be read ({_brief(first_line(error))})") from None
+            for values in rows:
+                number += 1
+                yield Record(f"{path}, row {number}", values)
 
 
 DELIMITERS = {"csv": ",", "tsv": "\t"}
+SEPARATED = [f".{kind}" for kind in DELIMITERS]  # kinds of files whose cells are texts
 READERS: dict[str, Reader] = {
     ".jsonl": _json_lines,
     ".json": _json,
     **{f".{kind}": partial(_separated, kind=kind) for kind in DELIMITERS},
     ".parquet": _parquet,
+    ".arrow": _arrow,
 }

@@ -52,6 +52,8 @@ def _prompt(row: dict[str, Any], template: Template) -> dict[str, Any]:
     if not row["turns"]:
         raise InputError(f"prompt {row['prompt_id']} has no turns, so no template can be applied; use the task's own")
     own = {"human": template.human, "assistant": template.assistant}
+    if other := sorted({turn["role"] for turn in row["turns"]} - set(own)):
+        raise InputError(f"prompt {row['prompt_id']} has a turn of {other[0]}, for which the template has no mark")
     pieces = ["", template.system, ""]  # every second one is a mark
     for turn in row["turns"]:
         pieces += [own[turn["role"]], turn["text"]]

@@ -17,7 +17,7 @@ from alol.base.errors import InputError
 from alol.evaluation.metrics import bootstrap_interval
 from alol.evaluation.summary import align
 
-SPEAKERS = {"human": "Human", "assistant": "Assistant"}
+SPEAKERS = {"human": "Human", "assistant": "Assistant", "system": "System", "tool": "Tool"}
 QUESTIONS = ("helpful", "safe")
 RATES = ("win", "tie", "loss", "unparsed")
 FAILED = "failed"
@@ -71,7 +71,9 @@ def check(rows: Rows, name: str) -> None:
                 raise InputError(f"{name}, row {i}: {column} is {row.get(column)!r:.80}, but must be a text")
         turns = row.get("turns") or []
         if not isinstance(turns, list) or not all(map(_is_turn, turns)):
-            raise InputError(f"{name}, row {i}: turns are {turns!r:.80}, but must be texts of human and assistant")
+            raise InputError(
+                f"{name}, row {i}: turns are {turns!r:.80}, but must be texts of human and assistant, system or tool"
+            )
         if not isinstance(row.get("context"), dict):
             raise InputError(f"{name}, row {i}: context is {row.get('context')!r:.80}, but must be a table in JSON")
 
@@ -81,7 +83,7 @@ def _is_turn(value: Any) -> bool:
 
 
 def question(row: Mapping[str, Any], a: str, b: str) -> str:
-    """What the judge is asked; the conversation is the row's turns, so without a system text, or else its prompt."""
+    """What the judge is asked; the conversation is the row's turns, or else its prompt."""
     turns = [f"{SPEAKERS[turn['role']]}: {turn['text'].strip()}" for turn in row.get("turns") or []]
     return _ASK.format(conversation="\n\n".join(turns) or row["prompt"], a=a, b=b)
 

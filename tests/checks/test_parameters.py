@@ -93,11 +93,11 @@ def test_a_good_project_is_fine(check):
         ({"tasks__demo__source": {"log": {"kind": "hub", "location": "a/b"}}}, "needs the revision"),
         (
             {"tasks__demo__clean__format": "nope"},
-            "clean.format is 'nope', which is no format; known: comet, demo, hha,",
+            "clean.format is 'nope', which is no format; known: chat, comet, demo, hha,",
         ),
         (
             {"defaults__clean__formats__nope": {}},
-            "tasks/shared/clean.yaml: formats.nope is no format; known: comet, demo, hha,",
+            "tasks/shared/clean.yaml: formats.nope is no format; known: chat, comet, demo, hha,",
         ),
         (
             {"defaults__clean__formats__hha__sytem": ""},

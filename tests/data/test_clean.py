@@ -90,7 +90,7 @@ def test_a_failed_run_keeps_what_an_earlier_one_wrote(folder):
 @pytest.mark.parametrize(
     ("clean", "message"),
     [
-        ({"format": "tabel"}, "unknown format 'tabel'; known: comet, demo, hha, knowledge, reddit, table"),
+        ({"format": "tabel"}, "unknown format 'tabel'; known: chat, comet, demo, hha, knowledge, reddit, table"),
         ({"format": "hha", "options": {**HHA, "sytem": ""}}, "tasks/mine.yaml: clean.options.sytem is unknown"),
         ({"format": "hha", "options": HHA, "limit": 0}, "tasks/mine.yaml: clean.limit is 0, but must be at least 1"),
         ({"format": "hha", "options": {**HHA, "train": "archive/none.json"}}, f"{RAW}/archive/none.json is missing"),

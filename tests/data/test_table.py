@@ -189,6 +189,19 @@ def test_a_wrong_row_is_named_by_file_line_and_column(tmp_path, row, options, me
         read(tmp_path, [first, row], **options)
 
 
+def test_numbers_of_a_csv_are_numbers_of_the_context(tmp_path):
+    (tmp_path / "train-0.csv").write_text("q,a,score,code\n1,x,0.5,007\n2,y,3,1\n")
+    (tmp_path / "train-1.csv").write_text("q,a,score,code\n1,z,-1,1\n")
+    context = {"score": "score", "code": "code", "asked": "q"}
+    files = {"train": "train-*.csv", "validation": "train-0.csv", "test": "train-0.csv"}
+    found = read(tmp_path, **files, preference="score", context=context)["train"]
+    assert [(row["prompt"], row["response"], row["context"]) for row in found] == [
+        ("2", "y", {"score": 3, "code": "1", "asked": "2"}),
+        ("1", "x", {"score": 0.5, "code": "007", "asked": "1"}),
+        ("1", "z", {"score": -1, "code": "1", "asked": "1"}),
+    ]
+
+
 @pytest.mark.parametrize("shares", [{"validation": 0.5, "test": 0.5}, {"validation": 0.0, "test": 0.1}])
 def test_shares_that_leave_nothing_are_refused(shares):
     with pytest.raises(InputError, match=r"clean\.options\.shares"):

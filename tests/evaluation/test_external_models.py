@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 from transformers import PreTrainedTokenizerFast
 
+from alol.base.errors import InputError
 from alol.data import schema
 from alol.evaluation import external_models
 from alol.evaluation.external_models import Template
@@ -98,3 +99,9 @@ def test_what_is_refused(project, tokenizer, tmp_path):
         tmp_path / "other"
     )
     assert "no end-of-text token" in refused("refused", "--model", str(tmp_path / "other"))
+
+
+def test_a_turn_for_which_the_template_has_no_mark_is_named():
+    turns = [{"role": "human", "text": "Rain?"}, {"role": "tool", "text": "dry"}]
+    with pytest.raises(InputError, match=r"^prompt test-0 has a turn of tool, for which the template has no mark$"):
+        external_models.prompts([{"prompt_id": "test-0", "turns": turns}], PYTHIA)

@@ -223,7 +223,7 @@ def rewrite(path: Path, column: str, value: object) -> None:
         ("prompt", [], "prompt is [], but must be a text"),
         ("turns", "all", "turns are 'all', but must be texts of human and assistant"),
         ("turns", ["a"], "turns are ['a'], but must be texts of human and assistant"),
-        ("turns", [{"role": "system", "text": "x"}], "turns are [{'role': 'system'"),
+        ("turns", [{"role": "narrator", "text": "x"}], "turns are [{'role': 'narrator'"),
         ("turns", [{"role": "human", "text": 3}], "turns are [{'role': 'human'"),
         ("context", "[1]", "context is [1], but must be a table in JSON"),
     ],
@@ -234,6 +234,12 @@ def test_rows_that_make_no_question_are_named(project, name, column, value, expe
     done = run()
     assert done.exit_code == 1 and done.output == f"Error: {name}, row 0: {done.output.split(': ', 2)[2]}"
     assert expected in done.output and done.output.count("\n") == 1
+
+
+def test_system_turns_and_what_tools_return_are_part_of_the_question():
+    turns = [{"role": role, "text": text} for role, text in (("system", "Be brief."), ("human", "Hi"), ("tool", "dry"))]
+    text = judge.question({"turns": turns, "prompt": "p"}, "one", "two")
+    assert "System: Be brief.\n\nHuman: Hi\n\nTool: dry" in text
 
 
 def test_a_table_without_turns_shows_the_prompt(project, serve):

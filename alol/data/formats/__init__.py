@@ -51,9 +51,10 @@ def get(name: str) -> Format:
 
 @cache
 def _formats() -> dict[str, Format]:
-    from alol.data.formats import comet, demo, hha, knowledge, reddit, table
+    from alol.data.formats import chat, comet, demo, hha, knowledge, reddit, table
 
     return {
+        "chat": chat.FORMAT,
         "comet": comet.FORMAT,
         "demo": demo.FORMAT,
         "hha": hha.FORMAT,

@@ -10,15 +10,12 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from hashlib import blake2b
-from heapq import nsmallest
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from alol.base.errors import InputError, ParameterError
 from alol.config.ranges import Part, Seed, Text
-from alol.data import rawfiles
+from alol.data import rawfiles, shards
 from alol.data.compact_sets import Counts, Key, digest
 from alol.data.formats import Format, Row, by_prompt
 from alol.data.rawfiles import Record
@@ -35,7 +32,7 @@ class Shares:
 
 @dataclass(frozen=True)
 class Options:
-    """Files are named below data/raw/<task>/; see alol.data.rawfiles for their kinds."""
+    """Files are named below data/raw/<task>/; see alol.data.rawfiles for their kinds and alol.data.shards for names."""
 
     train: str
     validation: str | None  # null: split off from train
@@ -52,23 +49,24 @@ class Options:
 
 def read(raw: Path, options: Options) -> dict[str, Iterator[Row]]:
     """The rows of each split; prompts in the order in which they are complete, ranks by preference or by order."""
-    train = rawfiles.find(raw, options.train)
-    files = {VALIDATION: options.validation, TEST: options.test}
-    paths = {split: rawfiles.find(raw, name) for split, name in files.items() if name is not None}
+    files = {TRAIN: options.train, VALIDATION: options.validation, TEST: options.test}
+    paths = {split: shards.find(raw, name) for split, name in files.items() if name is not None}
     shares = {split: getattr(options.shares, split) for split in files if split not in paths}
-    counts = _count(train, options)
-    homes = _split_off(counts, shares, options.seed)
+    among = {*options.context.values()} - {options.prompt, options.response, options.id}
+    numeric = shards.numeric_columns([path for found in paths.values() for path in found], among)
+    counts = _count(paths[TRAIN], options)
+    home = by_prompt.split_off(counts, shares, options.seed)
     result = {}
     for split in SPLITS:
-        if split in paths:
-            result[split] = _rows(paths[split], split, _count(paths[split], options), options)
+        if split != TRAIN and split in paths:
+            own = _count(paths[split], options)
         else:
-            own = counts.select(lambda key, split=split: homes.get(key, TRAIN) == split) if homes else counts
-            result[split] = _rows(train, split, own, options)
+            own = counts.select(lambda key, split=split: home(key) == split) if shares else counts
+        result[split] = _rows(shards.records(paths.get(split, paths[TRAIN]), numeric), split, own, options)
     return result
 
 
-def check(options: Options) -> None:
+def check(options: Any) -> None:
     """Something must be left to train on."""
     if options.validation is None and options.test is None and options.shares.validation + options.shares.test >= 1:
         raise ParameterError("clean.options.shares", "take all of the prompts; they must be less than 1 together")
@@ -81,28 +79,13 @@ def _key(record: Record, options: Options) -> Key:
     return digest(str(value))
 
 
-def _count(path: Path, options: Options) -> Counts:
-    return Counts(_key(record, options) for record in rawfiles.records(path))
+def _count(paths: list[Path], options: Options) -> Counts:
+    return Counts(_key(record, options) for record in shards.records(paths))
 
 
-def _split_off(counts: Mapping[Key, int], shares: dict[str, float], seed: int) -> dict[Key, str]:
-    """Prompts that leave the training split: those whose seeded hash is smallest, the nearest number to each share.
-
-    A prompt's place depends on the set of prompts and the seed, not on the order of the file.
-    """
-    salt = seed.to_bytes(16, "big", signed=True)
-    sizes = {split: _part(share, len(counts)) for split, share in shares.items()}
-    order = iter(nsmallest(sum(sizes.values()), counts, lambda key: blake2b(key, key=salt, digest_size=16).digest()))
-    return {key: split for split, size in sizes.items() for key in islice(order, size)}
-
-
-def _part(share: float, count: int) -> int:
-    return max(1, math.floor(share * count + 0.5))
-
-
-def _rows(path: Path, split: str, counts: Mapping[Key, int], options: Options) -> Iterator[Row]:
+def _rows(records: Iterator[Record], split: str, counts: Mapping[Key, int], options: Options) -> Iterator[Row]:
     """The rows of the prompts that are counted; records of other prompts are passed over."""
-    groups = by_prompt.together(rawfiles.records(path), lambda record: _key(record, options), counts)
+    groups = by_prompt.together(records, lambda record: _key(record, options), counts)
     for number, group in enumerate(groups):
         yield from _prompt_rows(group, split, number, options)
 
