@@ -182,7 +182,7 @@ def _batch(
     output = model.generate(
         input_ids=ids.to(device),
         attention_mask=mask.to(device),
-        generation_config=_config(model, tokenizer, settings),
+        generation_config=config_of(model, tokenizer, settings),
         tokenizer=tokenizer if settings.stop else None,
     )
     ends = {tokenizer.eos_token_id, *settings.stop_ids}
@@ -200,7 +200,8 @@ def _trimmed(ids: list[int], ends: set[int], pad_id: int) -> list[int]:
     return ids[:length]
 
 
-def _config(model: nn.Module, tokenizer: PreTrainedTokenizerBase, settings: Generate) -> GenerationConfig:
+def config_of(model: nn.Module, tokenizer: PreTrainedTokenizerBase, settings: Generate) -> GenerationConfig:
+    """What the library's own `generate` needs to end and choose tokens as `settings` say."""
     sampling = {"temperature": settings.temperature, "top_p": settings.top_p, "top_k": 0} if settings.sample else {}
     return GenerationConfig(
         max_new_tokens=settings.max_new_tokens,

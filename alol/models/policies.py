@@ -118,6 +118,13 @@ def tokenizer_of(name: str, revision: str | None) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def four_bit(compute: torch.dtype) -> Any:
+    """How a base is quantised: NF4, with arithmetic in `compute`."""
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)
+
+
 def base_model(name: str, revision: str | None, *, quantized: bool, dropout: float = 0.0) -> PreTrainedModel:
     """A causal language model or an encoder-decoder by its name: in fp32, or in 4-bit NF4.
 
@@ -127,11 +134,8 @@ def base_model(name: str, revision: str | None, *, quantized: bool, dropout: flo
     config = without_dropout(loaded(AutoConfig.from_pretrained, name, revision, "the model"), dropout)
     options: dict[str, Any] = {"dtype": torch.float32}
     if quantized:
-        from transformers import BitsAndBytesConfig
-
         compute = torch.bfloat16 if torch.cuda.is_available() else torch.float32
-        four_bit = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)
-        options = {"dtype": compute, "quantization_config": four_bit}
+        options = {"dtype": compute, "quantization_config": four_bit(compute)}
     load = language_model_class(config).from_pretrained
     model = complete(load, name, revision, "the model", config=config, **options)
     for module in model.modules():
