@@ -5,6 +5,7 @@ python -m stages.export a_lol --to exported --merge --dtype bf16
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import click
@@ -19,6 +20,7 @@ from alol.training import rollout
 from stages._cli import mistakes, speak
 
 REFERENCE = "reference"
+HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 
 
 @click.command(name="export")
@@ -35,6 +37,8 @@ def main(run: str, target: Path, task: str | None, merge: bool, dtype: str, push
         loaded = _loaded(run, task)
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
             raise InputError(f"{target} is there already; name a new folder, or remove it")
+        if push is not None and not HUB_ID.fullmatch(push):
+            raise InputError(f"--push is '{push}', but must be OWNER/NAME, of letters, digits, '-', '_' and '.'")
         exported = _write(loaded, run, target, merge, dtype)
         click.echo(
             f"{target}: {'adapter on ' + exported.base if exported.base else 'whole model'} in {dtype}; plain "

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
 import torch
 from click.testing import CliRunner
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, constants
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -21,6 +22,7 @@ from alol.models import policies
 from alol.training import rollout
 from stages.export import main
 from tests import small
+from tests.stages.hub_server import Hub
 
 
 @pytest.fixture(scope="module")
@@ -176,3 +178,48 @@ def test_an_export_that_answers_otherwise_is_none(project, tmp_path, monkeypatch
     assert result.exit_code == 1
     assert "otherwise than the pipeline, so nothing was written" in result.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def hub(serving, monkeypatch):
+    """Starts a stand-in hub, to which the library's calls go."""
+
+    def start(**answers: int) -> Hub:
+        server = serving(Hub(**answers))
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setattr(constants, "ENDPOINT", server.url)
+        return server
+
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    return start
+
+
+def test_a_push_brings_every_file_to_the_hub(project, tmp_path, hub):
+    server = hub()
+    result = invoke("a_lol", "--to", str(tmp_path / "out"), "--merge", "--push", "me/polite")
+    assert result.exit_code == 0, f"{result.output} {result.exception!r}"
+    assert f"pushed to {server.url}/me/polite" in result.output
+    assert (server.repo["name"], server.repo["organization"], server.repo["visibility"]) == ("polite", "me", "private")
+    assert server.files == {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert "README.md" in server.files
+    assert server.tokens == {"Bearer hf_secret"}
+
+
+@pytest.mark.parametrize("answers", [{"status": 401}, {"status": 403}, {"late": 403}, {"late": 409}])
+def test_a_push_that_is_refused_leaves_the_folder(project, tmp_path, hub, answers):
+    hub(**answers)
+    result = invoke("a_lol", "--to", str(tmp_path / "out"), "--merge", "--push", "me/polite")
+    assert result.exit_code == 1
+    (line,) = (line for line in result.stderr.splitlines() if line.startswith("Error"))
+    assert f"{tmp_path / 'out'} is written, but could not be pushed to me/polite: " in line
+    assert "hf_secret" not in result.output
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "out").dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", ["a/b/c", "../x", "me/po lite", ""])
+def test_a_name_that_no_hub_takes_is_refused_before_anything_is_written(project, tmp_path, name):
+    result = invoke("a_lol", "--to", str(tmp_path / "out"), "--push", name)
+    assert result.exit_code == 1
+    assert f"--push is '{name}', but must be OWNER/NAME" in result.stderr
+    assert not (tmp_path / "out").exists()
