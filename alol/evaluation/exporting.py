@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig
 
@@ -52,6 +53,8 @@ def write(run: Path, folder: Path, rows: Rows, params: Params, *, merge: bool, d
     transformers answers otherwise than the pipeline.
     """
     policy = policies.load(run)
+    whole = merge or not _is_adapter(policy.model)
+    made = _Export(policy, run, folder, DTYPES[dtype], params.generate, *(None, None) if whole else _base(policy, run))
     rows = rows[:CHECKED]
     asked = Encoder(policy.tokenizer, params.policy).prompts(rows)
     settings = dataclasses.replace(params.generate, sample=False, beams=1, stop=[])
@@ -63,114 +66,119 @@ def write(run: Path, folder: Path, rows: Rows, params: Params, *, merge: bool, d
         )
 
     expected = own = answers(policy.model)
-    model, base, revision = _whole(policy, run) if merge or not _is_adapter(policy) else _adapter(policy, run)
+    model = made.merged() if whole else policy.model
     if dtype != "fp32":
-        model.to(DTYPES[dtype])
-        model.to(torch.float32)
+        made.round(model)
         expected = answers(model)
-    _save(model, policy, params.generate, folder, base, revision, DTYPES[dtype])
-    if base == BASE:
-        _save_base(policy, run, folder / BASE, params.generate, DTYPES[dtype])
+    made.save(model)
     tokenizer = loading.loaded(AutoTokenizer.from_pretrained, str(folder), None, "the export")
     if Encoder(tokenizer, params.policy).prompts(rows) != asked:
-        raise InputError(f"{run}: the exported tokenizer makes other ids of the test prompts; nothing was written")
-    plain = _plain(folder, base, revision, policy).to(main.device)
-    for i, (prompt, answer) in enumerate(zip(asked, expected, strict=True)):
-        if not _same(plain, prompt, answer, _generation(policy, settings), main):
+        raise InputError(f"{run}: the exported tokenizer makes other ids of the test prompts, so nothing was written")
+    plain = _plain(made).to(main.device)
+    config = generate.config_of(policy.model, policy.tokenizer, settings)
+    for row, prompt, answer in zip(rows, asked, expected, strict=True):
+        if not _same(plain, prompt, answer, config, main):
             raise InputError(
-                f"{run}: transformers answers test prompt {rows[i]['prompt_id']} otherwise than the pipeline, so "
-                "nothing was written; without --merge and in fp32 there is nothing to round"
+                f"{run}: transformers answers test prompt {row['prompt_id']} otherwise than the pipeline, so nothing "
+                "was written; try it in fp32 and without --merge"
             )
-    auto = "AutoModelForSeq2SeqLM" if is_encoder_decoder(plain) else "AutoModelForCausalLM"
-    return Exported(base, revision, auto, sum(x != y for x, y in zip(own, expected, strict=True)))
+    unlike = sum(x != y for x, y in zip(own, expected, strict=True))
+    return Exported(made.base, made.revision, _auto(policy).__name__, unlike)
 
 
-def _is_adapter(policy: LoadedPolicy) -> bool:
-    return hasattr(policy.model, "peft_config")
+def _is_adapter(model: nn.Module) -> bool:
+    return hasattr(model, "peft_config")
 
 
-def _named_base(policy: LoadedPolicy, run: Path) -> str:
-    return policies.base_path(run, policy.pointer["base"])
+def _base(policy: LoadedPolicy, run: Path) -> tuple[str, str | None]:
+    """What an adapter goes onto: a hub id with its revision, or BASE."""
+    name = policies.base_path(run, policy.pointer["base"])
+    return (name, policy.pointer["revision"]) if model_names.located(name, str(run)) is None else (BASE, None)
 
 
-def _whole(policy: LoadedPolicy, run: Path) -> tuple[nn.Module, None, None]:
-    """The model with its adapter merged in. 4-bit weights are what the adapter was trained on: they are unpacked."""
-    model = policy.model
-    if not _is_adapter(policy):
-        return model, None, None
-    if policy.pointer["quantized"]:
-        base = policies.base_model(_named_base(policy, run), policy.pointer["revision"], quantized=True)
+def _auto(policy: LoadedPolicy) -> Any:
+    return AutoModelForSeq2SeqLM if is_encoder_decoder(policy.model) else AutoModelForCausalLM
+
+
+@dataclass(frozen=True)
+class _Export:
+    """A policy of the folder `run` on its way into `folder`; `base` and `revision` as in Exported."""
+
+    policy: LoadedPolicy
+    run: Path
+    folder: Path
+    dtype: torch.dtype
+    settings: Generate
+    base: str | None
+    revision: str | None
+
+    def merged(self) -> nn.Module:
+        """One whole model. 4-bit weights are what the adapter was trained on: they are unpacked."""
+        model, pointer = self.policy.model, self.policy.pointer
+        if pointer["quantized"]:
+            with loading.quiet():
+                model = self._named_base(quantized=True).dequantize().float()
+            adapter, revision = policies.own_adapter(self.run, pointer)
+            model = policies.with_adapter(model, adapter, revision, 0.0) if adapter else model
+        return model.merge_and_unload() if _is_adapter(model) else model
+
+    def round(self, model: nn.Module) -> None:
+        """Weights as they will be in the file: of an adapter its own, and those of a base that is exported with it."""
+        every = self.base is None or self._base_dtype() == self.dtype
+        for name, parameter in model.named_parameters():
+            if every or f".{ADAPTER}" in name:
+                parameter.data = parameter.data.to(self.dtype).to(parameter.dtype)
+
+    def save(self, model: nn.Module) -> None:
+        self.folder.mkdir(parents=True)
+        if self.base is None:
+            self._save_whole(model, self.folder, self.dtype)
+            return
+        if self.base == BASE:
+            self._save_whole(self._named_base(quantized=False), self.folder / BASE, self._base_dtype())
+        pointer = {**self.policy.pointer, "base": self.base}
+        model.peft_config[ADAPTER].revision = self.revision
         with loading.quiet():
-            base = base.dequantize().float()
-        adapter, revision = policies.own_adapter(run, policy.pointer)
-        model = policies.with_adapter(base, str(adapter), revision, 0.0)
-    return model.merge_and_unload(), None, None
+            policies.save(LoadedPolicy(model, self.policy.tokenizer, pointer), self.folder)
+        (self.folder / policies.POINTER).unlink()
+        file = self.folder / "adapter_model.safetensors"
+        save_file({name: tensor.to(self.dtype) for name, tensor in load_file(file).items()}, file, {"format": "pt"})
+
+    def _base_dtype(self) -> torch.dtype | None:
+        """Of a base that is exported with its adapter; one to be quantised stays as it is, or it would be another."""
+        if self.base != BASE:
+            return None
+        return torch.float32 if self.policy.pointer["quantized"] else self.dtype
+
+    def _named_base(self, *, quantized: bool) -> nn.Module:
+        pointer = self.policy.pointer
+        return policies.base_model(
+            policies.base_path(self.run, pointer["base"]), pointer["revision"], quantized=quantized
+        )
+
+    def _save_whole(self, model: nn.Module, folder: Path, dtype: torch.dtype) -> None:
+        """What the pipeline ends and chooses tokens by is in generation_config.json."""
+        settings = dataclasses.replace(self.settings, stop=[])
+        model.generation_config = generate.config_of(model, self.policy.tokenizer, settings)
+        with loading.quiet():
+            model.to(dtype).save_pretrained(folder)
+            self.policy.tokenizer.save_pretrained(folder)
 
 
-def _adapter(policy: LoadedPolicy, run: Path) -> tuple[nn.Module, str, str | None]:
-    """The adapter, and what it goes onto: a hub id with its revision, or BASE."""
-    name = _named_base(policy, run)
-    on_hub = model_names.located(name, str(run)) is None
-    return policy.model, name if on_hub else BASE, policy.pointer["revision"] if on_hub else None
-
-
-def _save(
-    model: nn.Module,
-    policy: LoadedPolicy,
-    settings: Generate,
-    folder: Path,
-    base: str | None,
-    revision: str | None,
-    dtype: torch.dtype,
-) -> None:
-    folder.mkdir(parents=True)
-    with loading.quiet():
-        if base is not None:
-            config = model.peft_config[ADAPTER]
-            config.base_model_name_or_path, config.revision = base, revision
-            config.target_modules = sorted(config.target_modules)
-            for name, parameter in model.named_parameters():
-                if "lora_" in name:
-                    parameter.data = parameter.data.to(dtype)
-            model.save_pretrained(folder, save_embedding_layers=False, selected_adapters=[ADAPTER])
-            (folder / "README.md").unlink(missing_ok=True)
-        else:
-            _save_model(model, policy, settings, folder, dtype)
-        policy.tokenizer.save_pretrained(folder)
-
-
-def _save_model(model: nn.Module, policy: LoadedPolicy, settings: Generate, folder: Path, dtype: torch.dtype) -> None:
-    """What the pipeline ends and chooses tokens by is in generation_config.json."""
-    model.generation_config = _generation(policy, settings)
-    model.to(dtype).save_pretrained(folder)
-
-
-def _save_base(policy: LoadedPolicy, run: Path, folder: Path, settings: Generate, dtype: torch.dtype) -> None:
-    model = policies.base_model(_named_base(policy, run), policy.pointer["revision"], quantized=False)
-    with loading.quiet():
-        _save_model(model, policy, settings, folder, dtype)
-        policy.tokenizer.save_pretrained(folder)
-
-
-def _plain(folder: Path, base: str | None, revision: str | None, policy: LoadedPolicy) -> nn.Module:
+def _plain(made: _Export) -> nn.Module:
     """The exported model as any program of transformers and peft loads it, with arithmetic in fp32."""
-    encoded = is_encoder_decoder(policy.model)
-    load = (AutoModelForSeq2SeqLM if encoded else AutoModelForCausalLM).from_pretrained
     options: dict[str, Any] = {"dtype": torch.float32}
-    if base is not None and policy.pointer["quantized"]:
+    if made.base is not None and made.policy.pointer["quantized"]:
         options["quantization_config"] = policies.four_bit(torch.float32)
-    place = str(folder / base) if base == BASE else base or str(folder)
-    model = loading.loaded(load, place, revision, "the export", **options)
-    if base is not None:
+    place = str(made.folder / BASE) if made.base == BASE else made.base or str(made.folder)
+    model = loading.loaded(_auto(made.policy).from_pretrained, place, made.revision, "the export", **options)
+    policies.use_one_kernel(model)
+    if made.base is not None:
         from peft import PeftModel
 
         with loading.reading("the export"):
-            model = PeftModel.from_pretrained(model, str(folder))
+            model = PeftModel.from_pretrained(model, str(made.folder))
     return model.eval()
-
-
-def _generation(policy: LoadedPolicy, settings: Generate) -> GenerationConfig:
-    return generate.config_of(policy.model, policy.tokenizer, dataclasses.replace(settings, stop=[]))
 
 
 @torch.no_grad()

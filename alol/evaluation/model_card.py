@@ -18,6 +18,7 @@ from alol.evaluation.exporting import CHECKED, Exported
 from alol.models.policies import Pointer
 
 TEMPLATE = Path(__file__).with_name("model_card.md.j2")
+FOUR_BIT = ', quantization_config=BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")'
 KEPT = ("launch", "task", "algorithm")
 
 
@@ -37,7 +38,7 @@ def render(
     return template.render(
         task=p.task, algorithm=run, title=f"{p.task}: {run}", exported=exported, dtype=dtype,
         checked=CHECKED, base=name if on_hub else None, licence=licence if licence and " " not in licence else None,
-        four_bit=", load_in_4bit=True" if pointer["quantized"] else "",
+        four_bit=FOUR_BIT if pointer["quantized"] and exported.base else "",
         data=_data(p), table=table(_cells(numbers, trained)), subsets=len(summary.split_names(numbers)) > 1,
         delta=summary.show(numbers["delta"][all_]["reward"]),
         p_value=numbers["delta"][all_]["p_value"] if trained else None,

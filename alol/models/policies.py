@@ -138,12 +138,19 @@ def base_model(name: str, revision: str | None, *, quantized: bool, dropout: flo
         options = {"dtype": compute, "quantization_config": four_bit(compute)}
     load = language_model_class(config).from_pretrained
     model = complete(load, name, revision, "the model", config=config, **options)
+    use_one_kernel(model)
+    return fused(model).eval()
+
+
+def use_one_kernel(model: nn.Module) -> None:
+    """Of a 4-bit model.
+
+    bitsandbytes' CPU kernel for evaluation alone rounds differently from the one that training uses: with both, the
+    stored reference log-probabilities would not be those of the policy at its first step.
+    """
     for module in model.modules():
-        # bitsandbytes' CPU kernel for evaluation alone rounds differently from the one that training uses: with both,
-        # the stored reference log-probabilities would not be those of the policy at its first step
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
-    return fused(model).eval()
 
 
 def load(folder: Path, *, dropout: float = 0.0) -> LoadedPolicy:

@@ -16,7 +16,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from alol.config import params, paths
+from alol.config import model_names, params, paths
 from alol.evaluation import exporting
 from alol.models import policies
 from alol.training import rollout
@@ -87,8 +87,9 @@ def test_an_adapter_comes_with_the_base_that_no_hub_has(project, tmp_path):
     assert all(tensor.dtype == torch.bfloat16 for tensor in load_file(half / "adapter_model.safetensors").values())
 
 
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 @pytest.mark.parametrize("merge", [True, False])
-def test_a_4_bit_adapter_answers_the_same(project, tmp_path, merge):
+def test_a_4_bit_adapter_answers_the_same(project, tmp_path, merge, dtype):
     """Merged into what its 4-bit base unpacks to."""
     shutil.copytree("models/demo/a_lol", tmp_path / "qlora")
     pointer = json.loads((tmp_path / "qlora/policy.json").read_text())
@@ -96,7 +97,7 @@ def test_a_4_bit_adapter_answers_the_same(project, tmp_path, merge):
     (tmp_path / "qlora/policy.json").write_text(json.dumps(pointer))
     p = params.load("demo")
     rows = rollout.prompt_rows(paths.clean("demo") / "test.parquet")
-    exported = exporting.write(tmp_path / "qlora", tmp_path / "out", rows, p, merge=merge, dtype="fp32")
+    exported = exporting.write(tmp_path / "qlora", tmp_path / "out", rows, p, merge=merge, dtype=dtype)
     assert exported.base == (None if merge else "base")
     assert str(project) not in texts(tmp_path / "out")
 
@@ -144,6 +145,33 @@ def test_nothing_of_the_machine_is_in_an_export(project, tmp_path):
         said = texts(export(tmp_path / f"out{len(arguments)}", *arguments))
         for place in (str(project), str(tmp_path), str(Path.home()) + "/", "/tmp/", "../reference"):
             assert place not in said
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_an_adapter_on_a_hub_model_names_it(project, tmp_path, monkeypatch, dtype):
+    """A relative folder that the library takes for the id, and this project for a hub's."""
+    shutil.copytree("models/demo/reference/base", "org/tiny", dirs_exist_ok=True)
+    shutil.copytree("models/demo/a_lol", tmp_path / "run")
+    pointer = json.loads((tmp_path / "run/policy.json").read_text())
+    (tmp_path / "run/policy.json").write_text(json.dumps({**pointer, "base": "org/tiny", "revision": "v1"}))
+    find = model_names.find
+    monkeypatch.setattr(model_names, "find", lambda name: (None, None) if name == "org/tiny" else find(name))
+    rows = rollout.prompt_rows(paths.clean("demo") / "test.parquet")
+    exported = exporting.write(tmp_path / "run", tmp_path / "out", rows, params.load("demo"), merge=False, dtype=dtype)
+    assert (exported.base, exported.revision) == ("org/tiny", "v1")
+    config = json.loads((tmp_path / "out/adapter_config.json").read_text())
+    assert (config["base_model_name_or_path"], config["revision"]) == ("org/tiny", "v1")
+    assert [path.name for path in (tmp_path / "out").rglob("*.safetensors")] == ["adapter_model.safetensors"]
+
+
+@pytest.mark.parametrize("arguments", [["--merge"], []])
+def test_the_code_of_the_card_loads_it(project, tmp_path, arguments):
+    folder = export(tmp_path / "out", *arguments)
+    code = re.search(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)[1]
+    names: dict = {}
+    exec(code.replace('"..."', repr(str(folder))), names)
+    own = logits(policies.load(paths.policy("demo", "a_lol")).model)
+    torch.testing.assert_close(logits(names["model"].eval()), own, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
