@@ -113,7 +113,10 @@ def _discarded(p: params.Params, run: str) -> str:
         which = "all of them" if p.reference.train_on == "all" else "the preferred one of each prompt"
         return f"Nothing by advantage; of the training responses it learned from {which}."
     history = read_json(paths.policy(p.task, run) / "training.json", summary.History)
-    share, kept = history["discarded"], "a checkpoint beat the reference" if history["selected"] else "none did"
+    share, kept = (
+        history["discarded"],
+        "one beat the reference" if history["selected"] else "none beat the reference, so it is the last",
+    )
     which = "every training response" if p.train.train_on == "all" else "the preferred training responses"
     return (
         f"{100 * share:.1f} % of what it could have learned from ({which}) was discarded: its advantage "
