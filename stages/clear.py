@@ -1,5 +1,7 @@
 """Shows and removes what killed commands have left: unfinished work, downloads, partial outputs. Not a stage.
 
+Plain copies of .gguf models, which are made again when needed, go too.
+
 python -m stages.clear --list
 """
 
@@ -41,7 +43,7 @@ def main(only_list: bool) -> None:
 
 def left() -> Iterator[tuple[Path, Lock]]:
     """What there is, and the lock that its owner holds."""
-    for pattern in ("stages/*/*", "downloads/*"):
+    for pattern in ("stages/*/*", "downloads/*", "models/*"):
         for path in sorted(paths.work(".").glob(pattern)):
             if path.is_dir():
                 yield path, Lock(path.with_suffix(".lock"))

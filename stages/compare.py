@@ -18,14 +18,14 @@ from alol.base.files import read_json, replacing
 from alol.config import params, paths
 from alol.evaluation import comparison, experiments, figures, published_columns, summary
 from alol.evaluation.report import write_csv
-from stages._cli import mistakes
+from stages._cli import mistakes, speak
 
 
 @click.command(name="compare")
 @click.option("--task", help="Files of tasks/, with commas between; by default the `task` of params.yaml.")
 def main(task: str | None) -> None:
     """Put every experiment and commit of a task into one table and one figure, in reports/."""
-    logging.basicConfig(level=logging.WARNING, force=True)
+    speak(logging.WARNING)
     with mistakes(task):
         names = [name.strip() for name in (params.load().task if task is None else task).split(",")]
         for name in names:

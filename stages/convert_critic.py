@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 import click
 
 from alol.evaluation.summary import align
 from alol.rewards import convert_critic
-from stages._cli import mistakes
+from stages._cli import mistakes, speak
 
 
 @click.command(name="convert_critic")
@@ -19,7 +18,7 @@ from stages._cli import mistakes
 @click.option("--base-revision", help="Revision of a hub id.")
 def main(source: Path, target: Path, base: str, base_revision: str | None) -> None:
     """Write the critic of the SavedModel folder SOURCE to the folder TARGET, replacing what is there."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
+    speak()
     with mistakes():
         found = convert_critic.convert(source, target, base, base_revision)
     lines = [

@@ -6,7 +6,6 @@ python -m stages.evaluate_checkpoint a_lol_published --task hha --adapter abahet
 from __future__ import annotations
 
 import dataclasses
-import logging
 
 import click
 
@@ -18,7 +17,7 @@ from alol.config import params, paths, ranges
 from alol.data import schema
 from alol.evaluation import external_models, summary
 from alol.models import templates
-from stages._cli import mistakes
+from stages._cli import mistakes, speak
 
 
 @click.command(name="evaluate_checkpoint")
@@ -45,7 +44,7 @@ def main(
     **which: str | bool | None,
 ) -> None:
     """Evaluate a checkpoint on the task's test prompts as NAME; results go to reports/checkpoints/."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
+    speak()
     with mistakes(task):
         _check(name)
         loaded = _changed(params.load(task), max_prompt, cut)

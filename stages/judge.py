@@ -17,7 +17,7 @@ from alol.base.files import replacing, write_json
 from alol.config import params, paths, sections, yaml_files
 from alol.data import schema
 from alol.evaluation import endpoint, figures, judge, summary
-from stages._cli import mistakes
+from stages._cli import mistakes, speak
 
 
 @click.command(name="judge")
@@ -26,7 +26,7 @@ from stages._cli import mistakes
 @click.option("--task", help="A file of tasks/, without .yaml; by default the `task` of params.yaml.")
 def main(first: str, second: str, task: str | None) -> None:
     """Judge FIRST against SECOND: algorithms, reference, gold, evaluated checkpoints, or .parquet files."""
-    logging.basicConfig(level=logging.WARNING, force=True)
+    speak(logging.WARNING)
     with mistakes(task):
         raw = yaml_files.read_params()
         compare(params.load(task), first, second, endpoint.settings(raw["judge"]))

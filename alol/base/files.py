@@ -57,11 +57,6 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def is_local(name: str) -> bool:
-    """Whether a model's name is a folder; environment variables in it are expanded."""
-    return Path(os.path.expandvars(name)).is_dir()
-
-
 def write_json(path: Path, value: Any) -> None:
     """Sorted keys and a fixed layout, so that equal values give equal bytes."""
     with replacing(path) as partial:

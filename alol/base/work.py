@@ -82,10 +82,10 @@ class Governor:
         self.spent += self._cost
 
 
-def digest(name: str, settings: Any, inputs: Iterable[Path], code: Iterable[Path]) -> str:
+def digest(name: str, settings: Any, inputs: Iterable[Path], code: Iterable[Path], models: Iterable[Path] = ()) -> str:
     """Of a stage's name, its settings (plain values), its inputs' and its code's content, and the libraries' versions.
 
-    Folders that settings name, which may hold models of any size, count by their files' sizes and dates.
+    Files and folders of `models`, which may be of any size, count by their files' sizes and dates.
     """
     found = hashlib.sha256(json.dumps([name, settings], sort_keys=True).encode())
     for library in LIBRARIES:
@@ -95,8 +95,8 @@ def digest(name: str, settings: Any, inputs: Iterable[Path], code: Iterable[Path
     for called, path in files:
         with path.open("rb") as file:
             found.update(f"{called}\n".encode() + hashlib.file_digest(file, "sha256").digest())
-    for folder in _models(settings):
-        for path in sorted(folder.iterdir()):
+    for model in models:
+        for path in sorted(model.iterdir()) if model.is_dir() else [model]:
             found.update(f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}\n".encode())
     return found.hexdigest()[:32]
 
@@ -108,17 +108,6 @@ def _files(paths: Iterable[Path]) -> Iterator[tuple[str, Path]]:
             yield from ((str(one.relative_to(path.parent)), one) for one in sorted(path.rglob("*")) if one.is_file())
         elif path.is_file():
             yield path.name, path
-
-
-def _models(settings: Any) -> Iterator[Path]:
-    """The folders of models that settings name, in their order."""
-    for value in settings.values() if isinstance(settings, dict) else settings if isinstance(settings, list) else ():
-        if isinstance(value, str) and "/" in value:
-            path = Path(os.path.expandvars(value))
-            if (path / "config.json").is_file() or (path / "adapter_config.json").is_file():
-                yield path
-        else:
-            yield from _models(value)
 
 
 @contextlib.contextmanager

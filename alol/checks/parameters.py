@@ -6,7 +6,6 @@ Nothing is downloaded and no model is loaded, so the answer comes within seconds
 from __future__ import annotations
 
 import dataclasses
-import os
 import subprocess
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -14,9 +13,8 @@ from typing import Any
 
 from alol.algorithms import registry
 from alol.base.errors import InputError, ParameterError
-from alol.base.files import is_local
 from alol.checks import reward_parameters
-from alol.config import build, components, params, paths, places, ranges, runs, yaml_files
+from alol.config import build, components, model_names, params, paths, places, ranges, runs, yaml_files
 from alol.config.params import Params
 from alol.config.sections import Source
 from alol.config.yaml_files import CLEAN, PARAMS, REWARDS, TASKS
@@ -171,25 +169,29 @@ def _policy(chosen: Params) -> Iterator[ParameterError]:
     if policy.model == "scratch":
         yield from _scratch(chosen)
         return
-    for key, revision in (
-        ("model", policy.revision),
-        ("adapter", policy.adapter_revision),
-        ("tokenizer", policy.tokenizer_revision),
+    for key, revision, hash_key in (
+        ("model", policy.revision, "sha256"),
+        ("adapter", policy.adapter_revision, "adapter_sha256"),
+        ("tokenizer", policy.tokenizer_revision, None),
     ):
         name = getattr(policy, key)
         if name and Path(name).is_relative_to(paths.raw(chosen.task)):
             continue  # stage download brings it
-        path = options.local(name) if name else None
-        if path is not None and not path.exists():
-            yield ParameterError(f"policy.{key}", f"is '{name}', but {path} does not exist")
+        if not name:
             continue
-        if name and is_local(name) and not Path(os.path.expandvars(name)).is_absolute():
+        path, wrong = model_names.find(name)
+        if wrong:
+            yield ParameterError(f"policy.{key}", f"is '{name}', but {wrong}")
+            continue
+        if path is not None and not path.is_absolute():
             # a queued experiment runs in another folder, where a relative path would mean something else
             yield ParameterError(
                 f"policy.{key}", f"is '{name}', but must be absolute or start with an environment variable"
             )
-        if name and name != "scratch" and not is_local(name) and revision is None:
+        if path is None and revision is None:
             yield ParameterError(f"policy.{key}", f"is '{name}', no folder, and a hub id needs a revision beside it")
+        if hash_key and (unfit := model_names.unfit(name, getattr(policy, hash_key))):
+            yield ParameterError(f"policy.{hash_key}", unfit)
     if policy.adapter and policy.tuning == "full":
         yield ParameterError("policy.tuning", "is full, but an adapter is trained with lora or qlora")
 

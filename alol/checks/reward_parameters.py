@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from alol.base.errors import ParameterError
-from alol.config import paths
+from alol.config import model_names, paths
 from alol.config.params import Params
 from alol.rewards.folds import CONTEXT
 from alol.rewards.options import (
@@ -21,7 +21,6 @@ from alol.rewards.options import (
     Toxichat,
     Trainable,
     Training,
-    local,
     parse,
 )
 from alol.rewards.python import resolve
@@ -68,7 +67,7 @@ def _component(where: str, built: Options, params: Params) -> Iterator[Parameter
     elif isinstance(built, Toxichat):
         if not built.model:
             yield ParameterError(f"{where}.model", "is not set; name the folder of ToxiChat's classifier")
-        yield from _source(f"{where}.model", built.model)
+        yield from _source(where, "model", built.model, "sha256", built.sha256)
     elif isinstance(built, Stored):
         yield from _stored(where, built, params)
 
@@ -83,8 +82,8 @@ def _python(where: str, built: Python) -> Iterator[ParameterError]:
 def _model(where: str, built: Trainable, params: Params) -> Iterator[ParameterError]:
     if (built.model is None) == (built.train is None):
         given = "neither" if built.model is None else "both"
-        yield ParameterError(where, f"has {given} of `model` (hub id or local path) and `train`; give one")
-    yield from _source(f"{where}.model", built.model)
+        yield ParameterError(where, f"has {given} of `model` (a model's name) and `train`; give one")
+    yield from _source(where, "model", built.model, "sha256", built.sha256)
     if isinstance(built, Classifier):
         yield from _inputs(where, built.inputs)
     labels = params.clean.labels
@@ -98,12 +97,15 @@ def _model(where: str, built: Trainable, params: Params) -> Iterator[ParameterEr
             yield from _classes(where, built, classes)
 
 
-def _source(where: str, model: str | None) -> Iterator[ParameterError]:
+def _source(where: str, key: str, model: str | None, hash_key: str, sha256: str | None) -> Iterator[ParameterError]:
+    """The keys of a model and of its sha256, below `where`."""
     if not model or Path(model).is_relative_to(paths.raw("")):
         return  # stage download brings it
-    path = local(model)
-    if path is not None and not path.exists():
-        yield ParameterError(where, f"is {model}, but {path} does not exist")
+    _, wrong = model_names.find(model)
+    if wrong:
+        yield ParameterError(f"{where}.{key}", f"is {model}, but {wrong}")
+    elif unfit := model_names.unfit(model, sha256):
+        yield ParameterError(f"{where}.{hash_key}", unfit)
 
 
 def _inputs(where: str, inputs: list[str]) -> Iterator[ParameterError]:
@@ -127,7 +129,8 @@ def _training(where: str, train: Training, pairs: bool, labels: dict[str, Any]) 
         )
     if train.init == "scratch" and train.width % train.heads:
         yield ParameterError(f"{where}.width", f"is {train.width}, which {train.heads} heads do not divide")
-    yield from _source(f"{where}.init", None if train.init == "scratch" else train.init)
+    init = None if train.init == "scratch" else train.init
+    yield from _source(where, "init", init, "init_sha256", train.init_sha256)
 
 
 def _classes(where: str, built: Classifier | Critic, classes: int) -> Iterator[ParameterError]:

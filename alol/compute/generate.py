@@ -206,7 +206,7 @@ def _batch(
         output = base.generate(
             input_ids=ids.to(device),
             attention_mask=mask.to(device),
-            generation_config=_config(model, tokenizer, settings, ends),
+            generation_config=config_of(model, tokenizer, settings, ends),
             tokenizer=tokenizer if settings.stop else None,
         )
     finally:
@@ -225,9 +225,10 @@ def _trimmed(ids: list[int], ends: set[int], pad_id: int) -> list[int]:
     return ids[:length]
 
 
-def _config(
+def config_of(
     model: nn.Module, tokenizer: PreTrainedTokenizerBase, settings: Generate, ends: set[int]
 ) -> GenerationConfig:
+    """What the library's own `generate` needs to end and choose tokens as `settings` say."""
     sampling = {"temperature": settings.temperature, "top_p": settings.top_p, "top_k": 0} if settings.sample else {}
     return GenerationConfig(
         max_new_tokens=settings.max_new_tokens,

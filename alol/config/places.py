@@ -46,7 +46,9 @@ def place(key: str, task: str, own: dict[str, Any], defaults: dict[str, Any]) ->
     ):
         return DEFAULTS, key  # missing there: a task may leave it out
     if section in ("rewards", "test_rewards") and rest[-2:-1] == ["train"] and not _stands(own, plain):
-        return REWARDS, next(_elsewhere([section, *rest], own, defaults)).removeprefix("rewards.")
+        other = next(_elsewhere([section, *rest], own, defaults))
+        if not _stands(defaults, other):
+            return REWARDS, other.removeprefix("rewards.")
     return TASKS / f"{task}.yaml", key
 
 

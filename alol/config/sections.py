@@ -124,8 +124,10 @@ class Lora:
 class Policy:
     model: Text
     revision: str | None
+    sha256: str | None
     adapter: str | None
     adapter_revision: str | None
+    adapter_sha256: str | None
     tokenizer: str | None
     tokenizer_revision: str | None
     template: Text

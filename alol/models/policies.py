@@ -6,7 +6,6 @@ full model, an adapter, or nothing more when it stands for a published model as 
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -17,8 +16,6 @@ import torch
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForSeq2SeqLM,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -27,17 +24,17 @@ from transformers.utils import logging as transformers_logging
 from typing_extensions import TypedDict
 
 from alol.base.errors import InputError, ParameterError
-from alol.base.files import is_local, read_json, write_json
+from alol.base.files import read_json, write_json
 from alol.compute.kernels import fused
 from alol.compute.logprob import is_encoder_decoder
+from alol.config import model_names
 from alol.config.sections import Policy
-from alol.models.loading import complete, loaded, not_finite, reading
+from alol.models.loading import complete, fingerprint, language_model_class, loaded, not_finite, reading
 
 transformers_logging.disable_progress_bar()  # of loading and saving weights: the stages show their own
 
 POINTER = "policy.json"
 ADAPTER, REFERENCE = "default", "reference"  # adapters on one base; peft saves "default" at a folder's root
-SAMPLE = 2**20  # bytes at either end of a weight file that go into a fingerprint
 DROPOUTS = (
     "attn_pdrop",
     "embd_pdrop",
@@ -72,10 +69,6 @@ class LoadedPolicy:
     pointer: Pointer
 
 
-def language_model_class(config: Any) -> Any:
-    return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-
-
 def context_length(model: nn.Module) -> int | None:
     """Positions a model can take, None when its configuration names no limit."""
     config = model.config
@@ -102,33 +95,21 @@ def check_context(model: nn.Module, max_prompt: int, new_tokens: int, key: str) 
 
 
 def pointer(policy: Policy, base: str | None, adapter: str | None) -> Pointer:
-    hub = base == policy.model
+    named = base == policy.model
+    place = model_names.located(base, "policy.model") if base and named else None
     return {
         "base": base,
-        "revision": policy.revision if hub else None,
-        "fingerprint": fingerprint(Path(base)) if base and hub and is_local(base) else None,
+        "revision": policy.revision if named else None,
+        "fingerprint": fingerprint(place) if place else None,
         "adapter": adapter,
         "adapter_revision": policy.adapter_revision if adapter else None,
         "quantized": policy.tuning == "qlora",
     }
 
 
-def fingerprint(folder: Path) -> str:
-    """A hash over a model folder's file names, sizes and the ends of each file."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(os.path.expandvars(folder)).iterdir()):
-        if path.is_file():
-            size = path.stat().st_size
-            with path.open("rb") as file:
-                head = file.read(SAMPLE)
-                file.seek(max(0, size - SAMPLE))
-                digest.update(f"{path.name}:{size}:".encode() + head + file.read())
-    return digest.hexdigest()
-
-
 def tokenizer_of(name: str, revision: str | None) -> PreTrainedTokenizerBase:
-    """The tokenizer of a hub id or folder; without a pad token, end of text pads (masks never rely on the id)."""
-    tokenizer = loaded(AutoTokenizer.from_pretrained, os.path.expandvars(name), revision, "the tokenizer")
+    """The tokenizer of a model's name; without a pad token, end of text pads (masks never rely on the id)."""
+    tokenizer = loaded(AutoTokenizer.from_pretrained, name, revision, "the tokenizer")
     if not len(tokenizer):
         raise InputError(f"the tokenizer of {name} has an empty vocabulary; its tokenizer.json is damaged or of no use")
     if tokenizer.eos_token_id is None:
@@ -138,36 +119,47 @@ def tokenizer_of(name: str, revision: str | None) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def four_bit(compute: torch.dtype) -> Any:
+    """How a base is quantised: NF4, with arithmetic in `compute`."""
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)
+
+
 def base_model(name: str, revision: str | None, *, quantized: bool, dropout: float = 0.0) -> PreTrainedModel:
-    """A causal language model or an encoder-decoder by hub id or folder: in fp32, or in 4-bit NF4.
+    """A causal language model or an encoder-decoder by its name: in fp32, or in 4-bit NF4.
 
     Arithmetic on 4-bit weights is in bf16 on an accelerator, and in fp32 where there is none: processors without bf16
     instructions take ten times as long for it.
     """
-    name = os.path.expandvars(name)
     config = without_dropout(loaded(AutoConfig.from_pretrained, name, revision, "the model"), dropout)
     options: dict[str, Any] = {"dtype": torch.float32}
     if quantized:
-        from transformers import BitsAndBytesConfig
-
         compute = torch.bfloat16 if torch.cuda.is_available() else torch.float32
-        four_bit = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)
-        options = {"dtype": compute, "quantization_config": four_bit}
+        options = {"dtype": compute, "quantization_config": four_bit(compute)}
     load = language_model_class(config).from_pretrained
     model = complete(load, name, revision, "the model", config=config, **options)
+    use_one_kernel(model)
+    return fused(model).eval()
+
+
+def use_one_kernel(model: nn.Module) -> None:
+    """Of a 4-bit model.
+
+    bitsandbytes' CPU kernel for evaluation alone rounds differently from the one that training uses: with both, the
+    stored reference log-probabilities would not be those of the policy at its first step.
+    """
     for module in model.modules():
-        # bitsandbytes' CPU kernel for evaluation alone rounds differently from the one that training uses: with both,
-        # the stored reference log-probabilities would not be those of the policy at its first step
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
-    return fused(model).eval()
 
 
 def load(folder: Path, *, dropout: float = 0.0) -> LoadedPolicy:
     """The policy of a folder, in evaluation mode on the CPU, an adapter wrapped around its base."""
     found = read_json(folder / POINTER, Pointer)
     base = base_path(folder, found["base"])
-    if found["fingerprint"] and found["fingerprint"] != fingerprint(Path(base)):
+    place = model_names.located(base, str(folder / POINTER))
+    if found["fingerprint"] and (place is None or found["fingerprint"] != fingerprint(place)):
         raise InputError(f"{base} has changed since {folder} was made from it; run `dvc repro -f reference`")
     model: nn.Module = base_model(base, found["revision"], quantized=found["quantized"], dropout=dropout)
     adapter, revision = own_adapter(folder, found)
@@ -247,7 +239,8 @@ def with_adapter(model: nn.Module, adapter: str, revision: str | None, dropout: 
     from peft import PeftConfig, PeftModel
     from peft.utils import get_peft_model_state_dict, load_peft_weights
 
-    name, wrong = os.path.expandvars(adapter), f"the adapter {adapter} does not fit the base model"
+    wrong = f"the adapter {adapter} does not fit the base model"
+    name = model_names.folder(adapter, wrong)
     with reading(wrong):
         weights = load_peft_weights(name, device="cpu", revision=revision)
         replaced = PeftConfig.from_pretrained(name, revision=revision).modules_to_save or []
@@ -297,7 +290,7 @@ def base_path(folder: Path, base: str | None) -> str:
     """The base of a policy's folder: a path in it or beside it as a path from here, a hub id as it is."""
     if base is None:
         return str(folder)
-    return os.path.normpath(folder / base) if base.startswith(".") else os.path.expandvars(base)
+    return os.path.normpath(folder / base) if base.startswith(".") else base
 
 
 def without_dropout(config: Any, dropout: float = 0.0) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from alol.base.errors import ParameterError, first_line
 from alol.base.files import read_json
 from alol.compute.batching import Batch
 from alol.compute.logprob import is_encoder_decoder, response_logp
+from alol.config import model_names
 from alol.config.sections import Policy
 from alol.models.policies import ADAPTER, POINTER, REFERENCE, LoadedPolicy, Pointer, own_adapter, set_dropout
 
@@ -37,7 +37,9 @@ def frozen_logp(policy: LoadedPolicy, reference: Path) -> Callable[[Batch], Tens
         return torch.no_grad()(lambda batch: response_logp(copied.to(batch.device), batch))
     adapter, revision = own_adapter(reference, read_json(reference / POINTER, Pointer))
     if adapter:
-        model.load_adapter(os.path.expandvars(adapter), REFERENCE, is_trainable=False, revision=revision)
+        model.load_adapter(
+            model_names.folder(adapter, "the reference's adapter"), REFERENCE, is_trainable=False, revision=revision
+        )
         set_dropout(model, 0.0, REFERENCE)
         model.set_adapter(ADAPTER)
 

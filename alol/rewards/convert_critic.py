@@ -16,9 +16,8 @@ from transformers import AutoConfig, AutoTokenizer
 
 from alol.base.errors import InputError
 from alol.base.files import replacing
-from alol.models.loading import quiet
+from alol.models.loading import loaded, quiet
 from alol.rewards.critic_model import CriticConfig, CriticModel
-from alol.rewards.network import loaded
 from alol.rewards.savedmodel import Bundle
 
 ENCODER = "roberta/"

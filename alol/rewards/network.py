@@ -19,11 +19,12 @@ from alol.base.errors import InputError
 from alol.compute import packed_models, packing
 from alol.compute.batching import chunks
 from alol.compute.kernels import fused
+from alol.config import model_names
 from alol.config.sections import Launch
 from alol.models import loading
 from alol.rewards.components import Origin
 from alol.rewards.folds import fold, fold_folder, key
-from alol.rewards.options import FULL, Toxichat, Trainable, local
+from alol.rewards.options import FULL, Toxichat, Trainable
 
 
 class Encoded(NamedTuple):
@@ -49,24 +50,9 @@ def device(launch: Launch) -> torch.device:
     return torch.device("cuda" if launch.device == "auto" and torch.cuda.is_available() else "cpu")
 
 
-def loaded(
-    load: Callable[..., Any],
-    name: str,
-    revision: str | None,
-    where: str,
-    read: Callable[..., Any] = loading.loaded,
-    **keywords: Any,
-) -> Any:
-    """What `load`, a `from_pretrained`, gives for a hub id or a local path; `where` is the key that names it."""
-    path = local(name)
-    if path is not None and not path.exists():
-        raise InputError(f"{where}: {path} does not exist")
-    return read(load, str(path or name), None if path else revision, where, **keywords)
-
-
 def complete(load: Callable[..., Any], name: str, revision: str | None, where: str) -> Any:
     """A model in fp32 that lacks none of its weights: a head that starts at random would give meaningless scores."""
-    return fused(loaded(load, name, revision, where, loading.complete, dtype=torch.float32))
+    return fused(loading.complete(load, name, revision, where, dtype=torch.float32))
 
 
 def pad_id(tokenizer: Any, config: Any) -> int:
@@ -149,12 +135,14 @@ class NetworkReward(ABC):
         if options.train is not None and not (folder / FULL).exists():
             raise InputError(f"{where}: {folder / FULL} is missing; run `dvc repro` to train it")
         trained = options.train is not None
+        if not trained and options.model is not None:
+            model_names.check_sha256(options.model, options.sha256, f"{where}.sha256")
         self._network = self._placed(*((str(folder / FULL), None) if trained else (options.model, options.revision)))
         self._of_fold: tuple[int, Network] | None = None
 
     def open(self, name: str, revision: str | None) -> Network:
         where = f"{self._where}.model"
-        tokenizer = loaded(AutoTokenizer.from_pretrained, name, revision, where)
+        tokenizer = loading.loaded(AutoTokenizer.from_pretrained, name, revision, where)
         model = complete(self.model.from_pretrained, name, revision, where)
         return self.network(model, tokenizer, self._options, where)
 

@@ -5,10 +5,8 @@ Light on purpose: checking parameters must not import a deep-learning library, s
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from alol.base.errors import ParameterError
@@ -41,6 +39,7 @@ class Training:
     texts: str
     init: str
     init_revision: str | None
+    init_sha256: str | None
     pooling: Literal["last", "mean"]
     layers: Layers
     width: Size
@@ -69,6 +68,7 @@ class Classifier:
     kind: str
     model: str | None
     revision: str | None
+    sha256: str | None
     inputs: list[str]
     output: Literal["softmax", "sigmoid", "logit"]
     label: Annotated[int, at_least(0)] | str
@@ -96,6 +96,7 @@ class Critic:
     kind: str
     model: str | None
     revision: str | None
+    sha256: str | None
     relations: dict[str, str]
     names: Names
     max_length: Annotated[int, at_least(SHORTEST)]
@@ -115,6 +116,7 @@ class Toxichat:
     kind: str
     model: str | None
     revision: str | None
+    sha256: str | None
     label: Annotated[int, between(0, 1)]
     max_length: Annotated[int, at_least(SHORTEST)]
     batch_size: Count
@@ -130,6 +132,7 @@ class Preference:
     kind: str
     model: str | None
     revision: str | None
+    sha256: str | None
     human: str
     assistant: str
     output: Literal["sigmoid", "logit"]
@@ -192,10 +195,3 @@ def fitted(specs: dict[str, dict[str, Any]]) -> Iterator[tuple[str, Any]]:
         if isinstance(built, Stored) and built.scorer is not None:
             built = parse(built.scorer, f"rewards.{name}.scorer")
         yield name, built
-
-
-def local(name: str) -> Path | None:
-    """The path that `name` of a model stands for (environment variables expanded), None for a hub id."""
-    path = Path(os.path.expandvars(name)).expanduser()
-    written_as_path = path.is_absolute() or name.startswith((".", "$", "~")) or name.count("/") > 1
-    return path if written_as_path or path.exists() else None

@@ -23,6 +23,7 @@ from alol.base.errors import InputError, known
 from alol.base.files import read_json, replacing, write_json
 from alol.base.work import Work
 from alol.compute.progress import Progress
+from alol.config import model_names
 from alol.config.params import SETTINGS
 from alol.config.sections import Launch
 from alol.data import schema
@@ -79,6 +80,9 @@ class _Trainer:
     def __init__(self, name: str, options: Trainable, clean: Path, launch: Launch, work: Work | None) -> None:
         self.work = work
         self.name, self.where, self.options, self.launch = name, f"rewards.{name}", options, launch
+        train = options.train
+        if train.init != "scratch":
+            model_names.check_sha256(train.init, train.init_sha256, f"{self.where}.train.init_sha256")
         self.examples = gather(clean, options, self.where)
         self.tokenizer = self._tokenizer()
         self.encoded = self._network().encode(*zip(*self.examples.rows, strict=True))

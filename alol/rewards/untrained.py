@@ -18,9 +18,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from alol.models.loading import headless, loaded
 from alol.rewards.classifier import ClassifierNetwork
 from alol.rewards.critic import CriticNetwork
-from alol.rewards.network import loaded
 from alol.rewards.options import Classifier, Critic, Preference, Trainable, Training
 from alol.rewards.preference import PreferenceNetwork, RewardModel, RewardModelConfig
 
@@ -75,8 +75,8 @@ def classifier(options: Classifier | Critic, where: str, tokenizer: Any, labels:
     network = CriticNetwork if isinstance(options, Critic) else ClassifierNetwork
     if train.init != "scratch":
         load, place = AutoModelForSequenceClassification.from_pretrained, f"{where}.train.init"
-        keywords = {"dtype": torch.float32, "num_labels": labels, "ignore_mismatched_sizes": True}
-        model = loaded(load, train.init, train.init_revision, place, **keywords)
+        keywords = {"dtype": torch.float32, "num_labels": labels}
+        model = headless(load, train.init, train.init_revision, place, **keywords)
         return network(model, tokenizer, options, place)
     config = BertConfig(
         vocab_size=len(tokenizer),
@@ -99,7 +99,7 @@ def preference(options: Preference, where: str, tokenizer: Any) -> PreferenceNet
     if train.init != "scratch":
         place = f"{where}.train.init"
         load, keywords = RewardModel.from_pretrained, {"dtype": torch.float32, "pooling": train.pooling}
-        model = loaded(load, train.init, train.init_revision, place, **keywords)
+        model = headless(load, train.init, train.init_revision, place, **keywords)
         if len(tokenizer) > model.config.vocab_size:  # role marks that the checkpoint did not have
             model.resize_token_embeddings(len(tokenizer))
         return PreferenceNetwork(model, tokenizer, options, place)

@@ -20,6 +20,7 @@ from alol.compute.batching import chunks
 from alol.compute.launch import from_main
 from alol.compute.logprob import response_logp
 from alol.compute.progress import Progress
+from alol.config import model_names
 from alol.config.params import Params
 from alol.config.runs import check_warmup
 from alol.config.sections import Launch, Policy, Run
@@ -141,6 +142,9 @@ def _start(policy: Policy, train_path: Path, seed: int) -> LoadedPolicy:
         tokenizer = scratch.train_tokenizer(_texts(train_path), policy.scratch.vocabulary)
         model = scratch.new_model(policy.scratch, tokenizer, seed)
         return LoadedPolicy(model, tokenizer, policies.pointer(policy, None, None))
+    model_names.check_sha256(policy.model, policy.sha256, "policy.sha256")
+    if policy.adapter:
+        model_names.check_sha256(policy.adapter, policy.adapter_sha256, "policy.adapter_sha256")
     base = policies.base_model(
         policy.model, policy.revision, quantized=policy.tuning == "qlora", dropout=policy.dropout
     )

@@ -88,7 +88,7 @@ def test_what_is_refused(project, tokenizer, tmp_path):
         assert "is that of a run" in refused(name, "--adapter", "x")
     assert "name an --adapter" in refused("refused")
     assert "needs both --human and --assistant" in refused("refused", "--model", "x", "--human", "H:")
-    assert "could not be loaded" in refused("refused", "--model", str(tmp_path / "nowhere"))
+    assert "does not exist" in refused("refused", "--model", str(tmp_path / "nowhere"))
     settings = policies.read_json(project / "models/demo/a_lol/policy.json")
     other = policies.LoadedPolicy(tiny_model("llama", tokenizer), tokenizer, {**settings, "base": None})
     policies.save(other, tmp_path / "other")

@@ -39,7 +39,7 @@ RESPONSES = ["small cats", "I do not know, and nobody else does", ""]
 
 
 def training() -> options.Training:
-    return options.Training("pairs", "scratch", None, "last", 2, 16, 2, 300, 4, 1, 1e-3, 0.0, 0.0, 2, 0.1, 0)
+    return options.Training("pairs", "scratch", None, None, "last", 2, 16, 2, 300, 4, 1, 1e-3, 0.0, 0.0, 2, 0.1, 0)
 
 
 def strong(model: torch.nn.Module) -> torch.nn.Module:
@@ -63,7 +63,7 @@ def bert(folder: Path, labels: int = 3, names: dict[int, str] | None = None) -> 
 
 def gpt2(folder: Path) -> Path:
     """As DialogRPT is published: one token is padding, separator and end of text, and there is a single logit."""
-    marks = options.Preference("preference", None, None, "[H]", "[A]", "logit", 64, 64, 8192, None, None, None)
+    marks = options.Preference("preference", None, None, None, "[H]", "[A]", "logit", 64, 64, 8192, None, None, None)
     tokenizer = untrained.preference_tokenizer(TEXTS, training(), marks)
     tokenizer.pad_token = tokenizer.eos_token
     torch.manual_seed(1)
@@ -143,7 +143,9 @@ def test_a_roberta_counts_its_positions_after_the_pad_id(tmp_path):
 def network(inputs: list[str], max_length: int) -> ClassifierNetwork:
     tokenizer = untrained.classifier_tokenizer(["abcdefghij"], training(), 40)
     config = BertConfig(**SIZES, vocab_size=len(tokenizer), max_position_embeddings=40, pad_token_id=0)
-    given = options.Classifier("classifier", None, None, inputs, "softmax", 1, max_length, 64, 8192, 0.0, 1.0, None)
+    given = options.Classifier(
+        "classifier", None, None, None, inputs, "softmax", 1, max_length, 64, 8192, 0.0, 1.0, None
+    )
     return ClassifierNetwork(BertForSequenceClassification(config), tokenizer, given, "rewards.it")
 
 
@@ -251,7 +253,7 @@ def test_training_on_texts_without_padding_gives_the_gradients_of_padded_ones(co
 
 def reward_model(folder: Path, pooling: str) -> Path:
     marks = options.Preference(
-        "preference", None, None, "<|prompter|>", "<|assistant|>", "logit", 64, 64, 8192, None, None, None
+        "preference", None, None, None, "<|prompter|>", "<|assistant|>", "logit", 64, 64, 8192, None, None, None
     )
     tokenizer = untrained.preference_tokenizer(TEXTS, training(), marks)
     torch.manual_seed(2)
@@ -277,7 +279,7 @@ def test_a_reward_models_score_is_the_same_under_both_paddings(tmp_path, pooling
         pooled = hidden[-1] if pooling == "last" else hidden.mean(0)
         direct = pooled @ model.out_proj.weight[0] + model.out_proj.bias
     rows = [Encoded(np.arange(4, end, dtype=np.int32), np.zeros(end - 4, np.int32)) for end in (11, 9, 20)]
-    marks = options.Preference("preference", None, None, "[H]", "[A]", "logit", 64, 64, 8192, None, None, None)
+    marks = options.Preference("preference", None, None, None, "[H]", "[A]", "logit", 64, 64, 8192, None, None, None)
     it = PreferenceNetwork(model, SimpleNamespace(eos_token="</s>"), marks, "it")
     with torch.no_grad():
         unpadded = it.logits(rows)[:, 0]
@@ -316,7 +318,7 @@ def test_a_reward_model_has_the_published_names(tmp_path):
 
 
 def test_a_dialogue_marks_every_turn_and_ends_it():
-    marks = options.Preference("preference", None, None, "[H]", "[A]", "logit", 64, 64, 8192, None, None, None)
+    marks = options.Preference("preference", None, None, None, "[H]", "[A]", "logit", 64, 64, 8192, None, None, None)
     turns = [
         {"role": "human", "text": "hi"}, {"role": "assistant", "text": "hello"}, {"role": "human", "text": "why?"}
     ]  # fmt: skip

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from alol.base import faults
-from stages import check, compare, convert_critic, evaluate_checkpoint, judge
+from stages import check, compare, convert_critic, evaluate_checkpoint, export, judge
 from tests import small
 from tests.torture import faults as torture
 
@@ -86,6 +86,7 @@ COMMANDS = [
     (compare.main, []),
     (convert_critic.main, ["a", "b", "--base", "c"]),
     (evaluate_checkpoint.main, ["name", "--adapter", "x"]),
+    (export.main, ["a_lol", "--to", "x"]),
     (judge.main, ["a", "b"]),
     (small.command("clean"), ["--task", "demo"]),
 ]
