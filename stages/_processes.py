@@ -25,13 +25,16 @@ GRACE = 10.0  # seconds that a process has to end by itself
 def ended_by_signals() -> Iterator[None]:
     """A signal that asks the process to end unwinds it, so that partial outputs go away and its processes end too.
 
-    Later ones are ignored meanwhile: terminals and schedulers send them to a whole group, a parent once more.
+    Later ones are ignored meanwhile: terminals and schedulers send them to a whole group, a parent once more. Code that
+    is unwound sees a KeyboardInterrupt, which nobody takes for a mistake of the user's own functions.
     """
+    got: list[int] = []
 
     def end(number: int, frame: FrameType | None) -> None:
         for one in ENDING:
             signal.signal(one, signal.SIG_IGN)
-        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+        got.append(number)
+        raise KeyboardInterrupt
 
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -42,6 +45,10 @@ def ended_by_signals() -> Iterator[None]:
         signal.signal(one, end)
     try:
         yield
+    except KeyboardInterrupt:
+        if got and got[0] != signal.SIGINT:
+            raise SystemExit(128 + got[0]) from None
+        raise
     finally:
         for one, handler in before.items():
             signal.signal(one, handler)

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -224,9 +225,10 @@ def test_the_second_of_two_in_one_folder_is_refused_and_one_elsewhere_waits(here
     assert not list((root / "train").iterdir())
 
 
-def start(folder: Path, stage: str, **environment: str) -> subprocess.Popen:
-    own = {**os.environ, "PYTHONPATH": str(small.ROOT), "OMP_NUM_THREADS": "1", **environment}
-    command = [sys.executable, "-m", f"stages.{stage}", "--task", "demo", "--algorithm", "a_lol"]
+def start(folder: Path, stage: str, *, algorithm: bool = True) -> subprocess.Popen:
+    own = {**os.environ, "PYTHONPATH": str(small.ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", f"stages.{stage}", "--task", "demo"]
+    command += ["--algorithm", "a_lol"] if algorithm else []
     return subprocess.Popen(command, cwd=folder, env=own, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 
@@ -275,6 +277,36 @@ def test_adapters_in_two_processes_survive_a_signal_to_the_first_process(adapter
     assert digests("train") == whole
     assert not list(Path(".cache/alol/stages").glob("*/*"))
     assert not list(Path("models/demo").glob(".*"))
+
+
+SLOW = """
+import time
+from pathlib import Path
+
+
+def slow(prompt, response, context):
+    Path("running").touch()
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])
+def test_a_signal_is_no_mistake_of_a_reward_function_that_runs(here, tmp_path, number, code):
+    reward = {"kind": "python", "function": "custom.slow.slow"}
+    small.write(tmp_path, tasks__demo__rewards={"it": reward}, tasks__demo__reward__weights={"it": 1.0})
+    shutil.copytree(here / "data/clean", tmp_path / "data/clean")
+    (tmp_path / "models/demo/reward_model").mkdir(parents=True)
+    (tmp_path / "custom").mkdir()
+    (tmp_path / "custom/__init__.py").touch()
+    (tmp_path / "custom/slow.py").write_text(SLOW)
+    process = start(tmp_path, "annotate", algorithm=False)
+    while not (tmp_path / "running").exists() and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(number)
+    said = process.communicate(timeout=30)[1]
+    assert process.returncode == code, said
+    assert [line for line in said.splitlines() if "Error" in line] == (["Error: interrupted"] if code == 130 else [])
+    assert not list((tmp_path / "data").glob(".*"))
 
 
 @pytest.mark.parametrize(
