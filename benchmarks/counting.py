@@ -27,7 +27,7 @@ from alol.data import schema
 from alol.models.tokens import Encoder
 from alol.rewards import options, untrained
 from alol.rewards.network import Network, all_logits
-from alol.training import advantage, loop, value
+from alol.training import advantage, loop, planning, value
 from benchmarks import dialogues, project
 from benchmarks.size import Size
 
@@ -119,7 +119,7 @@ def _train(model: nn.Module, encoder: Encoder, rows: list[dict[str, Any]], p: pa
     ones = np.ones(len(rows), np.float32)
     zeros = pa.array([[0.0] * len(ids) for ids in responses], pa.list_(pa.float32()))
     columns = {"prompt_ids": prompts, "response_ids": responses, "ref_logp": zeros, "reward": ones, "advantage": ones}
-    examples, main = loop.Examples(pa.table(columns)), launch.accelerator(p.launch)
+    examples, main = planning.Examples(pa.table(columns)), launch.accelerator(p.launch)
     chosen = registry.FROM_DATA["a_lol"]
     step = loop.Step(ResponseLogp(model), 0, examples, chosen, p.hyperparameters, p.launch, main)
     for part in torch.tensor(dialogues.shuffled(len(rows))).split(p.train.batch_size):

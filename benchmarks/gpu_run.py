@@ -25,7 +25,7 @@ from alol.compute.batching import Batch, chunks
 from alol.compute.logprob import ResponseLogp, response_logp
 from alol.config import params
 from alol.models import policies, trainable
-from alol.training import loop
+from alol.training import loop, planning
 from benchmarks import measure
 
 TOLERANCE = {"fp32": 1e-5, "bf16": 2e-2}  # relative, of the loss and of the gradient
@@ -180,7 +180,7 @@ class Ours:
 
     def __init__(self, run: Run, p: params.Params, model: nn.Module, table: pa.Table, algorithm: str) -> None:
         chosen = registry.FROM_DATA[algorithm]
-        examples = (loop.Groups if chosen.group else loop.Examples)(table)
+        examples = (planning.Groups if chosen.group else planning.Examples)(table)
         self.model, self.size, self.clip_norm = model, p.train.batch_size, p.train.optimizer.clip_norm
         self.optimizer = loop.make_optimizer(model, p.train.optimizer)
         scorer = run.main.prepare(ResponseLogp(model))

@@ -23,7 +23,7 @@ from alol.compute.batching import Batch
 from alol.compute.kernels import fused
 from alol.compute.logprob import ResponseLogp, response_logp
 from alol.config import params
-from alol.training import loop
+from alol.training import loop, planning
 from benchmarks import dialogues, measure, plain
 from benchmarks.size import Size
 
@@ -45,7 +45,7 @@ class Ours:
     def __init__(self, size: Size, model: nn.Module, data: Data, algorithm: str, options: dict[str, float]) -> None:
         settings = params.load(size.task, "a_lol", dialogues.ROOT)
         chosen = registry.FROM_DATA[algorithm]
-        examples = (loop.Groups if chosen.group else loop.Examples)(data.table)
+        examples = (planning.Groups if chosen.group else planning.Examples)(data.table)
         # TRL and the plain method run a batch at once, so ours does too
         limits = dataclasses.replace(settings.launch, micro_batch=size.batch * examples.responses, tokens=10**9)
         self.model, self.count = fused(model).train(), len(examples)

@@ -46,7 +46,7 @@ def left() -> Iterator[tuple[Path, Lock]]:
     for pattern in ("stages/*/*", "downloads/*", "models/*"):
         for path in sorted(paths.work(".").glob(pattern)):
             if path.is_dir():
-                yield path, Lock(path.with_suffix(".lock"))
+                yield path, Lock.of(path)
     for folder in OUTPUTS:
         for path in sorted(folder.rglob(".*.partial")):
             if (target := TARGET.fullmatch(path.name)) and not any(one.endswith(".partial") for one in path.parts[:-1]):

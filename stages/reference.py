@@ -1,5 +1,8 @@
 """Stage reference: the supervised policy that everything is measured against."""
 
+import os
+from pathlib import Path
+
 from alol.base.work import Work
 from alol.compute import launch
 from alol.config import paths
@@ -8,7 +11,12 @@ from alol.training import reference
 from stages._cli import command
 
 
-@command("reference", distributed=True, inputs=lambda params: [paths.clean(params.task)])
+def inputs(params: Params) -> list[Path]:
+    """What the reference depends on beside the parameters: its data, and the file of its template where it has one."""
+    return [paths.clean(params.task), Path(os.path.expandvars(params.policy.template))]
+
+
+@command("reference", distributed=True, inputs=inputs)
 def main(params: Params, work: Work) -> None:
     """Train the reference policy with NLL, or point to a published one."""
     accelerator = launch.accelerator(params.launch)

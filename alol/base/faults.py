@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 
 from alol.base import memory
 from alol.base.errors import ABOUT, InputError, first_line
+from alol.base.files import TARGET
 
 AGAIN = "then run the same command again"
 REPORT = "This is a mistake of the program: please report it to the project's issue tracker, with all of the above"
@@ -48,7 +49,6 @@ MEMORY = re.compile(
     r"|without setting an exception|without exception set",  # the interpreter's own, where it had no memory to say so
     re.IGNORECASE,
 )
-PARTIAL = re.compile(r"\.([^/]+)\.\d+\.partial")  # as `files.replacing` writes: <name>
 # What a command's memory grows with, as parameters that may be lowered; tests compare the names with the sections.
 SCORING = ["rewards.<component>.batch_size", "rewards.<component>.batch_tokens"]
 LESS = {
@@ -151,7 +151,7 @@ def _file(*errors: BaseException) -> str | None:
     notes = [note for error in errors for note in getattr(error, "__notes__", ())]
     names += [note.removeprefix(ABOUT) for note in notes if note.startswith(ABOUT)]
     found = next((os.fsdecode(name) for name in names if isinstance(name, str | bytes)), None)
-    return found and PARTIAL.sub(r"\1", found)
+    return found and TARGET.sub(r"\1", found)
 
 
 def _memory(command: str | None) -> str:

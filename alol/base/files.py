@@ -14,7 +14,7 @@ from typing import Any
 from alol.base.errors import InputError, about
 from alol.base.locks import Lock
 
-TARGET = re.compile(r"\.(.+)\.\d+\.partial")  # whose first group is the name of what is being written
+TARGET = re.compile(r"\.([^/]+)\.\d+\.partial")  # whose first group is the name of what is being written
 
 
 @contextlib.contextmanager

@@ -18,6 +18,11 @@ class Lock:
         self.file = -1  # its descriptor, which a child process may inherit to hold the lock too
         self._shared = False
 
+    @classmethod
+    def of(cls, path: Path) -> Lock:
+        """The lock that lies beside a file or a folder, whatever dots its name has."""
+        return cls(path.with_name(f"{path.name}.lock"))
+
     def take(self, *, wait: bool = False, shared: bool = False) -> bool:
         """Whether this process holds the lock now; with `wait`, once the one before has let go.
 

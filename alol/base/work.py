@@ -121,7 +121,7 @@ def claimed(root: Path, stage: str, key: str, minutes: float) -> Iterator[Work]:
     place.mkdir(parents=True, exist_ok=True)
     sweep(place)
     folder = place / key
-    lock, waiting = Lock(place / f"{key}.lock"), Lock(place / f"{key}.waiting")
+    lock, waiting = Lock.of(folder), Lock(place / f"{key}.waiting")
     if not lock.take():
         if _of_this_checkout(folder):
             raise InputError(f"stage {stage} is at work in this folder already; wait until it has ended, or end it")
@@ -159,7 +159,7 @@ def sweep(place: Path, older: float = OLD) -> list[Path]:
     """Removes the work of a stage that nobody has and that is older than so many seconds; what it removed."""
     removed = []
     for folder in sorted(path for path in place.iterdir() if path.is_dir()):
-        lock = Lock(folder.with_suffix(".lock"))
+        lock = Lock.of(folder)
         if time.time() - last_change(folder) >= older and lock.take():
             remove(folder)
             removed.append(folder)

@@ -106,12 +106,12 @@ class Progress:
                 remove(before)
 
     def _read(self) -> tuple[Path, dict[str, Any], dict[str, Tensor]] | None:
-        """The folder, values and tensors; None where there are none, or where a disk has damaged them."""
+        """The folder, values and tensors; None where there are none, or where they are damaged."""
         if (folder := self._latest()) is None:
             return None
         try:
             return folder, read_json(folder / VALUES), load_file(folder / TENSORS)
-        except (InputError, SafetensorError, OSError, ValueError) as error:
+        except (InputError, SafetensorError) as error:
             logger.warning("%s is damaged (%s); the stage starts anew", folder, first_line(error))
             return None
 

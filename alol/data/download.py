@@ -246,7 +246,7 @@ def _reserved(work: Path, key: str) -> Iterator[Path]:
     """A work folder of that key, for one process at a time; deleted when the block ends well, else kept."""
     place = work / hashlib.sha256(key.encode()).hexdigest()[:16]
     work.mkdir(parents=True, exist_ok=True)
-    lock = Lock(place.with_suffix(".lock"))
+    lock = Lock.of(place)
     if not lock.take():
         logger.info("waiting for another process that fetches the same")
         lock.take(wait=True)

@@ -13,9 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from alol.base.files import read_json, write_json
+from alol.base.locks import Lock
 
 
 class Answers:
@@ -48,25 +47,16 @@ class Answers:
     def claim(self, question: str) -> Iterator[bool]:
         """Whether the question is this run's to ask, which it is until the block ends; False while another asks it."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        with _held(self._path(question).with_suffix(".lock")) as mine:
+        lock = Lock.of(self._path(question))
+        mine = lock.take()
+        try:
             yield mine
+        finally:
+            if mine:
+                lock.release()
 
     def sweep(self) -> None:
         """Removes the locks that dead runs left behind."""
         for path in self.folder.glob("*.lock"):
-            with _held(path):
-                pass
-
-
-@contextlib.contextmanager
-def _held(path: Path) -> Iterator[bool]:
-    """Whether the lock at `path` is free and so held now; it is removed while held, as a waiting run notices."""
-    lock = FileLock(path)
-    with contextlib.suppress(Timeout):
-        lock.acquire(blocking=False)
-    try:
-        yield lock.is_locked
-    finally:
-        if lock.is_locked:
-            path.unlink(missing_ok=True)
-            lock.release()
+            if (lock := Lock(path)).take():
+                lock.release()

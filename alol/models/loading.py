@@ -99,7 +99,8 @@ def plain(file: Path, what: str) -> Path:
     place = paths.work("models")
     place.mkdir(parents=True, exist_ok=True)
     key = hashlib.sha256(f"{fingerprint(file)} {transformers.__version__}".encode()).hexdigest()[:16]
-    folder, lock = place / f"{file.stem}-{key}", Lock(place / f"{file.stem}-{key}.lock")
+    folder = place / f"{file.stem}-{key}"
+    lock = Lock.of(folder)
     lock.take(wait=True)  # which another process may hold while it writes
     try:
         if not folder.exists():

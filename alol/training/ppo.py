@@ -28,7 +28,8 @@ from alol.compute.progress import Progress
 from alol.config.runs import check_warmup
 from alol.config.sections import Generate, Launch, Optimizer
 from alol.models.policies import LoadedPolicy
-from alol.training.loop import Checkpoints, History, Plan, make_optimizer, make_schedule, steps_of
+from alol.training.loop import Checkpoints, History, make_optimizer, make_schedule, steps_of
+from alol.training.planning import Plan
 
 
 class ActorCritic(nn.Module):

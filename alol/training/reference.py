@@ -28,7 +28,7 @@ from alol.data import schema
 from alol.models import policies, scratch, templates, trainable
 from alol.models.policies import LoadedPolicy
 from alol.models.tokens import Encoder
-from alol.training import loop
+from alol.training import loop, planning
 
 BASE = "base"  # folder of a scratch base, in the reference's
 IDS = pa.list_(pa.int32())
@@ -68,7 +68,7 @@ def make(params: Params, clean: Path, folder: Path | None, main: Accelerator, wo
 
 def _fit(
     start: LoadedPolicy,
-    splits: list[loop.Examples],
+    splits: list[planning.Examples],
     settings: Run,
     where: str,
     seed: int,
@@ -87,7 +87,7 @@ def _fit(
     length = sampling.run_length(settings.updates, settings.epochs, len(examples), settings.batch_size, 1.0, where)
     check_warmup(settings.optimizer, length, where)
     order = sampling.draws(len(examples), length, settings.batch_size, seed)
-    plan = loop.Plan(order, sampling.evaluation_points(length, settings.evaluations), discarded=0.0)
+    plan = planning.Plan(order, sampling.evaluation_points(length, settings.evaluations), discarded=0.0)
     pad_id = start.tokenizer.pad_token_id
     history = loop.fit(
         start.model, pad_id, examples, plan, OFFLINE["nll"], {}, settings.optimizer, launch, main,
@@ -116,16 +116,16 @@ def _pretrained(params: Params, clean: Path, folder: Path | None, main: Accelera
     return LoadedPolicy(base, start.tokenizer, policies.pointer(policy, f"./{BASE}", None))
 
 
-def _whole(examples: loop.Examples, tokenizer: PreTrainedTokenizerBase, context: int) -> loop.Examples:
+def _whole(examples: planning.Examples, tokenizer: PreTrainedTokenizerBase, context: int) -> planning.Examples:
     """Prompt and response as one text after the beginning-of-text token, so that the loss is on all of it."""
     pairs = zip(examples.table["prompt_ids"].to_pylist(), examples.table["response_ids"].to_pylist(), strict=True)
     texts = [(x + y)[: context - 1] for x, y in pairs]
     columns = {"prompt_ids": [[tokenizer.bos_token_id]] * len(texts), "response_ids": texts}
-    return loop.Examples(pa.table({name: pa.array(ids, type=IDS) for name, ids in columns.items()}))
+    return planning.Examples(pa.table({name: pa.array(ids, type=IDS) for name, ids in columns.items()}))
 
 
 @torch.no_grad()
-def mean_nll(model: nn.Module, examples: loop.Examples, pad_id: int, launch: Launch, main: Accelerator) -> float:
+def mean_nll(model: nn.Module, examples: planning.Examples, pad_id: int, launch: Launch, main: Accelerator) -> float:
     """Mean over responses of -ln pi(y|x), summed over tokens; shared by the processes of `main`."""
     mine = list(range(len(examples)))[main.process_index :: main.num_processes]
     total = torch.zeros(1, device=main.device)
@@ -167,11 +167,11 @@ def _texts(path: Path) -> Iterator[str]:
             yield row["response"]
 
 
-def _examples(path: Path, encoder: Encoder, train_on: str) -> loop.Examples:
+def _examples(path: Path, encoder: Encoder, train_on: str) -> planning.Examples:
     """Token ids of a split's responses."""
     columns: dict[str, list] = {"prompt_ids": [], "response_ids": []}
     for rows in schema.read(path, schema.RESPONSES):
         rows = [row for row in rows if train_on == "all" or row["rank"] == 0]
         columns["prompt_ids"] += encoder.prompts(rows)
         columns["response_ids"] += encoder.responses([row["response"] for row in rows])
-    return loop.Examples(pa.table({name: pa.array(ids, type=IDS) for name, ids in columns.items()}))
+    return planning.Examples(pa.table({name: pa.array(ids, type=IDS) for name, ids in columns.items()}))

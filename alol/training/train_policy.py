@@ -24,7 +24,7 @@ from alol.models import policies, trainable
 from alol.models.policies import LoadedPolicy
 from alol.models.tokens import Encoder
 from alol.rewards import Rewards
-from alol.training import loop, ppo, rollout, validation
+from alol.training import loop, planning, ppo, rollout, validation
 
 logger = logging.getLogger(__name__)
 
@@ -99,9 +99,9 @@ def _from_data(
     policy: LoadedPolicy,
     main: Accelerator,
     checkpoints: dict[str, Any],
-) -> tuple[loop.History, loop.Plan, int]:
+) -> tuple[loop.History, planning.Plan, int]:
     """What the run did, its plan, and how many examples an epoch has."""
-    examples, plan = loop.plan(
+    examples, plan = planning.plan(
         schema.table(inputs.advantages, schema.ADVANTAGES), algorithm, params.train, params.seed,
         shift_key="reward.shift",
     )  # fmt: skip
@@ -122,11 +122,11 @@ def _online(
     scorer: Rewards | None,
     main: Accelerator,
     checkpoints: dict[str, Any],
-) -> tuple[loop.History, loop.Plan, int]:
+) -> tuple[loop.History, planning.Plan, int]:
     """As many rollouts as the updates of the other algorithms, divided by `updates_per_rollout`."""
     settings = params.train
     options = ppo.Options(**hyperparameters)
-    table, discarded = loop.selected(schema.table(inputs.advantages, schema.ADVANTAGES), settings.train_on)
+    table, discarded = planning.selected(schema.table(inputs.advantages, schema.ADVANTAGES), settings.train_on)
     updates = sampling.run_length(settings.updates, settings.epochs, len(table), settings.batch_size, 1.0, "train")
     steps = updates // options.updates_per_rollout
     if not steps:
@@ -141,7 +141,7 @@ def _online(
         settings.optimizer, params.generate, params.launch, main, params.seed, encoder.ends,
     )  # fmt: skip
     draws = sampling.draws(len(prompts), steps, settings.batch_size, params.seed)
-    plan = loop.Plan(draws, sampling.evaluation_points(steps, settings.evaluations), discarded)
+    plan = planning.Plan(draws, sampling.evaluation_points(steps, settings.evaluations), discarded)
     return trainer.fit(plan, **checkpoints), plan, len(prompts)
 
 

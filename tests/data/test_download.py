@@ -215,7 +215,7 @@ def test_a_link_to_a_file_is_copied_as_the_file(folder):
     assert not (RAW / "all" / "link.csv").is_symlink()
 
 
-@pytest.mark.parametrize("location", ["/" + "a" * 5000, "/tmp/a\0b", "/dev/null/x"])
+@pytest.mark.parametrize("location", ["/" + "a" * 5000, "/a\0b", "/dev/null/x"])
 def test_a_path_that_no_file_can_have_does_not_exist(folder, location):
     with pytest.raises(InputError, match="does not exist"):
         download.expand(source(location=location), "source.archive")

@@ -18,7 +18,7 @@ from alol.compute.batching import Batch
 from alol.compute.logprob import ResponseLogp, response_logp
 from alol.config import params, yaml_files
 from alol.data import schema
-from alol.training import loop
+from alol.training import loop, planning
 from tests.closure import ROOT
 from tests.conftest import tiny_model
 
@@ -60,7 +60,7 @@ def table(model, rewards, values, ranks=None) -> pa.Table:
 def plan(data, name, loaded, seed=1, **changes):
     settings = dataclasses.replace(loaded.train, train_on="all", batch_size=8, updates=6, epochs=None, evaluations=3)
     settings = dataclasses.replace(settings, **changes)
-    return loop.plan(data, FROM_DATA[name], settings, seed, shift_key="tasks.demo.reward.shift")
+    return planning.plan(data, FROM_DATA[name], settings, seed, shift_key="tasks.demo.reward.shift")
 
 
 def run(model, data, name, loaded, *, launch=None, scores=(1.0, 3.0, 2.0), bar=0.0, seed=1, lr=1e-3, **changes):
@@ -103,7 +103,7 @@ def test_groups_are_prompts_with_two_responses_or_more_by_rank():
         ],
         schema=schema.ADVANTAGES,
     )  # fmt: skip
-    groups = loop.Groups(data)
+    groups = planning.Groups(data)
     assert (groups.members, groups.responses) == ([[2, 0], [3, 5, 4]], 3)
     batch, extra = groups.batch([0, 1], ("ref_logp", "raw_reward"), 0, torch.device("cpu"))
     mask = groups.shaped(batch.response_mask)
@@ -167,8 +167,8 @@ def test_batches_by_length_hold_what_was_drawn_as_often_as_it_was_drawn(
         computed[-1].extend(rows)
         return original(self, rows, *arguments)
 
-    original = loop.Examples.batch
-    monkeypatch.setattr(loop.Examples, "batch", recorded)
+    original = planning.Examples.batch
+    monkeypatch.setattr(planning.Examples, "batch", recorded)
     examples, drawn = plan(data, "a_lol", loaded, updates=400)
     accelerator = Accelerator(cpu=True)
     shares = [SimpleNamespace(process_index=i, num_processes=processes, device=accelerator.device,

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from alol.algorithms import ppo as losses
 from alol.config import build, params
 from alol.models import policies, trainable
-from alol.training import loop
+from alol.training import planning
 from alol.training.ppo import Options, Trainer
 from tests.conftest import tiny_model
 
@@ -95,7 +95,7 @@ def trainer(architecture, tokenizer, micro_batch=16, **changes):
 def fit(run: Trainer, steps: int, scores=(0.1, 0.2), bar=0.0):
     kept, given = [], iter(scores)
     draws = torch.arange(16).repeat(steps, 1)
-    plan = loop.Plan(draws, [max(1, steps // 2), steps], 0.0)
+    plan = planning.Plan(draws, [max(1, steps // 2), steps], 0.0)
     return run.fit(plan, evaluate=lambda: next(given), keep=lambda: kept.append(1), bar=bar), kept
 
 
