@@ -17,7 +17,7 @@ from alol.base.errors import InputError, ParameterError
 from alol.base.files import replacing
 from alol.config import build
 from alol.config.sections import Clean, Labels
-from alol.data import formats, rawfiles, schema, shards
+from alol.data import formats, rawfiles, rawtext, schema, shards
 from alol.data.compact_sets import Seen, digest
 from alol.data.formats import Row
 from alol.data.schema import SPLITS, TRAIN
@@ -34,7 +34,7 @@ def clean(task: str, settings: Clean, raw: Path, target: Path) -> None:
     """
     if not raw.is_dir():
         raise InputError(f"{raw} is missing; run `dvc repro download` (or `python -m stages.download --task {task}`)")
-    with rawfiles.bounded(settings.max_line, vars(settings.quoting)), replacing(target) as folder:
+    with rawtext.bounded(settings.max_line, vars(settings.quoting)), replacing(target) as folder:
         splits = formats.get(settings.format).read(raw, options(settings))
         folder.mkdir()
         for split in SPLITS:

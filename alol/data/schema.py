@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from alol.base import faults
 from alol.base.errors import InputError, about
-from alol.base.files import damaged, replacing
+from alol.base.files import TARGET, damaged, replacing
 
 ROW_GROUP = 2048  # rows
 SURROGATE = re.compile("[\ud800-\udfff]")
@@ -103,7 +103,7 @@ class Writer:
         cells = ((i, name, value) for i, row in enumerate(rows) for name, value in row.items())
         broken = ((i, name) for i, name, value in cells if SURROGATE.search(json.dumps(value, ensure_ascii=False)))
         i, name = next(broken)
-        file, number = faults.PARTIAL.sub(r"\1", str(self.path)), self.count - len(rows) + i + 1
+        file, number = TARGET.sub(r"\1", str(self.path)), self.count - len(rows) + i + 1
         prompt = ascii(rows[i].get("prompt_id", rows[i].get("prompt")))[:80]
         return InputError(
             f"{file}, row {number} (prompt {prompt}): its {name} has {HALF}; correct what makes this text"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from alol.base.errors import InputError
-from alol.data import rawfiles
+from alol.data import rawfiles, rawjson
 from alol.data.rawfiles import READERS, SEPARATED, Record
 
 logger = logging.getLogger(__name__)
@@ -106,7 +106,7 @@ def _folder(folder: Path, name: str) -> list[Path]:
 
 def _saved(folder: Path) -> list[Path]:
     """The shards of a data set that `save_to_disk` wrote, as its state names them."""
-    state: Any = rawfiles.document(folder / SAVED)
+    state: Any = rawjson.document(folder / SAVED)
     listed = state.get("_data_files") if isinstance(state, dict) else None
     names = [item.get("filename") for item in listed if isinstance(item, dict)] if isinstance(listed, list) else []
     if not names or not all(isinstance(name, str) and name == Path(name).name for name in names):

@@ -14,7 +14,7 @@ import pytest
 
 from alol.base.errors import InputError
 from alol.config import build
-from alol.data import rawfiles, schema
+from alol.data import rawfiles, rawtext, schema
 from alol.data.formats import demo, hha, table
 from stages.clean import main
 from tests.data.test_table import OPTIONS
@@ -24,7 +24,7 @@ LIMIT = 1_000
 
 
 def read(path: Path, limit: int = 1 << 24) -> list:
-    with rawfiles.bounded(limit):
+    with rawtext.bounded(limit):
         return [record.values for record in rawfiles.records(path)]
 
 
@@ -159,9 +159,9 @@ def test_numbers_too_large_for_a_float_are_named(tmp_path):
 )
 def test_a_whole_json_document_is_bounded_and_checked(tmp_path, content, message):
     (tmp_path / "excluded.json").write_bytes(content)
-    with pytest.raises(InputError, match=message) as caught, rawfiles.bounded(LIMIT):
+    with pytest.raises(InputError, match=message) as caught, rawtext.bounded(LIMIT):
         if b"9" * 5000 in content or content.startswith(b"[["):
-            with rawfiles.bounded(1 << 20):
+            with rawtext.bounded(1 << 20):
                 hha._excluded(tmp_path, "excluded.json")
         hha._excluded(tmp_path, "excluded.json")
     assert str(caught.value).startswith(str(tmp_path / "excluded.json"))
@@ -275,7 +275,7 @@ CLOSE = "a cell begins with a double quote that is not closed; set clean.quoting
 )
 def test_quotes_and_line_ends_that_would_join_rows_are_named(tmp_path, name, content, quoting, message):
     (tmp_path / name).write_bytes(content)
-    with rawfiles.bounded(LIMIT, quoting and {"csv": quoting, "tsv": quoting}):
+    with rawtext.bounded(LIMIT, quoting and {"csv": quoting, "tsv": quoting}):
         refused(tmp_path / name, message)
 
 
@@ -292,7 +292,7 @@ def test_quotes_and_line_ends_that_would_join_rows_are_named(tmp_path, name, con
 )
 def test_quoting_says_what_quotes_enclose(tmp_path, name, content, quoting, cells):
     (tmp_path / name).write_bytes(content)
-    with rawfiles.bounded(LIMIT, {"csv": quoting, "tsv": quoting}):
+    with rawtext.bounded(LIMIT, {"csv": quoting, "tsv": quoting}):
         assert [list(record.values.values()) for record in rawfiles.records(tmp_path / name)] == cells
 
 

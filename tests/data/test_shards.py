@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from alol.base.errors import InputError
-from alol.data import rawfiles, shards
+from alol.data import rawfiles, rawjson, shards
 from tests.raw_project import write_lines
 
 
@@ -137,7 +137,7 @@ def test_arrow_rows_and_damage(tmp_path, file, monkeypatch):
 
 @pytest.mark.parametrize("indent", [None, 1])
 def test_a_json_table_is_rows_with_their_keys(tmp_path, indent, monkeypatch):
-    monkeypatch.setattr(rawfiles, "CHUNK", 7)
+    monkeypatch.setattr(rawjson, "CHUNK", 7)
     path = tmp_path / "t.json"
     path.write_text(json.dumps({'a "1"': {"n": 1}, "b": {"n": {"m": []}}, "c": {"id": 7}}, indent=indent))
     rows = [{"id": 'a "1"', "n": 1}, {"id": "b", "n": {"m": []}}, {"id": 7}]

@@ -13,7 +13,7 @@ import pytest
 
 from alol.base.errors import InputError
 from alol.config import build
-from alol.data import rawfiles, schema
+from alol.data import rawfiles, rawjson, rawtext, schema
 from alol.data.formats import table
 from tests.raw_project import write_lines
 
@@ -103,7 +103,7 @@ def test_every_kind_of_file_gives_the_same_rows(tmp_path, name, packed):
         path.write_bytes(gzip.compress(data) if packed else data)
     else:
         pq.write_table(pa.Table.from_pylist(rows), path)
-    with rawfiles.bounded(1 << 20, {"csv": "lines", "tsv": "lines"}):
+    with rawtext.bounded(1 << 20, {"csv": "lines", "tsv": "lines"}):
         assert [record.values for record in rawfiles.records(path)] == rows
         found = read(tmp_path, train=path.name)["train"]
     assert [(row["prompt"], row["response"]) for row in found] == [(row["q"], row["a"]) for row in rows]
@@ -136,7 +136,7 @@ def test_an_array_is_read_the_same_in_small_pieces(tmp_path, monkeypatch):
     path = tmp_path / "array.json"
     path.write_text("\n" + json.dumps(rows, indent=2) + "\n")
     for chunk in (1, 7, 64):
-        monkeypatch.setattr(rawfiles, "CHUNK", chunk)
+        monkeypatch.setattr(rawjson, "CHUNK", chunk)
         assert [record.values for record in rawfiles.records(path)] == rows
     path.write_text(" [ \n ] ")
     assert list(rawfiles.records(path)) == []

@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 
 from alol.base.errors import InputError, ParameterError
 from alol.config.ranges import Seed
-from alol.data import rawfiles, shards
+from alol.data import rawfiles, rawjson, shards
 from alol.data.compact_sets import Counts, Key, digest
 from alol.data.formats import Format, Row, by_prompt, table
 from alol.data.formats.conversations import (
@@ -212,7 +212,7 @@ class _Chats:
             if self._cells:
                 for name in TEXTS & values.keys():
                     if values[name].startswith("[{"):
-                        values[name] = rawfiles.parsed(values[name], f"{record.where}: {name}")
+                        values[name] = rawjson.parsed(values[name], f"{record.where}: {name}")
             yield record
 
     def _recognise(self, first: list[Record]) -> str:

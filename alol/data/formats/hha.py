@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from alol.base.errors import InputError
-from alol.data import rawfiles
+from alol.data import rawfiles, rawjson
 from alol.data.formats import Format, Row
 from alol.data.rawfiles import Record
 from alol.data.schema import TEST, TRAIN, VALIDATION
@@ -117,7 +117,7 @@ def _excluded(raw: Path, name: str | None) -> dict[str, set[int]]:
     if name is None:
         return {}
     path = rawfiles.find(raw, name)
-    table = rawfiles.document(path)
+    table = rawjson.document(path)
     try:
         if not all(type(index) is int for indices in table.values() for index in indices):
             raise TypeError("an index is not an integer")
