@@ -9,11 +9,13 @@ from typing import Any
 from alol.base.errors import ParameterError
 from alol.config import model_names, paths
 from alol.config.params import Params
+from alol.models import templates
 from alol.rewards.folds import CONTEXT
 from alol.rewards.options import (
     PAIRS,
     Classifier,
     Critic,
+    Likelihood,
     Options,
     Preference,
     Python,
@@ -68,6 +70,8 @@ def _component(where: str, built: Options, params: Params) -> Iterator[Parameter
         if not built.model:
             yield ParameterError(f"{where}.model", "is not set; name the folder of ToxiChat's classifier")
         yield from _source(where, "model", built.model, "sha256", built.sha256)
+    elif isinstance(built, Likelihood):
+        yield from _likelihood(where, built)
     elif isinstance(built, Stored):
         yield from _stored(where, built, params)
 
@@ -141,6 +145,21 @@ def _classes(where: str, built: Classifier | Critic, classes: int) -> Iterator[P
             f"{where}.output",
             f"is sigmoid, which needs 2 classes, but clean.labels.{built.train.texts} has {classes}",
         )
+
+
+def _likelihood(where: str, built: Likelihood) -> Iterator[ParameterError]:
+    if not built.model:
+        yield ParameterError(f"{where}.model", "is not set; name a language model")
+    yield from _source(where, "model", built.model, "sha256", built.sha256)
+    if built.output == "probability" and built.high is not None and built.high <= 0:
+        yield ParameterError(
+            f"{where}.high", f"is {built.high:g}, but output is probability; write 1.0, and 0.0 as low"
+        )
+    if built.template not in (templates.TEXT, templates.CHAT):
+        try:
+            templates.path(built)
+        except ParameterError as error:
+            yield ParameterError(f"{where}.template", error.reason)
 
 
 def _stored(where: str, built: Stored, params: Params) -> Iterator[ParameterError]:

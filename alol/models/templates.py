@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from alol.base import faults
 from alol.base.errors import InputError, ParameterError
-from alol.config.sections import Policy
 from alol.models.letters import Letters
 
 if TYPE_CHECKING:  # `stages.check` does without
@@ -25,7 +24,17 @@ ASKED, SAID = "Who?", "It is me."  # a dialogue that shows what a template write
 Turns = Sequence[dict[str, str]]
 
 
-def read(policy: Policy, tokenizer: PreTrainedTokenizerBase) -> str:
+class Lengths(Protocol):
+    """How prompts and responses become tokens: these keys of the section `policy`."""
+
+    template: str
+    max_prompt: int
+    max_response: int
+    end_of_text: bool
+    long_prompt: str
+
+
+def read(policy: Lengths, tokenizer: PreTrainedTokenizerBase) -> str:
     """The template that `policy.template` names: of a file, or the tokenizer's own."""
     if policy.template == CHAT:
         if not tokenizer.chat_template:
@@ -36,7 +45,7 @@ def read(policy: Policy, tokenizer: PreTrainedTokenizerBase) -> str:
         return file.read_text(encoding="utf-8")
 
 
-def path(policy: Policy) -> Path:
+def path(policy: Lengths) -> Path:
     """The file that `policy.template` names, which must be there."""
     file = Path(os.path.expandvars(policy.template))
     if not file.is_file():

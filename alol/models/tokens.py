@@ -11,17 +11,16 @@ from functools import cached_property
 
 from transformers import PreTrainedTokenizerBase
 
-from alol.config.sections import Policy
 from alol.models.letters import Letters
-from alol.models.templates import TEXT, Chat, read, too_long
+from alol.models.templates import TEXT, Chat, Lengths, read, too_long
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """A tokenizer with the lengths of `policy` in the task's file."""
+    """A tokenizer with the template and lengths of `policy` in the task's file, or of a reward that reads as one."""
 
     tokenizer: PreTrainedTokenizerBase
-    policy: Policy
+    policy: Lengths
 
     def prompts(self, rows: Sequence[dict]) -> list[list[int]]:
         """Token ids of each row's `prompt`, at most `max_prompt`, special tokens included.

@@ -22,6 +22,7 @@ from alol.config.ranges import (
     Rate,
     Seed,
     Size,
+    Tokens,
     at_least,
     between,
 )
@@ -166,7 +167,29 @@ class Tfidf:
     high: Number | None
 
 
-Options = Python | Classifier | Critic | Toxichat | Preference | Stored | Tfidf
+@dataclass(frozen=True)
+class Likelihood:
+    """A language model, and how it reads prompts and responses: as a policy does, with the same keys."""
+
+    kind: str
+    model: str | None
+    revision: str | None
+    sha256: str | None
+    template: str
+    max_prompt: Tokens
+    max_response: Tokens
+    output: Literal["logprob", "probability"]
+    precision: Literal["fp32", "bf16"]
+    batch_size: Count
+    batch_tokens: Count
+    low: Number | None
+    high: Number | None
+
+    long_prompt: ClassVar[str] = "shorten"
+    end_of_text: ClassVar[bool] = True  # that a response ends where it does is part of what is likely
+
+
+Options = Python | Classifier | Critic | Toxichat | Preference | Stored | Tfidf | Likelihood
 Trainable = Classifier | Critic | Preference
 
 # kind -> (its options, module:class that scores)
@@ -178,6 +201,7 @@ KINDS: dict[str, tuple[type, str]] = {
     "preference": (Preference, "alol.rewards.preference:PreferenceReward"),
     "stored": (Stored, "alol.rewards.stored:StoredReward"),
     "tfidf": (Tfidf, "alol.rewards.tfidf:TfidfReward"),
+    "likelihood": (Likelihood, "alol.rewards.likelihood:LikelihoodReward"),
 }
 
 
