@@ -55,7 +55,7 @@ def test_a_good_project_is_fine(check):
         ({"algorithms__mine": {}}, "algorithms.mine is no algorithm"),
         (
             {"tasks__demo__rewards__x": {"kind": "magic"}},
-            "'magic', which is no reward kind; known: classifier, critic, depth, faithful, fluency, likelihood, preference, python",
+            "'magic', which is no reward kind; known: classifier, critic, depth, faithful, fluency, likelihood, ",
         ),
         ({"judge__requests": 0}, "params.yaml: judge.requests is 0, but must be from 1 to 1,024"),
         ({"judge__timeout": 1e308}, "judge.timeout is 1e+308, but must be above 0 and at most 86,400"),

@@ -227,6 +227,22 @@ def test_five_conversations_are_the_same_turns_in_every_convention(tmp_path, con
     assert [row["response"] for row in found if row["rank"] == 0] == [last for _, last in TALKS]
 
 
+def test_per_record_draws_prompts_of_each_dialogue_and_keeps_its_group(tmp_path):
+    """Which ones depends on the seed alone; the group is that of the dialogue whatever is drawn."""
+    said = [{"text": f"line {i}", "sender": i % 2} for i in range(8)]
+    rows = [{"messages": said}, {"messages": said[:3]}, {"messages": said[:1]}]
+    every = read(tmp_path, rows)
+    drawn = {seed: read(tmp_path, rows, per_record=2, seed=seed) for seed in range(5)}
+    assert len(every) == 7 + 2
+    for found in drawn.values():
+        assert [row["prompt_id"].split("-")[1] for row in found] == ["0", "0", "1", "1"]
+        assert all(row in every for row in found if row["context"]["group"] == every[0]["context"]["group"])
+        assert {row["context"]["group"] for row in found} == {every[0]["context"]["group"]}
+    assert len({str(found) for found in drawn.values()}) > 1
+    assert read(tmp_path, rows, per_record=2, seed=3) == drawn[3]
+    assert read(tmp_path, rows, per_record=100) == every
+
+
 def test_dialogues_have_the_same_turns_too(tmp_path):
     table = {
         f"d{i}": {

@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from alol.base.errors import InputError, ParameterError
-from alol.config.ranges import Seed
+from alol.config.ranges import Count, Seed
 from alol.data import rawfiles, rawjson, shards
 from alol.data.compact_sets import Counts, Key, digest
 from alol.data.formats import Format, Row, by_prompt, table
@@ -69,6 +69,7 @@ class Options:
     ]
     columns: dict[str, str]  # a convention's name of a column -> the files' name
     assistant: Literal["last", "all"]
+    per_record: Count | None  # prompts drawn of a record that gives several; null: all
     preference: str | None  # a number of responses; null: the convention's own; -name: the smaller, the better
     group: str | None  # column; null: the conversation's id, or else its first user turn
     context: dict[str, str]  # context key -> column, beside the numbers
@@ -147,6 +148,13 @@ class _Chats:
 
     def _examples(self, record: Record) -> Parsed:
         return CONVENTIONS[self._convention](record, self._options.assistant == "all")
+
+    def _drawn(self, count: int, found: list[Example | str]) -> list[Example | str]:
+        """What is no example, and `per_record` of the examples: those of the smallest hashes, in their order."""
+        usable = [one for one in found if not isinstance(one, str)]
+        usable.sort(key=lambda one: digest(f"{self._options.seed} {count} {one.place}"))
+        drawn = {one.place for one in usable[: self._options.per_record]}
+        return [one for one in found if isinstance(one, str) or one.place in drawn]
 
     def rows(self, split: str, wanted: Wanted, log: bool) -> Iterator[Row]:
         """The rows of the groups that are wanted; `log`: how many records gave none, and why."""
@@ -246,7 +254,14 @@ class _Chats:
     def _parsed(self, count: int, record: Record, wanted: Wanted, left_out: LeftOut) -> Iterator[Item]:
         """The prompts of one record, if its group is wanted; `count` names them."""
         shared: dict[str, Any] = {}
-        for found in self._examples(record):
+        examples: Iterable[Example | str] = self._examples(record)
+        if self._options.per_record is not None:
+            every = list(examples)
+            first = next((one for one in every if not isinstance(one, str)), None)
+            if first is not None:  # the group is that of its first example, drawn or not
+                shared = self._context(record) | {"group": self._group(record, first.turns)}
+            examples = self._drawn(count, every)
+        for found in examples:
             if isinstance(found, str):
                 self._leave_out(f"records {found}", record, left_out)
                 continue
