@@ -82,9 +82,18 @@ class Quoting:
 
 
 @dataclass(frozen=True)
+class NearDuplicates:
+    """From which similarity on a training prompt counts as a held-out one; None: none is looked for."""
+
+    similarity: Annotated[float, Range(0, 1, low_open=True)] | None
+    words: Count
+
+
+@dataclass(frozen=True)
 class Clean:
     format: str
     limit: Count | None
+    near_duplicates: NearDuplicates
     max_line: Annotated[int, between(1_000, 1_000_000_000)]
     quoting: Quoting
     labels: dict[str, Labels]

@@ -16,11 +16,12 @@ from tqdm import tqdm
 from alol.base.errors import InputError, ParameterError
 from alol.base.files import replacing
 from alol.config import build
-from alol.config.sections import Clean, Labels
+from alol.config.sections import Clean, Labels, NearDuplicates
 from alol.data import formats, rawfiles, rawtext, schema, shards
 from alol.data.compact_sets import Seen, digest
 from alol.data.formats import Row
-from alol.data.schema import SPLITS, TRAIN
+from alol.data.near_duplicates import HeldOut
+from alol.data.schema import SPLITS, TEST, TRAIN
 
 logger = logging.getLogger(__name__)
 
@@ -37,9 +38,9 @@ def clean(task: str, settings: Clean, raw: Path, target: Path) -> None:
     with rawtext.bounded(settings.max_line, vars(settings.quoting)), replacing(target) as folder:
         splits = formats.get(settings.format).read(raw, options(settings))
         folder.mkdir()
-        for split in SPLITS:
+        for split, rows in _apart(splits, folder, settings.near_duplicates):
             limit = settings.limit if split == TRAIN else None
-            _write_split(folder / f"{split}.parquet", checked(splits[split], split, limit), split, task)
+            _write_split(folder / f"{split}.parquet", checked(rows, split, limit), split, task)
         for name in sorted(set(splits) - set(SPLITS)):
             _write_split(folder / "texts" / f"{name}.parquet", checked(splits[name], name, None), name, task)
         for name, labels in settings.labels.items():
@@ -52,6 +53,23 @@ def options(settings: Clean) -> Any:
     built = build.build(form.options, settings.options, "clean.options")
     form.check(built)
     return built
+
+
+def _apart(
+    splits: dict[str, Iterator[Row]], folder: Path, settings: NearDuplicates
+) -> Iterator[tuple[str, Iterable[Row]]]:
+    """Each split and its rows, to be written below `folder` before the next: first what others must not be like."""
+    if settings.similarity is None:
+        yield from ((split, splits[split]) for split in SPLITS)
+        return
+    held_out = HeldOut(settings.words)
+    for split in reversed(SPLITS):
+        yield split, splits[split] if split == TEST else held_out.without(splits[split], split, settings)
+        if split != TRAIN:
+            for rows in schema.read(folder / f"{split}.parquet", ["prompt_id", "prompt", "rank"]):
+                for row in rows:
+                    if row["rank"] == 0:
+                        held_out.add(row["prompt_id"], row["prompt"])
 
 
 def _write_split(path: Path, rows: Iterator[Row], split: str, task: str) -> None:
