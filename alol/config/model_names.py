@@ -26,7 +26,7 @@ VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
 def find(name: str) -> tuple[Path | None, str | None]:
     """(the folder or .gguf file of a model, None for a hub id; what is wrong with the name, None where nothing is)."""
     if name.startswith(PACKAGE):
-        path, wrong = _in_package(name.removeprefix(PACKAGE))
+        path, wrong = in_package(name.removeprefix(PACKAGE))
     else:
         path, wrong = _written(name)
     if path is None or wrong:
@@ -115,7 +115,8 @@ def _written(name: str) -> tuple[Path | None, str | None]:
     return path, None
 
 
-def _in_package(name: str) -> tuple[Path | None, str | None]:
+def in_package(name: str) -> tuple[Path | None, str | None]:
+    """(the path that NAME/path means within an installed package, which may not exist; what is wrong with the name)."""
     package, _, inside = name.partition("/")
     if not package.isidentifier() or not inside or ".." in PurePosixPath(inside).parts or inside.startswith("/"):
         return None, f"'{PACKAGE}{name}' is not of the form {PACKAGE}NAME/path, NAME being what one would import"

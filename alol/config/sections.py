@@ -51,7 +51,7 @@ class Launch:
 class Source:
     """One thing to fetch into data/raw/<task>/<name>/."""
 
-    kind: Literal["demo", "path", "url", "hub"]
+    kind: Literal["demo", "path", "package", "url", "hub"]
     location: str | None
     revision: str | None
     sha256: str | None

@@ -21,7 +21,7 @@ from urllib.parse import unquote, urlsplit
 from alol.base.errors import InputError, ParameterError, first_line
 from alol.base.files import replacing
 from alol.base.locks import Lock
-from alol.config import build
+from alol.config import build, model_names
 from alol.config.sections import Source
 from alol.data import archive, room
 
@@ -61,8 +61,8 @@ def check(source: Source, where: str) -> None:
         raise ParameterError(f"{where}.revision", "is null, but a hub data set needs the revision (a commit) to fetch")
     elif source.kind == "url":
         _address(source, where)
-    else:
-        _location(source, where)
+    elif (location := _location(source, where)).startswith(model_names.PACKAGE) and source.kind != "package":
+        raise ParameterError(f"{where}.kind", f"is {source.kind}, but must be package for the location {location}")
     if source.sha256 is not None and not SHA256.fullmatch(source.sha256):
         raise ParameterError(f"{where}.sha256", f"is {source.sha256!r:.80}, but must be 64 hexadecimal digits")
 
@@ -71,6 +71,8 @@ def check_presence(source: Source, where: str) -> None:
     """Raises ParameterError for a local source that is not there."""
     if source.kind == "path" and source.location:
         expand(source, where)
+    elif source.kind == "package" and source.location:
+        _within_package(source, where)
 
 
 def _demo(source: Source, where: str, folder: Path, work: Path, finished: contextlib.ExitStack) -> None:
@@ -86,8 +88,15 @@ def _generator(source: Source, where: str) -> Any:
 
 
 def _path(source: Source, where: str, folder: Path, work: Path, finished: contextlib.ExitStack) -> None:
+    _take(expand(source, where), source, where, folder)
+
+
+def _package(source: Source, where: str, folder: Path, work: Path, finished: contextlib.ExitStack) -> None:
+    _take(_within_package(source, where), source, where, folder)
+
+
+def _take(path: Path, source: Source, where: str, folder: Path) -> None:
     """A file, or a folder that is copied as it is."""
-    path = expand(source, where)
     if path.is_dir():
         if source.sha256:
             raise InputError(f"{where}: {path} is a folder, and sha256 is that of a file; set it to null")
@@ -100,18 +109,35 @@ def _path(source: Source, where: str, folder: Path, work: Path, finished: contex
 def expand(source: Source, where: str) -> Path:
     """The local path that a source means; raises InputError when a variable is unset or nothing is there."""
     location = _location(source, where)
-    hint = f"it can be had from {source.origin}" if source.origin else f"or change {where}.location"
     for match in VARIABLE.finditer(location):
         name = match[1] or match[2]
         if name not in os.environ:
             raise ParameterError(
-                f"{where}.location", f"is {location}, but the environment variable {name} is not set: set it; {hint}"
+                f"{where}.location",
+                f"is {location}, but the environment variable {name} is not set: set it; {_hint(source, where)}",
             )
     path = Path(os.path.expandvars(location))
     if not path.is_absolute():
         raise ParameterError(
             f"{where}.location", f"is {location}, but must be absolute or start with an environment variable"
         )
+    return _readable(path, source, where)
+
+
+def _within_package(source: Source, where: str) -> Path:
+    """The path within an installed package, which is not imported; raises ParameterError when it is not there."""
+    location = _location(source, where)
+    path, wrong = model_names.in_package(location.removeprefix(model_names.PACKAGE))
+    if path is None:
+        origin = f"; {_hint(source, where)}" if source.origin else ""
+        raise ParameterError(f"{where}.location", f"is {location}, but {wrong}{origin}")
+    return _readable(path, source, where)
+
+
+def _readable(path: Path, source: Source, where: str) -> Path:
+    """The path of a source's location; raises ParameterError when no file or folder is there that may be read."""
+    location = source.location
+    hint = _hint(source, where)
     if not os.path.exists(path):  # noqa: PTH110 (unlike Path.exists, false for a name that no file can have)
         raise ParameterError(f"{where}.location", f"is {location}: {path} does not exist; {hint}")
     if kind := KINDS.get(stat.S_IFMT(path.stat().st_mode)):
@@ -119,6 +145,10 @@ def expand(source: Source, where: str) -> Path:
     if not os.access(path, os.R_OK):
         raise ParameterError(f"{where}.location", f"is {location}: {path} may not be read; check its permissions")
     return path
+
+
+def _hint(source: Source, where: str) -> str:
+    return f"it can be had from {source.origin}" if source.origin else f"or change {where}.location"
 
 
 def _url(source: Source, where: str, folder: Path, work: Path, finished: contextlib.ExitStack) -> None:
@@ -159,6 +189,7 @@ def _hub(source: Source, where: str, folder: Path, work: Path, finished: context
 
 FETCHERS: dict[str, Callable[[Source, str, Path, Path, contextlib.ExitStack], None]] = {
     "path": _path,
+    "package": _package,
     "url": _url,
     "hub": _hub,
     "demo": _demo,

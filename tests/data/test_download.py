@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import io
 import os
+import re
 import socket
 import tarfile
 import tempfile
@@ -14,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from alol.base.errors import InputError
+from alol.checks import parameters
 from alol.config import paths
 from alol.config.sections import Source
 from alol.data import archive, download
@@ -74,6 +77,68 @@ def test_files_are_copied_archives_unpacked_and_old_files_replaced(folder, monke
     files = sorted(str(path.relative_to(RAW)) for path in RAW.rglob("*") if path.is_file())
     assert files == ["all/table.csv", "plain/table.csv", "tar/x.txt", "zip/data/one.json", "zip/data/two/two.json"]
     assert not (RAW / "old").exists()
+
+
+@pytest.fixture
+def package(folder, monkeypatch) -> Path:
+    """The folder of an installed package that must not be imported."""
+    inside = folder / "site" / "carrier"
+    (inside / "deep").mkdir(parents=True)
+    (inside / "__init__.py").write_text("raise SystemExit('imported')\n")
+    (inside / "table.csv").write_text("a,b\n")
+    write_zip(inside / "deep" / "data.zip", {"one.json": "1"})
+    monkeypatch.syspath_prepend(str(folder / "site"))
+    return inside
+
+
+def test_what_a_package_carries_is_copied_and_unpacked_without_importing_it(package, folder):
+    actual = hashlib.sha256(b"a,b\n").hexdigest()
+    sources = {
+        "file": source(kind="package", location="carrier/table.csv", sha256=actual.upper()),
+        "prefixed": source(kind="package", location="package:carrier/table.csv"),
+        "zip": source(kind="package", location="carrier/deep/data.zip"),
+        "all": source(kind="package", location="carrier/deep"),
+    }
+    for name, one in sources.items():
+        download.check(one, f"source.{name}")
+        download.check_presence(one, f"source.{name}")
+    download.fetch("mine", sources, RAW, folder)
+    files = sorted(str(path.relative_to(RAW)) for path in RAW.rglob("*") if path.is_file())
+    assert files == ["all/data.zip", "file/table.csv", "prefixed/table.csv", "zip/one.json"]
+    assert (RAW / "file" / "table.csv").read_text() == "a,b\n"
+
+
+@pytest.mark.parametrize(
+    ("keys", "line"),
+    [
+        ({}, "source.it.location is null, but a source of kind package needs one"),
+        ({"location": "carrier"}, "source.it.location is carrier, but .package:carrier. is not of the form "),
+        ({"location": "carrier/../x"}, "is not of the form package:NAME/path"),
+        ({"location": "$CARRIER/x"}, "is not of the form package:NAME/path"),
+        ({"location": "carrier/absent.csv"}, "carrier/absent.csv does not exist; or change source.it.location"),
+        (
+            {"location": "absent_one/x", "origin": "example.org"},
+            "absent_one is installed.*; it can be had from example",
+        ),
+        ({"location": "carrier/table.csv", "sha256": HASH}, f"wrong sha256: expected {HASH}, actual "),
+        ({"location": "carrier/deep", "sha256": HASH}, "is a folder, and sha256 is that of a file; set it to null"),
+        ({"kind": "path", "location": "package:carrier/table.csv"}, "source.it.kind is path, but must be package for"),
+        ({"kind": "hub", "location": "package:carrier/x", "revision": "main"}, "source.it.kind is hub, but must be"),
+    ],
+)
+def test_what_a_package_does_not_carry_is_one_line(package, folder, keys, line):
+    project(folder, {"it": {"kind": "package", **keys}}, {})
+    assert re.search(line, error_line(main))
+    assert not RAW.exists()
+
+
+def test_the_check_names_a_package_that_is_not_there(package, folder):
+    for location, found in (("carrier/table.csv", 0), ("carrier/absent.csv", 1)):
+        project(folder, {"it": {"kind": "package", "location": location}}, {})
+        lines = [
+            line for line in parameters.problems(root=folder) if line.startswith("tasks/mine.yaml: source.it.location")
+        ]
+        assert len(lines) == found
 
 
 def test_a_truncated_zip_is_one_line_and_leaves_the_earlier_files(folder):
