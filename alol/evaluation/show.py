@@ -13,7 +13,7 @@ from alol.base.errors import InputError
 from alol.base.files import read_json
 from alol.compute.generate import named_ends
 from alol.config.params import Params
-from alol.models import policies
+from alol.models import policies, templates
 from alol.models.loading import loaded
 from alol.models.tokens import Encoder
 
@@ -51,6 +51,7 @@ def _files(params: Params, reference: Path) -> tuple[PreTrainedTokenizerBase, se
         name, revision = os.path.expandvars(policy.model), policy.revision
         named = (policy.tokenizer, policy.tokenizer_revision) if policy.tokenizer else (policy.model, policy.revision)
         tokenizer = policies.tokenizer_of(*named)
+        templates.keep(policy.template, tokenizer)
     config = loaded(AutoConfig.from_pretrained, name, revision, "the model")
     file = Path(name) / "generation_config.json"
     own = loaded(GenerationConfig.from_pretrained, name, revision, "the model") if file.exists() else None

@@ -13,12 +13,15 @@ from transformers import PreTrainedTokenizerBase
 
 from alol.config.sections import Policy
 from alol.models.letters import Letters
-from alol.models.templates import TEXT, Chat, read, too_long
+from alol.models.templates import TEXT, Chat, own, too_long
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """A tokenizer with the lengths of `policy` in the task's file."""
+    """A tokenizer with the lengths of `policy` in the task's file.
+
+    A template from a file must be the tokenizer's own by now (alol.models.templates.keep), as the reference's is.
+    """
 
     tokenizer: PreTrainedTokenizerBase
     policy: Policy
@@ -64,7 +67,7 @@ class Encoder:
     def _chat(self) -> Chat | None:
         if self.policy.template == TEXT:
             return None
-        return Chat(self.tokenizer, read(self.policy, self.tokenizer))
+        return Chat(self.tokenizer, own(self.tokenizer))
 
     @cached_property
     def _letters(self) -> Letters:

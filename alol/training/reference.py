@@ -45,8 +45,7 @@ def make(params: Params, clean: Path, folder: Path | None, main: Accelerator, wo
         start = _pretrained(params, clean, folder, main, work)
     else:
         start = _start(policy, clean / "train.parquet", settings.seed)
-    if policy.template not in (templates.TEXT, templates.CHAT):  # whoever loads the policy finds it beside
-        start.tokenizer.chat_template = templates.read(policy, start.tokenizer)
+    templates.keep(policy.template, start.tokenizer)
     policies.check_context(start.model, policy.max_prompt, policy.max_response, "policy.max_response")
     if not settings.train:
         if policy.model == "scratch":

@@ -9,6 +9,7 @@ import pytest
 from alol.base.errors import InputError
 from alol.config import params
 from alol.data.formats import comet, knowledge, marks, reddit
+from alol.models import templates
 from alol.models.tokens import Encoder
 from tests import tokenizers
 
@@ -227,9 +228,11 @@ def test_a_template_from_a_file_and_its_added_token_that_is_not_called_special(t
     tokenizer.add_tokens(["<|done|>"])
     text = "{% for m in messages %}{{ m.role }}: {{ m.content }}<|done|>\n{% endfor %}"
     text += "{% if add_generation_prompt %}assistant:{% endif %}"
-    (tmp_path / "own.jinja").write_text(text, encoding="utf-8")
-    monkeypatch.setenv("HERE", str(tmp_path))
-    own = encoder(tokenizer, template="$HERE/own.jinja", end_of_text=True)
+    (tmp_path / "templates").mkdir()
+    (tmp_path / "templates/own.jinja").write_text(text, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    templates.keep("templates/own.jinja", tokenizer)
+    own = encoder(tokenizer, template="templates/own.jinja", end_of_text=True)
     done = tokenizer.convert_tokens_to_ids("<|done|>")
     assert own.ends == [done]
     assert own.prompts([chat([{"role": "human", "text": "a <|done|>"}])])[0].count(done) == 1
@@ -240,7 +243,6 @@ def test_a_template_from_a_file_and_its_added_token_that_is_not_called_special(t
     ("template", "name", "turns", "expected"),
     [
         ("chat", "t5", TURNS, "policy.template is chat, but the tokenizer has no chat template"),
-        ("/no/where.jinja", "qwen", TURNS, "policy.template is '/no/where.jinja', but must be"),
         ("chat", "gemma", [{"role": "system", "text": "S"}, TURNS[0]], "prompt p: .*System role not supported"),
         ("chat", "mistral", TURNS[1:], "prompt p: .* roles must alternate"),
     ],
