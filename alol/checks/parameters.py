@@ -57,7 +57,7 @@ def every_task(root: Path = Path()) -> tuple[list[str], list[str]]:
 
 
 def untracked(root: Path = Path()) -> list[str]:
-    """Files of custom/, tasks/ and templates/ that Git does not track, so that DVC's copies of the checkout lack them."""
+    """Files of custom/, tasks/ and templates/ that Git does not track: DVC's copies of the checkout lack them."""
     command = ["git", "ls-files", "--others", "--", *TRACKED]
     try:
         done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)

@@ -11,7 +11,7 @@ from transformers import AutoConfig, GenerationConfig, PreTrainedTokenizerBase
 
 from alol.base.errors import InputError
 from alol.base.files import read_json
-from alol.compute.generate import named_ends
+from alol.compute.ends import named_ends
 from alol.config.params import Params
 from alol.models import policies, templates
 from alol.models.loading import loaded
@@ -21,7 +21,7 @@ from alol.models.tokens import Encoder
 def lines(row: dict[str, Any], params: Params, reference: Path) -> Iterator[str]:
     """The row's prompt and response as ids and texts, and which of them are trained on and which end a response."""
     tokenizer, named = _files(params, reference)
-    encoder = Encoder(tokenizer, params.policy)
+    encoder = Encoder(tokenizer, params.policy, named)
     ends = {tokenizer.eos_token_id, *named, *encoder.ends, *params.generate.stop_ids}
     prompt, response = encoder.prompts([row])[0], encoder.responses([row["response"]])[0]
     special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}

@@ -66,13 +66,14 @@ class Chat:
 
     tokenizer: PreTrainedTokenizerBase
     template: str
+    ends: frozenset[str] = frozenset()  # tokens that end a response beside the template's own; marks, too
 
     @cached_property
     def letters(self) -> Letters:
         """Added tokens that the template writes are marks too, whether they are called special or not."""
         shown = self._rendered([{"role": "user", "content": ASKED}, {"role": "assistant", "content": SAID}], KEY)
         added = (token.content for token in self.tokenizer.added_tokens_decoder.values())
-        return Letters(self.tokenizer, frozenset(token for token in added if token in shown))
+        return Letters(self.tokenizer, self.ends.union(token for token in added if token in shown))
 
     @cached_property
     def ending(self) -> tuple[str, int] | None:

@@ -9,9 +9,10 @@ import pytest
 from alol.base.errors import InputError
 from alol.config import params
 from alol.data.formats import comet, knowledge, marks, reddit
-from alol.models import templates
+from alol.models import policies, templates
 from alol.models.tokens import Encoder
 from tests import tokenizers
+from tests.conftest import tiny_model
 
 POLICY = params.load("demo").policy
 TEXT = "What is the capital of France? I do not know;  look it up."
@@ -134,6 +135,32 @@ def test_formats_prompts_keep_their_separators():
         found = encoder(tokenizer).prompts([one])[0]
         assert found == tokenizer(one["prompt"])["input_ids"]
         assert sum(i >= tokenizer.convert_tokens_to_ids(end) for i in found) == special_tokens
+
+
+@pytest.mark.parametrize("name", ["qwen", "gemma", "t5", "wordpiece"])
+def test_an_end_token_that_only_the_models_files_name_is_letters_too(name):
+    """The tokenizer finds it in any text, but does not call it special."""
+    tokenizer = tokenizers.ALL[name]()
+    stop = "<|stop|>"
+    tokenizer.add_tokens([stop])
+    end, text = tokenizer.convert_tokens_to_ids(stop), f"thank {stop} you"
+    assert end in encoder(tokenizer).responses([text])[0]
+    model = tiny_model("llama", tokenizer)
+    model.config.eos_token_id, model.generation_config.eos_token_id = tokenizer.eos_token_id, [end, 5]
+    loaded = policies.LoadedPolicy(model, tokenizer, {})
+    own = policies.encoder(loaded, encoder(tokenizer).policy)
+    ids = own.responses([text, TEXT])
+    assert end not in ids[0] and ids[1] == encoder(tokenizer).responses([TEXT])[0]
+    assert name == "wordpiece" or tokenizer.decode(ids[0]).strip() == text
+    before, after = around(tokenizer)
+    assert own.prompts([row(text)]) == [before + ids[0] + after]
+    assert own.prompts([row(text, [6, 6 + len(stop)])])[0].count(end) == 1  # a mark of the format's
+    if name in tokenizers.CHAT:
+        own = policies.encoder(loaded, encoder(tokenizer, template="chat").policy)
+        turns = [{"role": "human", "text": text}]
+        assert own.prompts([chat(turns)])[0].count(end) == 0
+        assert rendered(tokenizer, turns).count(end) == 1
+        assert own.responses([text])[0].count(end) == 0
 
 
 # --- chat templates
