@@ -1,6 +1,5 @@
 """Stage reference: the supervised policy that everything is measured against."""
 
-import os
 from pathlib import Path
 
 from alol.base.work import Work
@@ -13,7 +12,7 @@ from stages._cli import command
 
 def inputs(params: Params) -> list[Path]:
     """What the reference depends on beside the parameters: its data, and the file of its template where it has one."""
-    return [paths.clean(params.task), Path(os.path.expandvars(params.policy.template))]
+    return [paths.clean(params.task), Path(params.policy.template)]
 
 
 @command("reference", distributed=True, inputs=inputs)

@@ -14,6 +14,7 @@ INERT = {
     "alol/base/work.py", "stages/_cli.py", "stages/_processes.py",
 }  # fmt: skip
 SCORING = ("annotate", "baseline", "train", "evaluate")  # stages that call reward functions, found by their dotted path
+RENDERING = ("reference",)  # stages that read a file of templates/; later ones find it with the reference
 # Dependencies as a whole: what nearly every stage reads all of, what a format, a topic or a reward may be added to, and
 # what only the stage aggregate reads, which takes seconds.
 FOLDERS = ("alol/config", "alol/data/demo", "alol/data/formats", "alol/evaluation", "alol/models", "alol/rewards")
@@ -60,7 +61,7 @@ def dependencies(stage: str) -> set[str]:
     """What a stage's `deps` in dvc.yaml must list of code: files, but INERT ones, or one of FOLDERS for what is in it.
 
     Reward functions are reached by their dotted path, so the stages that call them depend on `custom` too, and on what
-    is imported there.
+    is imported there. `templates` holds no code, but is read like it.
     """
     reached = closure(Path("stages", f"{stage}.py"))
     if stage in SCORING:
@@ -73,4 +74,4 @@ def dependencies(stage: str) -> set[str]:
     files = {str(path) for path in reached} - INERT - {"stages/__init__.py"}
     files -= {file for file in files if file.endswith("__init__.py") and only_documents(ROOT / file)}
     result = {next((folder for folder in FOLDERS if file.startswith(folder + "/")), file) for file in files}
-    return result | ({"custom"} if stage in SCORING else set())
+    return result | ({"custom"} if stage in SCORING else set()) | ({"templates"} if stage in RENDERING else set())

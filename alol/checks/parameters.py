@@ -24,7 +24,7 @@ from alol.models import templates
 from alol.rewards import options
 from alol.rewards.options import Training
 
-TRACKED = ("custom", str(TASKS))  # folders whose files an experiment's copy of the checkout needs
+TRACKED = ("custom", str(TASKS), templates.FOLDER)  # folders whose files an experiment's copy of the checkout needs
 
 
 def problems(task: str | None = None, root: Path = Path()) -> list[str]:
@@ -57,13 +57,13 @@ def every_task(root: Path = Path()) -> tuple[list[str], list[str]]:
 
 
 def untracked(root: Path = Path()) -> list[str]:
-    """Files of custom/ and tasks/ that Git does not track, which DVC's copies of the checkout therefore lack."""
+    """Files of custom/, tasks/ and templates/ that Git does not track: DVC's copies of the checkout lack them."""
     command = ["git", "ls-files", "--others", "--", *TRACKED]
     try:
         done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     except FileNotFoundError:  # no Git here, so no experiments either
         return []
-    return [name for name in done.stdout.splitlines() if name.endswith((".py", ".yaml"))]
+    return [name for name in done.stdout.splitlines() if name.endswith((".py", ".yaml", templates.SUFFIX))]
 
 
 def _of_params(raw: dict[str, Any]) -> list[str]:
@@ -164,8 +164,8 @@ def _format(chosen: Params) -> Iterator[ParameterError]:
 
 def _policy(chosen: Params) -> Iterator[ParameterError]:
     policy = chosen.policy
-    if policy.template not in (templates.TEXT, templates.CHAT):
-        yield from _errors(lambda: templates.path(policy))
+    if templates.is_file(policy.template):
+        yield from _errors(lambda: templates.path(policy.template))
     if policy.model == "scratch":
         yield from _scratch(chosen)
         return

@@ -155,11 +155,11 @@ def _likelihood(where: str, built: Likelihood) -> Iterator[ParameterError]:
         yield ParameterError(
             f"{where}.high", f"is {built.high:g}, but output is probability; write 1.0, and 0.0 as low"
         )
-    if built.template not in (templates.TEXT, templates.CHAT):
+    if templates.is_file(built.template):
         try:
-            templates.path(built)
+            templates.path(built.template, f"{where}.template")
         except ParameterError as error:
-            yield ParameterError(f"{where}.template", error.reason)
+            yield error
 
 
 def _stored(where: str, built: Stored, params: Params) -> Iterator[ParameterError]:

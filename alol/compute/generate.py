@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Sequence
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -21,6 +20,7 @@ from alol.base.errors import ParameterError
 from alol.compute import packed_models
 from alol.compute.batching import pad
 from alol.compute.decode import continuous
+from alol.compute.ends import end_ids
 from alol.compute.launch import gather_shards
 from alol.compute.logprob import is_encoder_decoder
 from alol.config.sections import Generate, Launch
@@ -48,18 +48,6 @@ def generate(
     ends = end_ids(model, tokenizer).union(ends)
     ids = sample_ids(model, tokenizer, prompts, settings, launch, seed=seed, main=main, name=name, done=done, ends=ends)
     return [decode(tokenizer, row, settings, ends) for row in ids]
-
-
-def end_ids(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """The tokenizer's end of text, and the end tokens that the model's config.json and generation_config.json name."""
-    base = getattr(model, "get_base_model", lambda: model)()
-    return {tokenizer.eos_token_id} | named_ends(base.config, base.generation_config)
-
-
-def named_ends(*files: Any) -> set[int]:
-    """The end tokens that configurations name: one, several or none each."""
-    named = [getattr(file, "eos_token_id", None) for file in files]
-    return {token for ids in named for token in ([ids] if isinstance(ids, int) else ids or ())}
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], settings: Generate, ends: Container[int]) -> str:

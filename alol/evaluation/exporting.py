@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokeni
 from alol.base import faults
 from alol.base.errors import InputError
 from alol.compute import generate, launch
+from alol.compute.ends import end_ids
 from alol.compute.logprob import is_encoder_decoder
 from alol.config import model_names
 from alol.config.params import Params
@@ -54,8 +55,8 @@ def write(run: Path, folder: Path, rows: Rows, params: Params, *, merge: bool, d
     """
     policy = policies.load(run)
     whole = merge or not _is_adapter(policy.model)
-    encoder = Encoder(policy.tokenizer, params.policy)
-    ends = generate.end_ids(policy.model, policy.tokenizer).union(encoder.ends, params.generate.stop_ids)
+    encoder = policies.encoder(policy, params.policy)
+    ends = end_ids(policy.model, policy.tokenizer).union(encoder.ends, params.generate.stop_ids)
     base = (None, None) if whole else _base(policy, run)
     made = _Export(policy, run, folder, DTYPES[dtype], params.generate, ends, *base)
     rows = rows[:CHECKED]
@@ -76,7 +77,7 @@ def write(run: Path, folder: Path, rows: Rows, params: Params, *, merge: bool, d
         expected = answers(model)
     made.save(model)
     tokenizer = loading.loaded(AutoTokenizer.from_pretrained, str(folder), None, "the export")
-    if Encoder(tokenizer, params.policy).prompts(rows) != asked:
+    if Encoder(tokenizer, params.policy, encoder.named).prompts(rows) != asked:
         raise InputError(f"{run}: the exported tokenizer makes other ids of the test prompts, so nothing was written")
     plain = _plain(made).to(main.device)
     config = generate.config_of(policy.model, policy.tokenizer, settings, ends)

@@ -18,7 +18,7 @@ from alol.config.params import Params
 from alol.data import formats, schema
 from alol.data.formats import marks
 from alol.evaluation import summary
-from alol.models import policies
+from alol.models import policies, templates
 from alol.training import rollout
 from alol.training.validation import scored_rows
 
@@ -78,6 +78,7 @@ def answers(
     if checkpoint.model is None and checkpoint.adapter is None:
         raise InputError("name an --adapter (on the task's base) or a complete --model, or both")
     policy = policies.load_checkpoint(reference, **dataclasses.asdict(checkpoint))
+    templates.keep(params.policy.template, policy.tokenizer)
     own = rollout.prompt_rows(clean / "test.parquet")
     asked = prompts(own, template) if template is not None else own
     found = rollout.rollouts(policy, asked, params, main, seed=params.seed, name="test")

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from alol.base.errors import InputError
-from alol.evaluation.metrics import bootstrap_interval
-from alol.evaluation.summary import align
+from alol.evaluation.metrics import Array, bootstrap_interval
+from alol.evaluation.summary import align, conversations
 
 SPEAKERS = {"human": "Human", "assistant": "Assistant", "system": "System", "tool": "Tool"}
 QUESTIONS = ("helpful", "safe")
@@ -60,6 +60,7 @@ class Pair:
     subset: str
     first: str
     second: str
+    group: Any  # the conversation, as `context.group` names it; None: the prompt is one by itself
     questions: tuple[str, str]  # the first run's response is A, then B
 
 
@@ -94,7 +95,7 @@ def pairs(first: Rows, second: Rows, count: int | None, seed: int) -> tuple[list
     chosen = drawn([a["subset"] for a, _ in clean], count, seed)
     found = [
         Pair(
-            a["prompt_id"], a["subset"], a["response"], b["response"],
+            a["prompt_id"], a["subset"], a["response"], b["response"], a["context"].get("group"),
             (question(a, a["response"], b["response"]), question(a, b["response"], a["response"])),
         )
         for a, b in (clean[i] for i in chosen)
@@ -136,6 +137,7 @@ def judged(pair: Pair, answers: Mapping[str, str | None]) -> dict[str, Any]:
     given = [answers[question] for question in pair.questions]
     row = {
         "prompt_id": pair.prompt_id, "subset": pair.subset, "first": pair.first, "second": pair.second,
+        **({} if pair.group is None else {"group": pair.group}),
         "answer_forward": given[0], "answer_backward": given[1],
     }  # fmt: skip
     if given[0] is None or given[1] is None:
@@ -145,20 +147,26 @@ def judged(pair: Pair, answers: Mapping[str, str | None]) -> dict[str, Any]:
 
 
 def rates(rows: Rows, draws: int, seed: int) -> dict[str, Any]:
-    """Per question: counts, and each outcome's share of the answered rows with its 95 % bootstrap interval."""
+    """Per question: counts, and each outcome's share of the answered rows with its 95 % bootstrap interval.
+
+    Rows of one conversation (`group`) are resampled together.
+    """
     result: dict[str, Any] = {}
     for name in QUESTIONS:
         counts = Counter(row[name] for row in rows)
-        answered = [row[name] for row in rows if row[name] != FAILED]
+        answered = [row for row in rows if row[name] != FAILED]
+        members = conversations([row.get("group") for row in answered])
         result[name] = {"rows": len(rows), FAILED: counts[FAILED], "counts": {rate: counts[rate] for rate in RATES}}
         if answered:
-            result[name] |= {rate: _share(answered, rate, draws, seed) for rate in RATES}
+            result[name] |= {
+                rate: _share([row[name] for row in answered], members, rate, draws, seed) for rate in RATES
+            }
     return result
 
 
-def _share(outcomes: Sequence[str], rate: str, draws: int, seed: int) -> dict[str, float]:
+def _share(outcomes: Sequence[str], members: Array, rate: str, draws: int, seed: int) -> dict[str, float]:
     hits = np.array([outcome == rate for outcome in outcomes], dtype=np.float64)
-    low, high = bootstrap_interval([hits], draws, seed)
+    low, high = bootstrap_interval([hits], draws, seed, [members])
     return {"share": float(hits.mean()), "low": low, "high": high}
 
 

@@ -5,7 +5,7 @@ Plain functions of lists and arrays; what is measured on which rows is decided i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from functools import cache
 from typing import Protocol
 
@@ -68,33 +68,48 @@ def _chunks(draws: int, width: int) -> Iterator[int]:
         yield min(size, draws - start)
 
 
-def bootstrap_interval(groups: Sequence[Array], draws: int, seed: int) -> tuple[float, float]:
+def clusters(names: Sequence[Hashable]) -> Array:
+    """A number for each name, equal ones for equal names, from 0 in the order in which names first come."""
+    numbers: dict[Hashable, int] = {}
+    return np.array([numbers.setdefault(name, len(numbers)) for name in names], dtype=np.int64)
+
+
+def bootstrap_interval(
+    groups: Sequence[Array], draws: int, seed: int, members: Sequence[Array] | None = None
+) -> tuple[float, float]:
     """95 % percentile bootstrap interval of the mean over groups of each group's mean.
 
-    Each group is resampled with replacement by itself; one group gives the ordinary interval of a mean.
+    Each group is resampled with replacement by itself; one group gives the ordinary interval of a mean. `members` has
+    the cluster of each value: whole clusters are drawn, as many as there are (the cluster bootstrap), and the mean is
+    the sum of the values drawn over their number. None: each value is a cluster.
     """
     generator = np.random.default_rng(seed)
     means = np.zeros(draws)
-    for group in groups:
+    for i, group in enumerate(groups):
+        own = clusters(range(len(group)) if members is None else members[i].tolist())
+        sums, counts = np.bincount(own, weights=group), np.bincount(own)
         start = 0
-        for size in _chunks(draws, len(group)):
-            index = generator.integers(0, len(group), (size, len(group)))
-            means[start : start + size] += group[index].mean(axis=1) / len(groups)
+        for size in _chunks(draws, len(sums)):
+            index = generator.integers(0, len(sums), (size, len(sums)))
+            means[start : start + size] += sums[index].sum(axis=1) / counts[index].sum(axis=1) / len(groups)
             start += size
     low, high = np.percentile(means, [2.5, 97.5])
     return float(low), float(high)
 
 
-def sign_flip_p(groups: Sequence[Array], draws: int, seed: int) -> float:
+def sign_flip_p(groups: Sequence[Array], draws: int, seed: int, members: Sequence[Array] | None = None) -> float:
     """Two-sided p-value of paired differences under random signs; the statistic is the mean of the groups' means.
 
     Exact, by going through every combination of signs, where these are no more than `draws`; otherwise
-    (1 + hits) / (1 + draws) of seeded draws. 1.0 when all differences are 0.
+    (1 + hits) / (1 + draws) of seeded draws. 1.0 when all differences are 0. `members` has the cluster of each
+    difference: those of a cluster share a sign, in whichever groups they are. None: each is a cluster.
     """
     weighted = np.concatenate([group / (len(group) * len(groups)) for group in groups])
     if not weighted.any():
         return 1.0
     scale = float(np.abs(weighted).sum())
+    if members is not None:
+        weighted = np.bincount(clusters(np.concatenate(members).tolist()), weights=weighted)
     threshold = abs(float(weighted.sum())) - 1e-9 * scale  # sums in another order must still count as equal
     if len(weighted) < 60 and 2 ** len(weighted) <= draws:
         bits = np.arange(2 ** len(weighted))[:, None] >> np.arange(len(weighted)) & 1

@@ -22,7 +22,19 @@ from alol.config.sections import Reward
 from alol.data import schema
 from alol.evaluation import figures, metrics
 from alol.evaluation.metrics import Array
-from alol.evaluation.summary import ALL, MODELS, Heldout, History, Measured, Rows, number, ordered, show, split_names
+from alol.evaluation.summary import (
+    ALL,
+    MODELS,
+    Heldout,
+    History,
+    Measured,
+    Rows,
+    number,
+    ordered,
+    resampled,
+    show,
+    split_names,
+)  # fmt: skip
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 _KEYS = ["prompt_id", "rank"]
@@ -327,6 +339,7 @@ def render(run: Run) -> str:
         kept=_kept(bool(run.summary["selected"])),
         names=[_short(name) for name in _score_names(run)],
         scores=_scores(run),
+        resampled=resampled(run.measured["policy"].conversations),
         figures=_figures(run),
         levels=metrics.PERCENTILES,
         percentiles=[(name, metrics.percentiles(values)) for name, values in run.training.groups.items()],

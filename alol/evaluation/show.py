@@ -11,9 +11,9 @@ from transformers import AutoConfig, GenerationConfig, PreTrainedTokenizerBase
 
 from alol.base.errors import InputError
 from alol.base.files import read_json
-from alol.compute.generate import named_ends
+from alol.compute.ends import named_ends
 from alol.config.params import Params
-from alol.models import policies
+from alol.models import policies, templates
 from alol.models.loading import loaded
 from alol.models.tokens import Encoder
 
@@ -21,7 +21,7 @@ from alol.models.tokens import Encoder
 def lines(row: dict[str, Any], params: Params, reference: Path) -> Iterator[str]:
     """The row's prompt and response as ids and texts, and which of them are trained on and which end a response."""
     tokenizer, named = _files(params, reference)
-    encoder = Encoder(tokenizer, params.policy)
+    encoder = Encoder(tokenizer, params.policy, named)
     ends = {tokenizer.eos_token_id, *named, *encoder.ends, *params.generate.stop_ids}
     prompt, response = encoder.prompts([row])[0], encoder.responses([row["response"]])[0]
     special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
@@ -51,6 +51,7 @@ def _files(params: Params, reference: Path) -> tuple[PreTrainedTokenizerBase, se
         name, revision = os.path.expandvars(policy.model), policy.revision
         named = (policy.tokenizer, policy.tokenizer_revision) if policy.tokenizer else (policy.model, policy.revision)
         tokenizer = policies.tokenizer_of(*named)
+        templates.keep(policy.template, tokenizer)
     config = loaded(AutoConfig.from_pretrained, name, revision, "the model")
     file = Path(name) / "generation_config.json"
     own = loaded(GenerationConfig.from_pretrained, name, revision, "the model") if file.exists() else None

@@ -7,6 +7,7 @@ stage, what a number means is in `alol.evaluation.metrics`.
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -75,6 +76,7 @@ class Measured:
     texts: list[str]
     columns: dict[str, Array]
     spread: Sequence[str] = ()  # columns of which the standard deviation is reported too
+    conversations: Array | None = None  # the conversation of each row, as a number; None: each row is one
 
 
 def gold_rows(rows: Rows, p: params.Params) -> Rows:
@@ -132,7 +134,16 @@ def measure(
         if not np.isfinite(array).all():
             row = rows[int(np.flatnonzero(~np.isfinite(array))[0])]
             raise InputError(f"{name} is not a finite number for prompt '{row['prompt_id']}'; check what computes it")
-    return Measured(texts, arrays, spread)
+    return Measured(texts, arrays, spread, conversations([context.get("group") for context in contexts]))
+
+
+def conversations(groups: Sequence[Any]) -> Array:
+    """A number for each row, equal for rows of one conversation; `groups` are the rows' `context.group`.
+
+    What one conversation holds is not independent, so intervals and p-values take it as a whole. A row without a
+    group (None) is a conversation by itself.
+    """
+    return metrics.clusters([i if group is None else json.dumps(group) for i, group in enumerate(groups)])
 
 
 def compared(tables: Mapping[str, Rows], p: params.Params, form: Format) -> dict[str, Measured]:
@@ -143,9 +154,14 @@ def compared(tables: Mapping[str, Rows], p: params.Params, form: Format) -> dict
 
 def _split(measured: Measured, groups: list[Array], options: sections.Aggregate) -> dict[str, float]:
     """The metrics of one model on one split."""
-    rewards = [measured.columns["reward"][index] for index in groups]
-    low, high = metrics.bootstrap_interval(rewards, options.bootstrap, options.seed)
+    rewards, members = [measured.columns["reward"][index] for index in groups], _members(measured, groups)
+    low, high = metrics.bootstrap_interval(rewards, options.bootstrap, options.seed, members)
     return {**_means(measured, groups), "reward_low": number(low), "reward_high": number(high)}
+
+
+def _members(measured: Measured, groups: list[Array]) -> list[Array] | None:
+    """The conversation of each row of the groups."""
+    return None if measured.conversations is None else [measured.conversations[index] for index in groups]
 
 
 def _means(measured: Measured, groups: list[Array]) -> dict[str, float]:
@@ -179,7 +195,8 @@ def summarise(subsets: Sequence[str], models: Mapping[str, Measured], options: s
     difference = models["policy"].columns["reward"] - models["reference"].columns["reward"]
     result["delta"] = {}
     for split, index in groups.items():
-        p_value = metrics.sign_flip_p([difference[i] for i in index], options.permutations, options.seed)
+        differences, members = [difference[i] for i in index], _members(models["policy"], index)
+        p_value = metrics.sign_flip_p(differences, options.permutations, options.seed, members)
         result["delta"][split] = {"reward": number(_mean(difference, index)), "p_value": number(p_value)}
     return result
 
@@ -248,6 +265,12 @@ def ordered(columns: Sequence[str]) -> list[str]:
     components = [name for name in columns if name.startswith("reward_") and name not in reward]
     own = [name for name in columns if name not in {*reward, *rest, *components}]
     return [name for name in [*reward, *sorted(components), *sorted(own), *rest] if name in columns]
+
+
+def resampled(conversations: Array | None) -> str:
+    """What the intervals resample, in a word: prompts, or conversations where these have several prompts."""
+    several = conversations is not None and len(np.unique(conversations)) < len(conversations)
+    return "conversations" if several else "prompts"
 
 
 def split_names(summary: Mapping[str, Any]) -> list[str]:

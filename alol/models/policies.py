@@ -25,11 +25,13 @@ from typing_extensions import TypedDict
 
 from alol.base.errors import InputError, ParameterError
 from alol.base.files import read_json, write_json
+from alol.compute.ends import end_ids
 from alol.compute.kernels import fused
 from alol.compute.logprob import is_encoder_decoder
 from alol.config import model_names
 from alol.config.sections import Policy
 from alol.models.loading import complete, fingerprint, language_model_class, loaded, not_finite, reading
+from alol.models.tokens import Encoder
 
 transformers_logging.disable_progress_bar()  # of loading and saving weights: the stages show their own
 
@@ -67,6 +69,11 @@ class LoadedPolicy:
     model: nn.Module
     tokenizer: PreTrainedTokenizerBase
     pointer: Pointer
+
+
+def encoder(loaded: LoadedPolicy, settings: Policy) -> Encoder:
+    """What turns texts into token ids for a policy."""
+    return Encoder(loaded.tokenizer, settings, frozenset(end_ids(loaded.model, loaded.tokenizer)))
 
 
 def context_length(model: nn.Module) -> int | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ if TYPE_CHECKING:  # `stages.check` does without
     from transformers import PreTrainedTokenizerBase
 
 KEY = "policy.template"
+FOLDER, SUFFIX = "templates", ".jinja"  # of files, of which DVC knows when they change
 TEXT, CHAT = "text", "chat"  # values of it that are no file
 ROLES = {"human": "user"}  # a role of ours, as templates call it; the others are called the same
 ASKED, SAID = "Who?", "It is me."  # a dialogue that shows what a template writes around texts
@@ -34,22 +34,39 @@ class Lengths(Protocol):
     long_prompt: str
 
 
-def read(policy: Lengths, tokenizer: PreTrainedTokenizerBase) -> str:
-    """The template that `policy.template` names: of a file, or the tokenizer's own."""
-    if policy.template == CHAT:
-        if not tokenizer.chat_template:
-            raise ParameterError(KEY, "is chat, but the tokenizer has no chat template; name a .jinja file")
-        return tokenizer.get_chat_template()
-    file = path(policy)
-    with faults.reading(lambda why: ParameterError(KEY, f"is '{policy.template}', which cannot be read: {why}")):
+def is_file(template: str) -> bool:
+    return template not in (TEXT, CHAT)
+
+
+def read(template: str, tokenizer: PreTrainedTokenizerBase, key: str = KEY) -> str:
+    """The content of the `template` that the parameter `key` names: of a file, or the tokenizer's own."""
+    if not is_file(template):
+        return own(tokenizer, key)
+    file = path(template, key)
+    with faults.reading(lambda why: ParameterError(key, f"is '{template}', which cannot be read: {why}")):
         return file.read_text(encoding="utf-8")
 
 
-def path(policy: Lengths) -> Path:
-    """The file that `policy.template` names, which must be there."""
-    file = Path(os.path.expandvars(policy.template))
+def own(tokenizer: PreTrainedTokenizerBase, key: str = KEY) -> str:
+    """The tokenizer's own template, or the one that `keep` gave it."""
+    if not tokenizer.chat_template:
+        raise ParameterError(key, f"is chat, but the tokenizer has no chat template; name a file {FOLDER}/*{SUFFIX}")
+    return tokenizer.get_chat_template()
+
+
+def keep(template: str, tokenizer: PreTrainedTokenizerBase, key: str = KEY) -> None:
+    """Makes a template from a file the tokenizer's own, which is saved with it: whoever loads it renders the same."""
+    if is_file(template):
+        tokenizer.chat_template = read(template, tokenizer, key)
+
+
+def path(template: str, key: str = KEY) -> Path:
+    """The file that the parameter `key` names, which must lie in FOLDER, a dependency of the stages that read it."""
+    file = Path(template)
+    if file.parts[:1] != (FOLDER,) or ".." in file.parts or file.suffix != SUFFIX:
+        raise ParameterError(key, f"is '{template}', but must be text, chat or a {SUFFIX} file in {FOLDER}/")
     if not file.is_file():
-        raise ParameterError(KEY, f"is '{policy.template}', but must be text, chat or a .jinja file that exists")
+        raise ParameterError(key, f"is '{template}', which does not exist")
     return file
 
 
@@ -59,13 +76,14 @@ class Chat:
 
     tokenizer: PreTrainedTokenizerBase
     template: str
+    ends: frozenset[str] = frozenset()  # tokens that end a response beside the template's own; marks, too
 
     @cached_property
     def letters(self) -> Letters:
         """Added tokens that the template writes are marks too, whether they are called special or not."""
         shown = self._rendered([{"role": "user", "content": ASKED}, {"role": "assistant", "content": SAID}], KEY)
         added = (token.content for token in self.tokenizer.added_tokens_decoder.values())
-        return Letters(self.tokenizer, frozenset(token for token in added if token in shown))
+        return Letters(self.tokenizer, self.ends.union(token for token in added if token in shown))
 
     @cached_property
     def ending(self) -> tuple[str, int] | None:

@@ -5,22 +5,29 @@ Only a format's or a template's own marks become special tokens; what users' tex
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from transformers import PreTrainedTokenizerBase
 
 from alol.models.letters import Letters
-from alol.models.templates import TEXT, Chat, Lengths, read, too_long
+from alol.models.templates import TEXT, Chat, Lengths, own, too_long
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """A tokenizer with the template and lengths of `policy` in the task's file, or of a reward that reads as one."""
+    """A tokenizer with the template and lengths of `policy` in the task's file, or of a reward
+    that reads as a policy does.
+
+    A template from a file must be the tokenizer's own by now (alol.models.templates.keep), as the reference's is.
+    `named` are the end tokens that the model's files name: they too are letters in texts of users, even those that the
+    tokenizer does not call special.
+    """
 
     tokenizer: PreTrainedTokenizerBase
     policy: Lengths
+    named: Collection[int] = ()
 
     def prompts(self, rows: Sequence[dict]) -> list[list[int]]:
         """Token ids of each row's `prompt`, at most `max_prompt`, special tokens included.
@@ -63,11 +70,17 @@ class Encoder:
     def _chat(self) -> Chat | None:
         if self.policy.template == TEXT:
             return None
-        return Chat(self.tokenizer, read(self.policy, self.tokenizer))
+        return Chat(self.tokenizer, own(self.tokenizer), self._ends)
+
+    @cached_property
+    def _ends(self) -> frozenset[str]:
+        """Those of `named` that the tokenizer finds in any text."""
+        added = self.tokenizer.added_tokens_decoder
+        return frozenset(added[i].content for i in self.named if i in added)
 
     @cached_property
     def _letters(self) -> Letters:
-        return Letters(self.tokenizer) if self._chat is None else self._chat.letters
+        return Letters(self.tokenizer, self._ends) if self._chat is None else self._chat.letters
 
     def _enclosed(self, ids: list[int]) -> list[int]:
         """With what the tokenizer puts around a text; a prompt that has its begin token gets no second one."""

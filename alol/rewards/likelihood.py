@@ -14,7 +14,7 @@ from alol.compute.batching import Batch, chunks
 from alol.compute.logprob import response_logp
 from alol.config import model_names
 from alol.config.sections import Launch
-from alol.models import policies
+from alol.models import policies, templates
 from alol.models.tokens import Encoder
 from alol.rewards.components import Origin
 from alol.rewards.network import device
@@ -37,7 +37,9 @@ class LikelihoodReward:
         policies.check_context(model, options.max_prompt, options.max_response, f"{where}.max_response")
         kind = torch.bfloat16 if options.precision == "bf16" else torch.float32
         self._model = model.requires_grad_(False).to(self._device, kind)
-        self._encoder = Encoder(policies.tokenizer_of(options.model, options.revision), options)
+        tokenizer = policies.tokenizer_of(options.model, options.revision)
+        templates.keep(options.template, tokenizer, f"{where}.template")
+        self._encoder = Encoder(tokenizer, options)
 
     def score(
         self, prompts: Sequence[str], responses: Sequence[str], contexts: Sequence[dict], origin: Origin

@@ -22,6 +22,7 @@ from alol.config.params import Params
 from alol.config.sections import Launch, Reward
 from alol.data import schema
 from alol.data.parts import Parts, pieces
+from alol.models import policies
 from alol.models.policies import LoadedPolicy
 from alol.models.tokens import Encoder
 from alol.training.value import ValueHead, stack
@@ -32,7 +33,7 @@ def of_table(
 ) -> Iterator[dict[str, Any]]:
     """The advantage rows of an annotated training table, piece by piece; `work` keeps those of a killed run."""
     policy.model.to(main.device)
-    encoder = Encoder(policy.tokenizer, params.policy)
+    encoder = policies.encoder(policy, params.policy)
     parts = Parts(work, schema.ADVANTAGES)
     with tqdm(total=schema.count(path), initial=parts.rows, desc="advantage", unit="response") as bar:
 

@@ -21,7 +21,8 @@ from alol.algorithms import ppo as losses
 from alol.algorithms.ppo import Options
 from alol.base.errors import InputError
 from alol.compute.batching import Batch, chunks
-from alol.compute.generate import decode, end_ids, sample_ids
+from alol.compute.ends import end_ids
+from alol.compute.generate import decode, sample_ids
 from alol.compute.launch import from_main
 from alol.compute.logprob import response_logp_and_states
 from alol.compute.progress import Progress

@@ -45,8 +45,7 @@ def make(params: Params, clean: Path, folder: Path | None, main: Accelerator, wo
         start = _pretrained(params, clean, folder, main, work)
     else:
         start = _start(policy, clean / "train.parquet", settings.seed)
-    if policy.template not in (templates.TEXT, templates.CHAT):  # whoever loads the policy finds it beside
-        start.tokenizer.chat_template = templates.read(policy, start.tokenizer)
+    templates.keep(policy.template, start.tokenizer)
     policies.check_context(start.model, policy.max_prompt, policy.max_response, "policy.max_response")
     if not settings.train:
         if policy.model == "scratch":
@@ -59,7 +58,7 @@ def make(params: Params, clean: Path, folder: Path | None, main: Accelerator, wo
         start = trainable.prepare(start, policy, Path(), settings.seed)
         if policy.tuning != "full":
             start.pointer["base"] = base  # as seen from the folder that is being made
-    encoder = Encoder(start.tokenizer, policy)
+    encoder = policies.encoder(start, policy)
     splits = [
         _examples(clean / f"{split}.parquet", encoder, settings.train_on) for split in (schema.TRAIN, schema.VALIDATION)
     ]
@@ -104,7 +103,7 @@ def _pretrained(params: Params, clean: Path, folder: Path | None, main: Accelera
     """A scratch base for adapters: trained on whole texts, saved to `folder`/base, loaded as the tuning wants it."""
     policy, settings = params.policy, params.reference
     start = _start(policy, clean / "train.parquet", settings.seed)
-    encoder = Encoder(start.tokenizer, policy)
+    encoder = policies.encoder(start, policy)
     splits = [
         _whole(_examples(clean / f"{split}.parquet", encoder, "all"), start.tokenizer, policy.scratch.context)
         for split in (schema.TRAIN, schema.VALIDATION)

@@ -17,7 +17,6 @@ from alol.data import schema
 from alol.data.parts import Parts, pieces
 from alol.models import policies
 from alol.models.policies import LoadedPolicy
-from alol.models.tokens import Encoder
 
 RESPONSE = pa.schema([schema.ROLLOUTS.field("response")])
 
@@ -44,7 +43,7 @@ def rollouts(
     settings, length = params.generate, params.generate.max_new_tokens
     policies.check_context(policy.model, params.policy.max_prompt, length, "generate.max_new_tokens")
     policy.model.to(main.device)
-    encoder = Encoder(policy.tokenizer, params.policy)
+    encoder = policies.encoder(policy, params.policy)
     ids = encoder.prompts(rows)
     parts = Parts(work, RESPONSE)
     shown = main.is_main_process

@@ -22,7 +22,6 @@ from alol.config.params import Params
 from alol.data import schema
 from alol.models import policies, trainable
 from alol.models.policies import LoadedPolicy
-from alol.models.tokens import Encoder
 from alol.rewards import Rewards
 from alol.training import loop, planning, ppo, rollout, validation
 
@@ -62,7 +61,7 @@ def train_policy(
     if params.launch.recompute:
         trainable.recompute(policy.model)
     rows = schema.rows(inputs.baseline, schema.scored(schema.ROLLOUTS, params.rewards))
-    encoder = Encoder(policy.tokenizer, params.policy)
+    encoder = policies.encoder(policy, params.policy)
     scorer = rewards.load(params.rewards, inputs.reward_model, params.launch) if main.is_main_process else None
     validate = validation.Validation(
         policy.model, encoder, rows, encoder.prompts(rows), scorer, params.reward, settings.success,
@@ -134,7 +133,7 @@ def _online(
             f"algorithms.{params.algorithm}.updates_per_rollout",
             f"is {options.updates_per_rollout}, more than the run's {updates} updates; lower it",
         )
-    prompts, encoder = rollout.prompt_rows(inputs.prompts), Encoder(policy.tokenizer, params.policy)
+    prompts, encoder = rollout.prompt_rows(inputs.prompts), policies.encoder(policy, params.policy)
     trainer = ppo.Trainer(
         policy, trainable.frozen_logp(policy, inputs.reference), prompts,
         encoder.prompts(prompts), _scoring(params, scorer), options,

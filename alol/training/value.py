@@ -31,9 +31,9 @@ from alol.config.params import Params
 from alol.config.sections import Launch, Value
 from alol.data import schema
 from alol.data.parts import SECONDS
+from alol.models import policies
 from alol.models.loading import not_finite
 from alol.models.policies import LoadedPolicy
-from alol.models.tokens import Encoder
 from alol.rewards import bounds
 
 logger = logging.getLogger(__name__)
@@ -113,7 +113,7 @@ def from_rollouts(
     """
     rows = schema.rows(path, schema.scored(schema.ROLLOUTS, params.reward.weights))
     rewards = np.array([schema.total_reward(row, params.reward.weights, params.reward.shift) for row in rows])
-    prompts = Encoder(policy.tokenizer, params.policy).prompts(rows)
+    prompts = policies.encoder(policy, params.policy).prompts(rows)
     states = collect_states(
         policy.model.to(device), prompts, policy.tokenizer.pad_token_id, params.launch, device,
         params.value.part_rows, work.of("states") if work is not None else None,

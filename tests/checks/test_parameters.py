@@ -348,14 +348,15 @@ def test_files_that_experiments_would_lack_are_warned_of(check, tmp_path):
 
     small.write(tmp_path)
     (tmp_path / "custom").mkdir()
+    (tmp_path / "templates").mkdir()
     git("init", "--quiet")
     git("add", "--all")
     assert check() == (0, [])
-    for name in ("custom/mine.py", "tasks/answers.yaml", "custom/note.txt"):
+    for name in ("custom/mine.py", "tasks/answers.yaml", "custom/note.txt", "templates/mine.jinja"):
         (tmp_path / name).write_text("{}")
     result = CliRunner().invoke(main)
     assert result.exit_code == 0
     (line,) = result.stderr.splitlines()
     assert line.startswith(
-        "Warning: Git does not track custom/mine.py, tasks/answers.yaml, so queued and temporary exper"
+        "Warning: Git does not track custom/mine.py, tasks/answers.yaml, templates/mine.jinja, so queued and temporary"
     )

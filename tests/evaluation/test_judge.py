@@ -61,6 +61,16 @@ def test_rates_are_shares_of_the_answered_rows():
     assert 0 <= found["win"]["low"] < 0.4 < found["win"]["high"] <= 1
 
 
+def test_rows_of_a_conversation_are_resampled_together():
+    outcomes = ["win", "loss", "tie", "win", "win", "loss", "failed"]
+    rows = [{"helpful": one, "safe": "tie", "group": f"c{i}"} for i, one in enumerate(outcomes)]
+    once = judge.rates([{**row, "group": None} for row in rows], 500, 0)["helpful"]
+    assert judge.rates(rows, 500, 0)["helpful"] == once
+    twice = judge.rates([row for row in rows for _ in range(2)], 500, 0)["helpful"]
+    assert twice["win"] == pytest.approx(once["win"])
+    assert twice["rows"] == 14
+
+
 def test_rows_are_drawn_evenly_and_by_the_seed():
     subsets = ["a"] * 10 + ["b"] * 3
     chosen = judge.drawn(subsets, 6, 4)

@@ -106,6 +106,70 @@ def test_p_value_of_equal_differences_on_many_prompts_is_the_smallest_possible()
     assert metrics.sign_flip_p([np.full(200, -0.1)], 999, 1) == 1 / 1000
 
 
+def test_values_that_are_clusters_by_themselves_give_the_numbers_of_values_to_the_bit():
+    values = np.random.default_rng(0).normal(0.1, 1, 40)
+    groups = [values[:17], values[17:]]
+    index = np.random.default_rng(5).integers(0, 40, (300, 40))  # what is drawn without clusters
+    expected = np.percentile(values[index].mean(axis=1), [2.5, 97.5])
+    own = [np.array([30, *range(16)]), np.arange(50, 73)]  # names of clusters, in whatever order
+    assert metrics.bootstrap_interval([values], 300, 5) == tuple(expected)
+    assert metrics.bootstrap_interval(groups, 300, 5, own) == metrics.bootstrap_interval(groups, 300, 5)
+    assert metrics.sign_flip_p(groups, 300, 5, own) == metrics.sign_flip_p(groups, 300, 5) < 1
+
+
+def test_a_prompt_that_stands_three_times_in_its_conversation_tells_no_more_than_once():
+    values = np.random.default_rng(0).normal(0.2, 1, 30)
+    names = np.repeat(np.arange(30), 3)
+    once, thrice = [values], [np.repeat(values, 3)]
+    low, high = metrics.bootstrap_interval(once, 400, 1)
+    assert metrics.bootstrap_interval(thrice, 400, 1, [names]) == pytest.approx((low, high))
+    assert metrics.sign_flip_p(thrice, 400, 1, [names]) == metrics.sign_flip_p(once, 400, 1)
+    pretended = metrics.bootstrap_interval(thrice, 400, 1)
+    assert pretended[1] - pretended[0] < 0.7 * (high - low)
+
+
+def test_conversations_of_unequal_length_count_by_their_prompts():
+    # clusters (1, 1, 1) and (0): both drawn twice, or each once: means 1, 0 or 3/4
+    assert metrics.bootstrap_interval([np.array([1.0, 1, 1, 0])], 500, 1, [np.array([0, 0, 0, 1])]) == (0.0, 1.0)
+    found = {
+        metrics.bootstrap_interval([np.array([1.0, 1, 1, 0])], 1, s, [np.array([0, 0, 0, 1])])[0] for s in range(30)
+    }
+    assert found == {0.0, 0.75, 1.0}
+
+
+def test_differences_of_a_conversation_share_a_sign():
+    # sums 3 and 1, as |+-3 +-1| = 4 or 2: half reach 4; of the four differences by themselves 2 of 16 would
+    differences, names = np.array([1.0, 2.0, 0.5, 0.5]), np.array([7, 7, 3, 3])
+    assert metrics.sign_flip_p([differences], 1000, 1, [names]) == 0.5
+    assert metrics.sign_flip_p([differences], 1000, 1) == 0.125
+    # in two subsets, of which each counts alike: 1/2 and 2/2 of one conversation, 0.5/2 and 0.5/2 of another
+    halves = [differences[[0, 2]], differences[[1, 3]]]
+    assert metrics.sign_flip_p(halves, 1000, 1, [names[[0, 2]], names[[1, 3]]]) == 0.5
+    # what cancels within a conversation leaves nothing to flip
+    assert metrics.sign_flip_p([np.array([0.1, -0.1])], 1000, 1, [np.array([0, 0])]) == 1.0
+
+
+def test_the_summary_resamples_conversations_and_says_so():
+    def measured(groups: list[str | None]) -> dict[str, summary.Measured]:
+        rows = [row(str(i), "a", "x", good=good) for i, good in enumerate((1.0, 1.0, 0.0, 0.0))]
+        for one, group in zip(rows, groups, strict=True):
+            one["context"] = {} if group is None else {"group": group}
+        reference = [{**one, "reward_good": 0.25} for one in rows]
+        tables = {"gold": rows, "reference": reference, "policy": rows}
+        return {name: summary.measure(table, rows, REWARD, {}) for name, table in tables.items()}
+
+    apart, together = measured([None, "b", "c", None]), measured(["x", "x", "y", "y"])
+    found = [summary.summarise(["a"] * 4, models, OPTIONS) for models in (apart, together)]
+    # rewards 1 + 2 x good: two conversations of 3 and 1, of which both, or either twice, are drawn
+    assert (found[1]["policy"]["all"]["reward_low"], found[1]["policy"]["all"]["reward_high"]) == (1.0, 3.0)
+    # differences 1.5, 1.5, -0.5, -0.5: of |+-3 +-1| all reach their sum 2; alone, where the first two agree: 8 of 16
+    assert found[1]["delta"]["all"] == {"reward": 0.5, "p_value": 1.0}
+    assert found[0]["delta"]["all"] == {"reward": 0.5, "p_value": 0.5}
+    assert [summary.resampled(models["policy"].conversations) for models in (apart, together)] == [
+        "prompts", "conversations"
+    ]  # fmt: skip
+
+
 def test_percentiles_of_eleven_numbers():
     assert metrics.percentiles(np.arange(11.0)) == pytest.approx([0, 1, 2.5, 5, 7.5, 9, 10])
 

@@ -9,8 +9,10 @@ import pytest
 from alol.base.errors import InputError
 from alol.config import params
 from alol.data.formats import comet, knowledge, marks, reddit
+from alol.models import policies, templates
 from alol.models.tokens import Encoder
 from tests import tokenizers
+from tests.conftest import tiny_model
 
 POLICY = params.load("demo").policy
 TEXT = "What is the capital of France? I do not know;  look it up."
@@ -135,6 +137,32 @@ def test_formats_prompts_keep_their_separators():
         assert sum(i >= tokenizer.convert_tokens_to_ids(end) for i in found) == special_tokens
 
 
+@pytest.mark.parametrize("name", ["qwen", "gemma", "t5", "wordpiece"])
+def test_an_end_token_that_only_the_models_files_name_is_letters_too(name):
+    """The tokenizer finds it in any text, but does not call it special."""
+    tokenizer = tokenizers.ALL[name]()
+    stop = "<|stop|>"
+    tokenizer.add_tokens([stop])
+    end, text = tokenizer.convert_tokens_to_ids(stop), f"thank {stop} you"
+    assert end in encoder(tokenizer).responses([text])[0]
+    model = tiny_model("llama", tokenizer)
+    model.config.eos_token_id, model.generation_config.eos_token_id = tokenizer.eos_token_id, [end, 5]
+    loaded = policies.LoadedPolicy(model, tokenizer, {})
+    own = policies.encoder(loaded, encoder(tokenizer).policy)
+    ids = own.responses([text, TEXT])
+    assert end not in ids[0] and ids[1] == encoder(tokenizer).responses([TEXT])[0]
+    assert name == "wordpiece" or tokenizer.decode(ids[0]).strip() == text
+    before, after = around(tokenizer)
+    assert own.prompts([row(text)]) == [before + ids[0] + after]
+    assert own.prompts([row(text, [6, 6 + len(stop)])])[0].count(end) == 1  # a mark of the format's
+    if name in tokenizers.CHAT:
+        own = policies.encoder(loaded, encoder(tokenizer, template="chat").policy)
+        turns = [{"role": "human", "text": text}]
+        assert own.prompts([chat(turns)])[0].count(end) == 0
+        assert rendered(tokenizer, turns).count(end) == 1
+        assert own.responses([text])[0].count(end) == 0
+
+
 # --- chat templates
 
 TURNS = [
@@ -227,9 +255,11 @@ def test_a_template_from_a_file_and_its_added_token_that_is_not_called_special(t
     tokenizer.add_tokens(["<|done|>"])
     text = "{% for m in messages %}{{ m.role }}: {{ m.content }}<|done|>\n{% endfor %}"
     text += "{% if add_generation_prompt %}assistant:{% endif %}"
-    (tmp_path / "own.jinja").write_text(text, encoding="utf-8")
-    monkeypatch.setenv("HERE", str(tmp_path))
-    own = encoder(tokenizer, template="$HERE/own.jinja", end_of_text=True)
+    (tmp_path / "templates").mkdir()
+    (tmp_path / "templates/own.jinja").write_text(text, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    templates.keep("templates/own.jinja", tokenizer)
+    own = encoder(tokenizer, template="templates/own.jinja", end_of_text=True)
     done = tokenizer.convert_tokens_to_ids("<|done|>")
     assert own.ends == [done]
     assert own.prompts([chat([{"role": "human", "text": "a <|done|>"}])])[0].count(done) == 1
@@ -240,7 +270,6 @@ def test_a_template_from_a_file_and_its_added_token_that_is_not_called_special(t
     ("template", "name", "turns", "expected"),
     [
         ("chat", "t5", TURNS, "policy.template is chat, but the tokenizer has no chat template"),
-        ("/no/where.jinja", "qwen", TURNS, "policy.template is '/no/where.jinja', but must be"),
         ("chat", "gemma", [{"role": "system", "text": "S"}, TURNS[0]], "prompt p: .*System role not supported"),
         ("chat", "mistral", TURNS[1:], "prompt p: .* roles must alternate"),
     ],

@@ -7,8 +7,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from alol.checks import parameters
 from alol.config import paths
 from alol.data import schema
+from alol.models import templates
 from tests import small, tokenizers
 from tests.conftest import tiny_model
 
@@ -51,11 +53,16 @@ def test_reference_log_probabilities_are_those_of_transformers(tmp_path, monkeyp
 def test_a_template_from_a_file_is_kept_with_the_trained_policy(tmp_path, monkeypatch):
     """For a base that has none, trained by LoRA; online, so that answers end at the template's end of turn."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "own.jinja").write_text(tokenizers.QWEN, encoding="utf-8")
+    (tmp_path / "templates").mkdir()
+    (tmp_path / "templates/own.jinja").write_text(tokenizers.QWEN, encoding="utf-8")
     monkeypatch.setattr(tokenizers, "QWEN", None)
-    template = {"tasks__demo__policy__template": str(tmp_path / "own.jinja"), "tasks__demo__policy__tuning": "lora"}
+    template = {"tasks__demo__policy__template": "templates/own.jinja", "tasks__demo__policy__tuning": "lora"}
     project(tmp_path, "qwen", **template)
-    small.run([*small.BEFORE_TRAIN, *small.FROM_TRAIN], "ppo")
+    small.run(small.BEFORE_TRAIN, "ppo")
+    advantages = schema.table(paths.advantages("demo") / "train.parquet")
+    (tmp_path / "templates/own.jinja").write_text("{{ edited }}", encoding="utf-8")  # by now the reference has its own
+    small.run(["advantage", *small.FROM_TRAIN], "ppo")
+    assert schema.table(paths.advantages("demo") / "train.parquet").equals(advantages)
     assert AutoTokenizer.from_pretrained("base").chat_template is None
     kept = AutoTokenizer.from_pretrained(paths.policy("demo", "ppo"))
     text = kept.apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=False, add_generation_prompt=True)
@@ -64,5 +71,24 @@ def test_a_template_from_a_file_is_kept_with_the_trained_policy(tmp_path, monkey
 
 def test_a_wrong_template_is_one_line(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    project(tmp_path, "qwen", tasks__demo__policy__template="nowhere.jinja")
-    assert "policy.template is 'nowhere.jinja', but must be text, chat or a .jinja file" in small.error("reference")
+    for template, line in (
+        ("nowhere.jinja", "is 'nowhere.jinja', but must be text, chat or a .jinja file in templates/"),
+        (str(tmp_path / "templates/x.jinja"), "but must be text, chat or a .jinja file in templates/"),
+        ("templates/../x.jinja", "but must be text, chat or a .jinja file in templates/"),
+        ("templates/x.txt", "but must be text, chat or a .jinja file in templates/"),
+        ("templates/nowhere.jinja", "is 'templates/nowhere.jinja', which does not exist"),
+    ):
+        project(tmp_path, "qwen", tasks__demo__policy__template=template)
+        assert line in small.error("reference")
+        assert [line in one for one in parameters.problems("demo") if "policy.template" in one] == [True]
+
+
+def test_the_template_that_comes_along_is_chatml(tmp_path, monkeypatch):
+    """As Qwen's, but for the system text that Qwen's adds."""
+    tokenizer = tokenizers.qwen()
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
+    expected = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    monkeypatch.chdir(small.ROOT)
+    templates.keep("templates/chatml.jinja", tokenizer)
+    assert tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True) == expected
+    assert tokenizer.apply_chat_template(messages[1:], tokenize=False) == "<|im_start|>user\nHi<|im_end|>\n"

@@ -15,7 +15,7 @@ import pytest
 from tests.small import ROOT
 
 pytestmark = pytest.mark.slow
-COPIED = ("alol", "stages", "custom", "tasks", "params.yaml", "dvc.yaml", ".dvcignore", ".gitignore")
+COPIED = ("alol", "stages", "custom", "tasks", "templates", "params.yaml", "dvc.yaml", ".dvcignore", ".gitignore")
 FROM_TRAIN = ["train", "evaluate", "aggregate"]
 
 

@@ -31,7 +31,9 @@ def filled(text: str) -> str:
 
 @pytest.mark.parametrize("name", STAGES)
 def test_a_stage_depends_on_the_code_that_it_imports(name):
-    code = {dep for dep in STAGES[name]["deps"] if dep in (*FOLDERS, "custom") or dep.endswith((".py", ".j2"))}
+    code = {
+        dep for dep in STAGES[name]["deps"] if dep in (*FOLDERS, "custom", "templates") or dep.endswith((".py", ".j2"))
+    }
     assert code == dependencies(name)
 
 
