@@ -188,11 +188,12 @@ def test_the_held_out_share_is_of_prompts(tmp_path):
     given = load(tmp_path, {"good": classifier()}, clean={"labels": LABELS})
     [(_, options)] = fitted(given.rewards)
     found = gather(clean, options, "rewards.good")
-    [out] = divide(found, folds=5, holdout=0.2)
+    [(out, kept)] = divide(found, folds=5, holdout=0.2)
     keys = {found.keys[i] for i in out}
     assert len(keys) == 6
     assert len(out) == 12
-    assert keys.isdisjoint(found.keys[i] for i in range(60) if i not in out)
+    assert keys.isdisjoint(found.keys[i] for i in kept)
+    assert sorted([*out, *kept]) == list(range(60))
 
 
 def test_every_batch_order_covers_every_example():

@@ -161,7 +161,9 @@ def test_a_critic_is_trained_by_folds_of_heads_and_knows_its_relations_alone(tmp
 
 def offensive(folder: Path) -> Path:
     """A checkpoint as it is published: a language model's weights with its head, and `off_classifier`."""
-    marks = options.Preference("preference", None, None, None, "[H]", "[A]", "logit", 64, 64, 8192, None, None, None)
+    marks = options.Preference(
+        "preference", None, None, None, "text", "[H]", "[A]", "logit", 64, 64, 8192, None, None, None
+    )
     tokenizer = untrained.preference_tokenizer(TEXTS, small_training(), marks)
     torch.manual_seed(4)
     config = GPT2Config(n_layer=2, n_embd=16, n_head=2, n_positions=32, vocab_size=len(tokenizer))
