@@ -75,9 +75,12 @@ class Chat:
         def encode(turns: Turns) -> list[int]:
             return self._ids(turns, what, add_generation_prompt=True)
 
-        if refuse and len(ids := encode(turns)) > limit:
+        ids = encode(turns)
+        if len(ids) <= limit:
+            return ids
+        if refuse:
             raise too_long(row, len(ids), limit)
-        ids = _fitted(turns, limit, encode)
+        ids = _shortened(turns, limit, encode)
         if len(ids) > limit:
             raise InputError(
                 f"prompt {row['prompt_id']}: a system turn and the template's marks alone have {len(ids)} tokens, more "
@@ -90,8 +93,13 @@ class Chat:
 
         Those of a prompt are left out as by `prompt`; what is too long without them loses its first tokens.
         """
-        answer = {"role": "assistant", "text": response}
-        return _fitted(turns, limit, lambda turns: self._ids([*turns, answer], self.key))[-limit:]
+        what, answer = f"{self.key}, with the response {response!r:.60},", {"role": "assistant", "text": response}
+
+        def encode(turns: Turns) -> list[int]:
+            return self._ids([*turns, answer], what)
+
+        ids = encode(turns)
+        return ids if len(ids) <= limit else _shortened(turns, limit, encode)[-limit:]
 
     @cached_property
     def _shown(self) -> str:
@@ -120,14 +128,11 @@ def turns_of(prompt: str, turns: Turns | None) -> Turns:
     return turns or [{"role": "human", "text": prompt}]
 
 
-def _fitted(turns: Turns, limit: int, encode: Callable[[Turns], list[int]]) -> list[int]:
-    """`encode` of as many of the turns as give at most `limit` tokens, or of so few that none can be left out.
+def _shortened(turns: Turns, limit: int, encode: Callable[[Turns], list[int]]) -> list[int]:
+    """`encode` of turns that are too many, less as many as give at most `limit` tokens, or less all that can go.
 
     The oldest after a system turn go first; of the last one, if need be, its first letters.
     """
-    ids = encode(turns)
-    if len(ids) <= limit:
-        return ids
     first = next((i for i, turn in enumerate(turns) if turn["role"] != "system"), len(turns) - 1)
     head, last = turns[:first], turns[-1]
     for start in range(first + 1, len(turns)):

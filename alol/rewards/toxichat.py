@@ -58,13 +58,13 @@ class OffensiveNetwork:
 
     def encode(self, prompts: Sequence[str], responses: Sequence[str], contexts: Sequence[dict]) -> list[Encoded]:
         """At most `max_length` tokens a row, the last of them end of text; a long prompt loses its oldest tokens."""
-        end, letters = self.tokenizer.eos_token, self._letters
-        asked = (
-            letters.marked(prompt.removesuffix(end), context.get(PROMPT_MARKS) or ())
+        end, letters = self.tokenizer.eos_token_id, self._letters
+        asked = [
+            letters.marked(prompt, context.get(PROMPT_MARKS) or ())
             for prompt, context in zip(prompts, contexts, strict=True)
-        )
-        earlier = letters.encode(list(asked))
-        said = letters.encode([response.removesuffix(end) for response in responses])
+        ]
+        earlier = [ids[:-1] if ids[-1:] == [end] else ids for ids in letters.encode(asked)]  # a format's own, if any
+        said = letters.encode(responses)
         rows = [self._joined(*pair) for pair in zip(earlier, said, strict=True)]
         return [Encoded(row, np.zeros_like(row)) for row in rows]
 

@@ -170,7 +170,9 @@ def test_a_reward_model_of_kind_preference_takes_a_template_too(tmp_path):
 
 def test_turns_that_a_template_does_not_take_are_one_line(tmp_path):
     network = encoder(tmp_path, tokenizers.gemma())
-    with pytest.raises(InputError, match=r"^rewards\.it\.template does not take these turns: .*System role") as error:
+    with pytest.raises(
+        InputError, match=r"^rewards\.it\.template, with the response 'Paris', does not take .*: .*System"
+    ) as error:
         encoded(network, [SYSTEM, *HISTORY], "Paris")
     assert "\n" not in str(error.value)
 
@@ -326,6 +328,9 @@ def test_the_marks_of_a_rows_format_are_special_tokens(tmp_path):
     network = ClassifierNetwork(found["classifier"].model, tokenizer, given, "it")
     [one] = network.encode([prompt], [f"No{end}."], [context])
     assert one.ids.tolist().count(number) == 2
+    [one] = found["toxichat"].encode(["Why?" + end], ["No" + end], [{}])  # which no format marks
+    assert one.ids.tolist().count(number) == 2
+    assert "".join(tokenizer.convert_ids_to_tokens(one.ids.tolist())) == f"Why?{end}{end}No{end}{end}"
     assert chats.marks("response", prompt, prompt, context) == []
     assert chats.marks("context.head", "Know", prompt, context) == []
 
