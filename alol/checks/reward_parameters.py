@@ -90,6 +90,7 @@ def _model(where: str, built: Trainable, params: Params) -> Iterator[ParameterEr
     yield from _source(where, "model", built.model, "sha256", built.sha256)
     if isinstance(built, Classifier):
         yield from _inputs(where, built.inputs)
+    yield from _template(where, built.template)
     labels = params.clean.labels
     if built.train is not None:
         yield from _training(f"{where}.train", built.train, isinstance(built, Preference), labels)
@@ -99,6 +100,14 @@ def _model(where: str, built: Trainable, params: Params) -> Iterator[ParameterEr
         classes = len(labels[built.train.texts].classes)
         if classes > 1:  # else that is the mistake, and named by itself
             yield from _classes(where, built, classes)
+
+
+def _template(where: str, template: str) -> Iterator[ParameterError]:
+    if templates.is_file(template):
+        try:
+            templates.path(template, f"{where}.template")
+        except ParameterError as error:
+            yield error
 
 
 def _source(where: str, key: str, model: str | None, hash_key: str, sha256: str | None) -> Iterator[ParameterError]:
@@ -155,11 +164,7 @@ def _likelihood(where: str, built: Likelihood) -> Iterator[ParameterError]:
         yield ParameterError(
             f"{where}.high", f"is {built.high:g}, but output is probability; write 1.0, and 0.0 as low"
         )
-    if templates.is_file(built.template):
-        try:
-            templates.path(built.template, f"{where}.template")
-        except ParameterError as error:
-            yield error
+    yield from _template(where, built.template)
 
 
 def _stored(where: str, built: Stored, params: Params) -> Iterator[ParameterError]:

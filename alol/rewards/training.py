@@ -91,10 +91,9 @@ class _Trainer:
         train = self.options.train
         held = divide(self.examples, train.folds, train.holdout)
         everything, hits = range(len(self.examples.members)), []
-        for number, out in enumerate(held):
-            if not out:  # the full model has not seen this fold's prompts either
+        for number, (out, kept) in enumerate(held):
+            if len(kept) == len(everything):  # the full model has not seen this fold's prompts either
                 continue
-            kept = sorted(set(everything) - set(out))
             if not kept:
                 raise InputError(f"{self.where}.train: all examples have the same prompt, so none can be held out")
             title = f"{self.name}, fold {number + 1} of {len(held)}" if self.examples.shared else self.name
@@ -126,7 +125,7 @@ class _Trainer:
         if train.init != "scratch":
             return untrained.checkpoint_tokenizer(self.options, self.where)
         if isinstance(self.options, Preference):
-            dialogues = (dialogue(self.options, self.where, untrained.END, *row) for row in rows)
+            dialogues = (dialogue(self.options, self.where, untrained.END, *row)[0] for row in rows)
             return untrained.preference_tokenizer(dialogues, train, self.options)
         if isinstance(self.options, Critic):
             texts = (part for row in rows for part in sentences(self.options, self.where, *row[1:]))

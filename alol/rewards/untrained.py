@@ -19,6 +19,8 @@ from transformers import (
 )
 
 from alol.models.loading import headless, loaded
+from alol.models.templates import TEXT
+from alol.rewards import chats
 from alol.rewards.classifier import ClassifierNetwork
 from alol.rewards.critic import CriticNetwork
 from alol.rewards.options import Classifier, Critic, Preference, Trainable, Training
@@ -120,11 +122,11 @@ def preference(options: Preference, where: str, tokenizer: Any) -> PreferenceNet
 
 
 def checkpoint_tokenizer(options: Trainable, where: str) -> Any:
-    """The tokenizer of `train.init`; a reward model's gets the role marks it lacks."""
+    """The tokenizer of `train.init`; a reward model's gets the role marks it lacks, and any the template of a file."""
     train = options.train
     tokenizer = loaded(AutoTokenizer.from_pretrained, train.init, train.init_revision, f"{where}.train.init")
-    if isinstance(options, Preference):
+    if isinstance(options, Preference) and options.template == TEXT:
         vocabulary = tokenizer.get_vocab()
         marks = [mark for mark in (options.human, options.assistant) if mark not in vocabulary]
         tokenizer.add_special_tokens({"extra_special_tokens": marks}, replace_extra_special_tokens=False)
-    return tokenizer
+    return chats.kept(tokenizer, options, f"{where}.train.init")
