@@ -14,7 +14,7 @@ INERT = {
     "alol/base/work.py", "stages/_cli.py", "stages/_processes.py",
 }  # fmt: skip
 SCORING = ("annotate", "baseline", "train", "evaluate")  # stages that call reward functions, found by their dotted path
-# Stages that read a file of templates/: for the policy, which later stages find with the reference, and for reward models.
+# Stages that read a file of templates/: the policy's, which later stages find with the reference, and those of rewards.
 RENDERING = ("reference", "reward_model", *SCORING)
 # Dependencies as a whole: what nearly every stage reads all of, what a format, a topic or a reward may be added to, and
 # what only the stage aggregate reads, which takes seconds.

@@ -180,7 +180,11 @@ def test_turns_that_a_template_does_not_take_are_one_line(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "expected"),
     [
-        ("t5", None, "rewards.it.template is chat, but the tokenizer has no chat template; name a .jinja file"),
+        (
+            "t5",
+            None,
+            "rewards.it.template is chat, but the tokenizer has no chat template; name a file templates/*.jinja",
+        ),
         ("qwen", "{{ messages[0].content }}", "rewards.it.template leaves out what the assistant says"),
         ("qwen", "{% for %}", "rewards.it.template does not take these turns"),
     ],
@@ -197,7 +201,8 @@ def test_a_template_that_is_missing_or_wrong_is_refused_when_the_model_is_loaded
 @pytest.mark.parametrize(
     ("table", "expected"),
     [
-        ({"template": "nowhere.jinja"}, "template is 'nowhere.jinja', but must be text, chat or a .jinja file that"),
+        ({"template": "nowhere.jinja"}, "template is 'nowhere.jinja', but must be text, chat or a .jinja file in"),
+        ({"template": "templates/no.jinja"}, "template is 'templates/no.jinja', which does not exist"),
         ({"template": ""}, "template"),
         ({"inputs": ["response"]}, "template is chat, which writes the inputs prompt, response, not response"),
         ({"model": None, "train": {"texts": "tone"}}, "template is chat, but train.init is scratch; start from"),
@@ -212,14 +217,17 @@ def test_what_can_be_known_of_a_template_is_said_before_anything_runs(tmp_path, 
     assert reward_parameters.check(load(tmp_path, {"it": spec("hub/model")})) == []
 
 
-def test_a_template_from_a_file_is_kept_with_the_model_that_is_trained(tmp_path):
+def test_a_template_from_a_file_is_kept_with_the_model_that_is_trained(tmp_path, monkeypatch):
     """By a judge that has none; it then scores as it was trained, whatever becomes of the file."""
     folder = judge(tmp_path / "judge", "qwen")
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.chat_template = None
     tokenizer.save_pretrained(folder)
     (folder / "chat_template.jinja").unlink(missing_ok=True)
-    (tmp_path / "own.jinja").write_text(tokenizers.QWEN, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    own = Path("templates/own.jinja")
+    own.parent.mkdir()
+    own.write_text(tokenizers.QWEN, encoding="utf-8")
     clean = write_clean(tmp_path / "clean")
     with schema.writing(clean / "labels/tone.parquet", schema.LABELLED) as writer:
         writer.write(
@@ -228,12 +236,12 @@ def test_a_template_from_a_file_is_kept_with_the_model_that_is_trained(tmp_path)
         )
     labels = {"tone": {"file": "x.csv", "response": "r", "label": "l", "classes": [[0], [1]]}}
     train = {"texts": "tone", "init": str(folder), "epochs": 1}
-    table = spec("", model=None, template=str(tmp_path / "own.jinja"), low=None, high=None, train=train)
+    table = spec("", model=None, template=str(own), low=None, high=None, train=train)
     given = load(tmp_path, {"it": table}, clean={"labels": labels})
     assert reward_parameters.check(given) == []
-    assert [tmp_path / "own.jinja", folder] == list(model_names.named({"a": table["template"], "b": str(folder)}))
+    assert [own, folder] == list(model_names.named({"a": table["template"], "b": str(folder)}))
     training.train(given.rewards, clean, tmp_path / "models", given.launch)
-    (tmp_path / "own.jinja").unlink()
+    own.unlink()
     made = rewards.load(given.rewards, tmp_path / "models", given.launch)
     found = made.score(["unused"], ["Paris"], [{"turns": HISTORY}])["it"]
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "models/it/full").eval()
