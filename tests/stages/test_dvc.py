@@ -1,4 +1,7 @@
-"""DVC for real: the README's own task and reward through `dvc repro`, and what re-runs when something changes."""
+"""DVC for real: the README's own task and reward through `dvc repro`, and what re-runs when something changes.
+
+In place of the model that the README names, which `make models` installs, there is a tiny one with a chat template.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from alol.config import model_names
+from alol.config.yaml_files import parse
+from tests import tokenizers
+from tests.conftest import tiny_model
 from tests.small import ROOT
 
 pytestmark = pytest.mark.slow
@@ -73,9 +80,19 @@ class Project:
         return json.loads((self.folder / "metrics/summary.json").read_text(encoding="utf-8"))
 
 
+def tiny(folder: Path) -> Path:
+    """A model that answers a chat, and takes a moment to train."""
+    tokenizer = tokenizers.qwen()
+    model = tiny_model("llama", tokenizer)
+    model.config.max_position_embeddings = 1024
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture(scope="module")
 def project(tmp_path_factory) -> Project:
-    """The README's section followed to the letter: two files, and nothing else of the project touched."""
+    """The README's section followed to the letter, but for the model: two files, and nothing else is touched."""
     project = Project(tmp_path_factory.mktemp("project"))
     project.commit()
     task, *_ = blocks("yaml")
@@ -91,6 +108,18 @@ def project(tmp_path_factory) -> Project:
     ]
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     (project.logs / "answers.jsonl").write_text(lines, encoding="utf-8")
+    policy = parse(task.encode(), Path("README.md"))["policy"]
+    assert (policy["template"], policy["tuning"]) == ("chat", "lora")
+    installed = model_names.find(policy["model"])[1] is None
+    checked = project.run("python", "-m", "stages.check", "--task", "answers", code=0 if installed else 1)
+    line = (
+        "params.yaml and tasks/answers.yaml are fine" if installed else f"policy.model is '{policy['model']}', but no"
+    )
+    assert line in checked
+    if installed:
+        model_names.check_sha256(policy["model"], policy["sha256"], "policy.sha256")
+    project.edit("tasks/answers.yaml", policy["model"], str(tiny(project.logs.with_name("model"))))
+    project.edit("tasks/answers.yaml", f"sha256: {policy['sha256']}", "sha256:")
     checked = project.run("python", "-m", "stages.check", "--task", "answers")
     assert "params.yaml and tasks/answers.yaml are fine: task answers" in checked
     assert "Git does not track custom/answers.py, tasks/answers.yaml, so queued" in checked
@@ -163,6 +192,13 @@ def test_an_edited_reward_is_scored_again(project):
     assert not {"download", "clean", "reference", "rollout"} & set(ran)
     assert project.summary()["gold"]["all"]["reward"] == 0.5
     project.edit("custom/answers.py", "0.5 * float(c[", "float(c[")
+    assert project.ran("repro") == []
+
+
+def test_an_edited_template_makes_the_reference_again_and_no_more_where_that_stays_the_same(project):
+    (project.folder / "templates/mine.jinja").write_text("{{ messages }}", encoding="utf-8")
+    assert project.ran("repro") == ["reference"]
+    (project.folder / "templates/mine.jinja").unlink()
     assert project.ran("repro") == []
 
 
