@@ -132,6 +132,7 @@ def compared(**changes: object) -> bool:
         ({"defaults__train__epochs": 7}, False),  # which the task overrides
         ({"tasks__demo__train__epochs": 7}, True),
         ({"defaults__train__sampling": "uniform"}, True),
+        ({"defaults__train__filter": "positive"}, True),
         ({"defaults__rewards__kinds__critic__max_length": 9}, False),
         ({"defaults__rewards__kinds__classifier__label": 0}, True),
         ({"defaults__rewards__training__layers": 1}, True),
