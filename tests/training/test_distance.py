@@ -1,0 +1,93 @@
+"""The log-ratio of policy and reference on the policy's own answers: against both models alone, and what it means."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from alol.compute.batching import Batch
+from alol.compute.logprob import response_logp
+from alol.config import params
+from alol.evaluation import summary
+from alol.models import policies, trainable
+from alol.models.policies import LoadedPolicy, Pointer
+from alol.models.tokens import Encoder
+from alol.training import distance
+from tests.conftest import tiny_model
+
+ROWS = [
+    {"prompt_id": f"p{i}", "prompt": f"User: {text}?\nAssistant:", "cuts": [], "response": response}
+    for i, (text, response) in enumerate(
+        [("hot", "cold"), ("a capital", "The capital of France is Paris"), ("nothing", "")] * 3
+    )
+]
+
+
+@pytest.fixture
+def changed(tokenizer, architecture, tmp_path):
+    """A reference's folder, the parameters, and a function: tuning -> a policy that is loaded from its own folder."""
+    loaded = params.load("demo")
+    pointer = Pointer(base=None, revision=None, fingerprint=None, adapter=None, adapter_revision=None, quantized=False)
+    reference = tmp_path / "reference"
+    policies.save(LoadedPolicy(tiny_model(architecture, tokenizer), tokenizer, pointer), reference)
+
+    def policy(tuning: str, noise: float) -> LoadedPolicy:
+        chosen = dataclasses.replace(
+            loaded.policy, tuning=tuning, lora=dataclasses.replace(loaded.policy.lora, r=4, alpha=8)
+        )
+        made = trainable.prepare(policies.load(reference), chosen, reference, 1)
+        generator = torch.Generator().manual_seed(3)
+        with torch.no_grad():
+            for parameter in made.model.parameters():
+                if parameter.requires_grad:
+                    parameter += noise * torch.randn(parameter.shape, generator=generator)
+        policies.save(made, tmp_path / tuning)
+        return policies.load(tmp_path / tuning)
+
+    return reference, loaded, policy
+
+
+@pytest.mark.parametrize("tuning", ["full", "lora"])
+def test_log_ratios_are_those_of_both_models_alone(changed, tuning):
+    reference, loaded, policy = changed
+    own = policy(tuning, 0.05)
+    encoder = Encoder(own.tokenizer, loaded.policy)
+    alone = policies.load(tuning_folder := reference.parent / tuning).model, policies.load(reference).model
+    assert tuning_folder.exists()
+    found = distance.log_ratios(own, reference, ROWS, loaded, Accelerator(cpu=True))
+    for row, one in zip(ROWS, found, strict=True):
+        (prompt,), (response,) = encoder.prompts([row]), encoder.responses([row["response"]])
+        batch = Batch([prompt], [response], 0, "cpu")
+        with torch.no_grad():
+            mine, theirs = (response_logp(model, batch).sum().item() for model in alone)
+        assert (one["prompt_id"], one["tokens"]) == (row["prompt_id"], len(response))
+        assert one["log_ratio"] == pytest.approx(mine - theirs, abs=1e-4)
+    assert max(abs(one["log_ratio"]) for one in found) > 0.01
+
+
+@pytest.mark.parametrize("tuning", ["full", "lora"])
+def test_the_reference_is_at_no_distance_from_itself(changed, tuning):
+    reference, loaded, policy = changed
+    found = distance.log_ratios(policy(tuning, 0.0), reference, ROWS, loaded, Accelerator(cpu=True))
+    assert [one["log_ratio"] for one in found] == [0.0] * len(ROWS)
+
+
+def test_an_answer_that_was_broken_off_has_no_end(changed):
+    reference, loaded, policy = changed
+    short = dataclasses.replace(loaded, generate=dataclasses.replace(loaded.generate, max_new_tokens=2))
+    found = distance.log_ratios(policy("full", 0.0), reference, ROWS[1:3], short, Accelerator(cpu=True))
+    assert [one["tokens"] for one in found] == [2, 1]  # of the empty one the end of text alone
+
+
+def test_the_summary_has_the_mean_over_tokens_and_over_subsets():
+    found = {"policy": {name: {"reward": 1.0} for name in ("a", "b", "all", "macro")}, "gold": {}}
+    rows = [{"log_ratio": value, "tokens": tokens} for value, tokens in ((3.0, 4), (1.0, 4), (-1.0, 2), (0.0, 0))]
+    result = summary.with_distance(found, ["a", "a", "b", "b"], rows)["policy"]
+    assert {name: values["kl_per_token"] for name, values in result.items()} == {
+        "a": 0.5, "b": -0.5, "all": 0.3, "macro": 0.0,
+    }  # fmt: skip
+    assert all(math.isfinite(values["kl_per_token"]) for values in result.values())
