@@ -76,10 +76,9 @@ def finished(found: Params, root: Path = Path()) -> bool:
         return False
 
 
-def write(folder: Path, found: Params, code: Code, shared: Mapping[str, dict[str, float]], target: Path) -> Result:
-    """The result of the run that `dvc repro` has ended in `folder`; `shared` is the cost of the stages before."""
+def write(folder: Path, found: Params, code: Code, cost: dict[str, dict[str, float]], target: Path) -> Result:
+    """The result of the run that `dvc repro` has ended in `folder`; `cost`: stage -> seconds and memory."""
     lock = folder / "dvc.lock"
-    cost = {one.stem: read_json(one) for one in sorted((folder / paths.cost("x")).parent.glob("*.json"))}
     result = Result(
         task=found.task,
         algorithm=found.algorithm,
@@ -88,7 +87,7 @@ def write(folder: Path, found: Params, code: Code, shared: Mapping[str, dict[str
         parameters=params.plain({key: value for key, value in vars(found).items() if key not in experiments.IGNORED}),
         summary=read_json(folder / experiments.SUMMARY, dict[str, Any]),
         basis=vars(experiments.basis(lock.read_bytes() if lock.exists() else None, found)),
-        cost={**shared, **cost},
+        cost=cost,
         launch={one.stem: read_json(one) for one in sorted((folder / paths.launch("x")).parent.glob("*.json"))},
         code=code,
         machine=machine.words(),

@@ -100,11 +100,12 @@ class Copy:
 
         `lock`, if there is one, is held by the process too.
         """
-        name = upto or run.path.stem
-        about = self.folder / self.ABOUT
-        if not about.exists() or read_json(about) != name:
+        name = run.stages if upto else run.name
+        if (before := self._about()) != name:
+            if before:
+                write_json(self._found.place / "cost" / f"{before}.json", costs(self._found, before))
             remove(self.folder / paths.cost("x").parent)
-            write_json(about, name)
+            write_json(self.folder / self.ABOUT, name)
         run.write(self._found.root, self.folder)
         held = [one.file for one in (self._lock, lock) if one is not None]
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -122,9 +123,8 @@ class Copy:
         code = self._started.wait()
         return None if code == 0 else _reason(log, code)
 
-    def costs(self) -> dict[str, dict[str, float]]:
-        """Seconds and memory of the stages that ran for the last run."""
-        return {one.stem: read_json(one) for one in sorted((self.folder / paths.cost("x")).parent.glob("*.json"))}
+    def _about(self) -> str | None:
+        return _name(self.folder)
 
     def end(self) -> None:
         """Ends what runs in the copy: first asked, so that stages keep what they have done."""
@@ -148,6 +148,22 @@ class Copy:
         if "OMP_NUM_THREADS" not in os.environ:
             own["OMP_NUM_THREADS"] = str(threads)
         return {**os.environ, **own}
+
+
+def costs(found: Checkout, name: str) -> dict[str, dict[str, float]]:
+    """Seconds and memory of the stages that ran for a run, in whichever copies it was begun and gone on with."""
+    kept = found.place / "cost" / f"{name}.json"
+    result = read_json(kept) if kept.exists() else {}
+    for copy in sorted(found.place.glob("copy_*")):
+        if copy.is_dir() and _name(copy) == name:
+            result |= {one.stem: read_json(one) for one in sorted((copy / paths.cost("x")).parent.glob("*.json"))}
+    return result
+
+
+def _name(copy: Path) -> str | None:
+    """For which run the costs are that lie in a copy."""
+    about = copy / Copy.ABOUT
+    return read_json(about, str) if about.exists() else None
 
 
 def _reason(log: Path, code: int) -> str:

@@ -14,7 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from alol.base.errors import InputError
-from alol.base.files import read_json, write_json
 from alol.base.locks import Lock
 from alol.evaluation import results
 from alol.sweeps import copies, tables
@@ -22,7 +21,6 @@ from alol.sweeps.copies import Copy
 from alol.sweeps.tables import Planned
 
 BEFORE = "advantage"  # the last stage that runs of one reference share
-Costs = dict[str, dict[str, float]]
 
 
 class Sweep:
@@ -53,7 +51,7 @@ class Sweep:
                 for first, same in tables.by_shared(self.left):
                     if reason := self._shared(copy, first, cores):
                         for run in same:
-                            self._fail(run, f"{reason} (before training)", self._log(f"{first.params.task}-shared"))
+                            self._fail(run, f"{reason} (before training)", self._log(first.stages))
                     else:
                         ready += same
             waiting: queue.SimpleQueue[Planned] = queue.SimpleQueue()
@@ -93,18 +91,13 @@ class Sweep:
     def _log(self, name: str) -> Path:
         return self.checkout.place / "logs" / f"{name}.log"
 
-    def _costs(self, run: Planned) -> Path:
-        return self.checkout.place / "shared" / f"{run.params.task}-{run.shared}.json"
-
     def _shared(self, copy: Copy, run: Planned, threads: int) -> str | None:
-        """The stages before training; what they cost is kept for the results of all runs."""
+        """The stages before training, of which `run` is one that needs them; None, or why they failed."""
         self.say(f"{run.params.task}: the stages up to {BEFORE}")
-        start, known = time.monotonic(), self._costs(run)
-        failed = copy.repro(run, self._log(f"{run.params.task}-shared"), threads, upto=BEFORE)
+        start = time.monotonic()
+        failed = copy.repro(run, self._log(run.stages), threads, upto=BEFORE)
         if self._interrupted:
             raise KeyboardInterrupt
-        before: Costs = read_json(known) if known.exists() else {}
-        write_json(known, {**before, **copy.costs()})
         if failed is None:
             self.say(f"{run.params.task}: these are there, after {duration(time.monotonic() - start)}")
         return failed
@@ -119,7 +112,7 @@ class Sweep:
                 self._one(copy, run, threads)
 
     def _one(self, copy: Copy, run: Planned, threads: int) -> None:
-        lock = Lock(self.checkout.place / f"{run.params.task}-{run.path.stem}.lock")
+        lock = Lock(self.checkout.place / f"{run.name}.lock")
         if not lock.take():
             self.say(f"{run.label}: another sweep has it; waiting for that one")
             lock.take(wait=True)
@@ -127,19 +120,18 @@ class Sweep:
             target = self.checkout.root / run.path
             if results.finished(run.params, self.checkout.root):
                 return
-            log, start = self._log(f"{run.params.task}-{run.path.stem}"), time.monotonic()
-            reason = copy.repro(run, log, threads, lock=lock)
+            start = time.monotonic()
+            reason = copy.repro(run, self._log(run.name), threads, lock=lock)
             if self._interrupted:
                 return
             if reason is not None:
-                self._fail(run, reason, log)
+                self._fail(run, reason, self._log(run.name))
                 return
-            known = self._costs(run)
-            shared: Costs = read_json(known) if known.exists() else {}
-            result = results.write(copy.folder, run.params, self.checkout.code, shared, target)
+            cost = copies.costs(self.checkout, run.stages) | copies.costs(self.checkout, run.name)
+            result = results.write(copy.folder, run.params, self.checkout.code, cost, target)
             self._finish(run, result["summary"], time.monotonic() - start)
         except InputError as error:
-            self._fail(run, str(error), self._log(f"{run.params.task}-{run.path.stem}"))
+            self._fail(run, str(error), self._log(run.name))
         finally:
             lock.release()
 

@@ -39,6 +39,16 @@ class Planned:
         return results.path(self.params)
 
     @property
+    def name(self) -> str:
+        """As its files are called."""
+        return f"{self.params.task}-{self.path.stem}"
+
+    @property
+    def stages(self) -> str:
+        """As those of the stages before training are called."""
+        return f"{self.params.task}-{self.shared}"
+
+    @property
     def label(self) -> str:
         found = self.params
         named = [f"{key}={value}" for key, value in self.changes.items()]
