@@ -20,6 +20,7 @@ from alol.config import params, yaml_files
 from alol.config.params import Params
 from alol.config.yaml_files import KEYS, PARAMS, TASKS
 from alol.evaluation import results
+from alol.evaluation.experiments import IGNORED
 
 Changes = Mapping[str, Any]
 COLUMNS = ("tasks", "algorithms", "seeds", "settings")
@@ -62,7 +63,7 @@ class Planned:
     def write(self, root: Path, target: Path) -> None:
         """The parameter files of the run below `target`, from those of the project at `root`."""
         found = self.params
-        _write(root, target, found.task, {"algorithm": found.algorithm, "seed": found.seed, **self.changes})
+        _write(root, target, {key: getattr(found, key) for key in OWN}, self.changes)
 
 
 def read(path: Path) -> list[dict[str, list[Any]]]:
@@ -118,7 +119,7 @@ def planned(tables: Sequence[Mapping[str, Sequence[Any]]], root: Path = Path()) 
                 *(columns[key] for key in ("tasks", "settings", "seeds", "algorithms"))
             ):
                 try:
-                    _write(root, Path(folder), task, {"algorithm": algorithm, "seed": seed, **changes})
+                    _write(root, Path(folder), {"task": task, "algorithm": algorithm, "seed": seed}, changes)
                     if problems := parameters.problems(root=Path(folder)):
                         raise InputError(problems[0])
                     one = Planned(params.load(root=Path(folder)), changes)
@@ -130,14 +131,15 @@ def planned(tables: Sequence[Mapping[str, Sequence[Any]]], root: Path = Path()) 
     return list(found.values())
 
 
-def _write(root: Path, target: Path, task: Any, changes: Changes) -> None:
-    """Parameter files with `changes` below `target`; those without a change stay as they are, to the byte."""
-    if set(OWN) & set(changes) - {"algorithm", "seed"} or any(f"{PARAMS}:{key}" in changes for key in OWN):
-        raise InputError(f"settings may not name {', '.join(OWN)}: these are {', '.join(OWN.values())}")
+def _write(root: Path, target: Path, own: Mapping[str, Any], changes: Changes) -> None:
+    """Parameter files with `changes` and the run's OWN keys below `target`; the others stay as they are, to the byte."""
     _copy(root, target)
-    of_files: dict[Path, dict[str, Any]] = {PARAMS: {"task": task}}
+    task, of_files = own["task"], {PARAMS: dict(own)}
     for key, value in changes.items():
         file, key = _place(key, task)
+        if (first := key.partition(".")[0]) in IGNORED:
+            instead = f"it is the column {OWN[first]}" if first in OWN else "no run learns otherwise by it"
+            raise InputError(f"settings may not name {first}: {instead}")
         of_files.setdefault(file, {})[key] = value
     for file, values in of_files.items():
         yaml_files.read_task(task, target)  # names a task that there is not

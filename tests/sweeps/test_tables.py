@@ -85,8 +85,9 @@ def test_runs_share_the_stages_before_training_unless_these_read_what_differs(pr
         ({"tasks": ["nope"]}, "unknown task 'nope'; known: demo"),
         ({"seeds": [-1]}, "seed is -1, but must be at least 0"),
         ({"settings": [{"train.nope": 1}]}, "demo a_lol train.nope=1: tasks/demo.yaml: train.nope is unknown"),
-        ({"settings": [{"task": "demo"}]}, "settings may not name task, algorithm, seed: these are tasks, algorithms"),
-        ({"settings": [{"params.yaml:seed": 2}]}, "settings may not name task, algorithm, seed"),
+        ({"settings": [{"task": "demo"}]}, "settings may not name task: it is the column tasks"),
+        ({"settings": [{"params.yaml:seed": 2}]}, "settings may not name seed: it is the column seeds"),
+        ({"settings": [{"launch.micro_batch": 2}]}, "settings may not name launch: no run learns otherwise by it"),
         ({"settings": [{"custom/x.yaml:a": 2}]}, "custom/x.yaml is no parameter file; name params.yaml or a file of"),
         ({"settings": [{"train.batch_size.x": 2}]}, "tasks/demo.yaml: train.batch_size.x: batch_size is 8, no table"),
         (
