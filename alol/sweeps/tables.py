@@ -132,7 +132,7 @@ def planned(tables: Sequence[Mapping[str, Sequence[Any]]], root: Path = Path()) 
 
 
 def _write(root: Path, target: Path, own: Mapping[str, Any], changes: Changes) -> None:
-    """Parameter files with `changes` and the run's OWN keys below `target`; the others stay as they are, to the byte."""
+    """Parameter files with `changes` and the run's OWN keys below `target`; other files stay the same to the byte."""
     _copy(root, target)
     task, of_files = own["task"], {PARAMS: dict(own)}
     for key, value in changes.items():
