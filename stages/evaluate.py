@@ -32,13 +32,14 @@ def main(params: Params, work: Work) -> None:
     prompts = rollout.prompt_rows(_prompts(params))
     with launch.output(paths.generations(params.task, params.algorithm), accelerator) as folder:
         rows = rollout.rollouts(
-            policy, prompts, params, accelerator, seed=params.seed, name="test", work=work.of("responses")
+            policy, prompts, params, accelerator, seed=params.seed, name="test", work=work.of("responses"), ids=True
         )
         if folder is not None:
+            ids = [row.pop("response_ids") for row in rows]
             scorer = rewards.load(params.test_rewards, paths.reward_model(params.task), params.launch)
             scoring.score_rows(scorer, rows, folder / "test.parquet", work.of("scores"))
             measured = distance.log_ratios(
-                policy, paths.reference(params.task), rows, params, accelerator, work.of("log_ratios")
+                policy, paths.reference(params.task), rows, ids, params, accelerator, work.of("log_ratios")
             )
             schema.write(folder / "log_ratios.parquet", schema.LOG_RATIOS, measured)
 

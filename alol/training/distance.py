@@ -1,7 +1,7 @@
 """How far a policy is from the reference: the log-ratio of both on the policy's own answers, an estimate of their KL.
 
 For sampled answers its mean over answers estimates KL(pi || pi_ref); greedy ones say the same of where greedy decoding
-goes. Each answer is read as a response of the training data would be: its text as tokens, and what ends it.
+goes. It is taken of the tokens that the policy chose: those of the answer's text may be others, and unlikely ones.
 """
 
 from __future__ import annotations
@@ -30,11 +30,12 @@ def log_ratios(
     policy: LoadedPolicy,
     reference: Path,
     rows: Sequence[dict[str, Any]],
+    ids: Sequence[Sequence[int]],
     params: Params,
     main: Accelerator,
     work: Work | None = None,
 ) -> list[dict[str, Any]]:
-    """Rows of alol.data.schema.LOG_RATIOS, one for each of `rows`, which hold the policy's answers.
+    """Rows of alol.data.schema.LOG_RATIOS, one for each of the prompts `rows`; `ids` are the policy's answers.
 
     `reference` is its folder. Both are in memory; of an adapter's base there is one copy.
     """
@@ -45,9 +46,7 @@ def log_ratios(
     with tqdm(total=len(rows), initial=parts.rows, desc="log-ratios", unit="answer", leave=False) as bar:
 
         def compute(start: int, piece: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-            prompts, responses = encoder.prompts(piece), encoder.responses([row["response"] for row in piece])
-            # an answer that was broken off has no end
-            responses = [ids[: params.generate.max_new_tokens] for ids in responses]
+            prompts, responses = encoder.prompts(piece), ids[start : start + len(piece)]
             found: list[Any] = [None] * len(piece)
             lengths = [len(prompt) + len(response) for prompt, response in zip(prompts, responses, strict=True)]
             for part in chunks(lengths, params.launch.micro_batch, params.launch.tokens):

@@ -16,7 +16,7 @@ from alol.evaluation import summary
 from alol.models import policies, trainable
 from alol.models.policies import LoadedPolicy, Pointer
 from alol.models.tokens import Encoder
-from alol.training import distance
+from alol.training import distance, rollout
 from tests.conftest import tiny_model
 
 ROWS = [
@@ -25,6 +25,7 @@ ROWS = [
         [("hot", "cold"), ("a capital", "The capital of France is Paris"), ("nothing", "")] * 3
     )
 ]
+IDS = [[5, 9, 17], [30, 31, 32, 33, 34, 2], [7]] * 3
 
 
 @pytest.fixture
@@ -56,12 +57,10 @@ def test_log_ratios_are_those_of_both_models_alone(changed, tuning):
     reference, loaded, policy = changed
     own = policy(tuning, 0.05)
     encoder = Encoder(own.tokenizer, loaded.policy)
-    alone = policies.load(tuning_folder := reference.parent / tuning).model, policies.load(reference).model
-    assert tuning_folder.exists()
-    found = distance.log_ratios(own, reference, ROWS, loaded, Accelerator(cpu=True))
-    for row, one in zip(ROWS, found, strict=True):
-        (prompt,), (response,) = encoder.prompts([row]), encoder.responses([row["response"]])
-        batch = Batch([prompt], [response], 0, "cpu")
+    alone = policies.load(reference.parent / tuning).model, policies.load(reference).model
+    found = distance.log_ratios(own, reference, ROWS, IDS, loaded, Accelerator(cpu=True))
+    for row, response, one in zip(ROWS, IDS, found, strict=True):
+        batch = Batch(encoder.prompts([row]), [response], 0, "cpu")
         with torch.no_grad():
             mine, theirs = (response_logp(model, batch).sum().item() for model in alone)
         assert (one["prompt_id"], one["tokens"]) == (row["prompt_id"], len(response))
@@ -72,15 +71,23 @@ def test_log_ratios_are_those_of_both_models_alone(changed, tuning):
 @pytest.mark.parametrize("tuning", ["full", "lora"])
 def test_the_reference_is_at_no_distance_from_itself(changed, tuning):
     reference, loaded, policy = changed
-    found = distance.log_ratios(policy(tuning, 0.0), reference, ROWS, loaded, Accelerator(cpu=True))
+    found = distance.log_ratios(policy(tuning, 0.0), reference, ROWS, IDS, loaded, Accelerator(cpu=True))
     assert [one["log_ratio"] for one in found] == [0.0] * len(ROWS)
 
 
-def test_an_answer_that_was_broken_off_has_no_end(changed):
-    reference, loaded, policy = changed
-    short = dataclasses.replace(loaded, generate=dataclasses.replace(loaded.generate, max_new_tokens=2))
-    found = distance.log_ratios(policy("full", 0.0), reference, ROWS[1:3], short, Accelerator(cpu=True))
-    assert [one["tokens"] for one in found] == [2, 1]  # of the empty one the end of text alone
+def test_the_tokens_are_those_that_the_policy_chose(changed):
+    """Of greedy answers each token is the likeliest, so that log pi of none is below -ln V, whatever the text is."""
+    _, loaded, policy = changed
+    own, main = policy("full", 0.0), Accelerator(cpu=True)
+    rows = [{**row, "subset": "a", "turns": [], "context": {}} for row in ROWS[:3]]
+    found = rollout.rollouts(own, rows, loaded, main, seed=1, name="test", ids=True)
+    assert all(0 < len(row["response_ids"]) <= loaded.generate.max_new_tokens for row in found)
+    assert "response_ids" not in rollout.rollouts(own, rows, loaded, main, seed=1, name="test")[0]
+    encoder = Encoder(own.tokenizer, loaded.policy)
+    for row in found:
+        batch = Batch(encoder.prompts([row]), [row["response_ids"]], 0, "cpu")
+        with torch.no_grad():
+            assert response_logp(own.model, batch).min() >= -math.log(len(own.tokenizer))
 
 
 def test_the_summary_has_the_mean_over_tokens_and_over_subsets():
