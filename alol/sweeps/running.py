@@ -33,7 +33,7 @@ class Sweep:
     def __init__(
         self, runs: Sequence[Planned], root: Path, *, jobs: int, commit: bool, say: Callable[[str], None]
     ) -> None:
-        self.checkout = copies.checkout(root)
+        self.root = root
         self.runs, self.jobs, self.commit, self.say = list(runs), jobs, commit, say
         self.left = [run for run in runs if not results.finished(run.params, root)]
         self.failed: dict[str, str] = {}
@@ -45,6 +45,7 @@ class Sweep:
         """What failed, and why: label -> reason."""
         if not self.left:
             return {}
+        self.checkout = copies.checkout(self.root)
         cores, ready = os.cpu_count() or 1, list[Planned]()
         try:
             with self._claimed() as copy:
