@@ -22,8 +22,10 @@ def main(p: params.Params) -> None:
     value = read_json(paths.METRICS / "value.json", summary.ValueFit)
     reward_model = read_json(paths.METRICS / "reward_model.json", dict[str, dict[str, float]])
     subsets = [row["subset"] for row in rows["gold"]]
+    log_ratios = schema.rows(paths.generations(p.task, p.algorithm) / "log_ratios.parquet", schema.LOG_RATIOS)
+    summary.check_aligned({"the answers": rows["policy"], "log_ratios.parquet": log_ratios})
     result = {
-        **summary.summarise(subsets, measured, p.aggregate),
+        **summary.with_distance(summary.summarise(subsets, measured, p.aggregate), subsets, log_ratios),
         "validation": summary.validation(validated),
         "checkpoints": summary.checkpoints(history["validation"]),
         **summary.run_numbers(history, value, reward_model),

@@ -1,6 +1,7 @@
 """Shows and removes what killed commands have left: unfinished work, downloads, partial outputs. Not a stage.
 
-Plain copies of .gguf models, which are made again when needed, go too.
+Plain copies of .gguf models, and the copies of the checkout in which sweeps run, go too: they are made again when
+needed.
 
 python -m stages.clear --list
 """
@@ -43,7 +44,7 @@ def main(only_list: bool) -> None:
 
 def left() -> Iterator[tuple[Path, Lock]]:
     """What there is, and the lock that its owner holds."""
-    for pattern in ("stages/*/*", "downloads/*", "models/*"):
+    for pattern in ("stages/*/*", "downloads/*", "models/*", "sweeps/copy_*"):
         for path in sorted(paths.work(".").glob(pattern)):
             if path.is_dir():
                 yield path, Lock.of(path)

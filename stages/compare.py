@@ -1,4 +1,5 @@
-"""Compares every run of a task that DVC knows (workspace, commits, experiments) and every evaluated checkpoint.
+"""Compares every run of a task that DVC knows (workspace, commits, experiments), that lies in results/ as a file of a
+sweep, and every evaluated checkpoint.
 
 Not a stage of the pipeline: it reads what runs left behind and changes nothing but reports/.
 """
@@ -16,7 +17,7 @@ import click
 from alol.base.errors import InputError
 from alol.base.files import read_json, replacing
 from alol.config import params, paths
-from alol.evaluation import comparison, experiments, figures, published_columns, summary
+from alol.evaluation import comparison, experiments, figures, published_columns, results, summary
 from alol.evaluation.report import write_csv
 from stages._cli import mistakes, speak
 
@@ -24,7 +25,7 @@ from stages._cli import mistakes, speak
 @click.command(name="compare")
 @click.option("--task", help="Files of tasks/, with commas between; by default the `task` of params.yaml.")
 def main(task: str | None) -> None:
-    """Put every experiment and commit of a task into one table and one figure, in reports/."""
+    """Put every experiment, commit and result file of a task into tables and figures, in reports/."""
     speak(logging.WARNING)
     with mistakes(task):
         names = [name.strip() for name in (params.load().task if task is None else task).split(",")]
@@ -69,6 +70,8 @@ def revisions(rows: list[dict[str, Any]], task: str) -> dict[str, experiments.Re
         revision = experiments.revision(of, task)
         lock = of.get("dvc.lock")
         stale = experiments.stale(revision, lock) if lock and not isinstance(revision, str) else None
+        if lock and not isinstance(revision, str):
+            revision = dataclasses.replace(revision, basis=experiments.basis(lock, revision.params))
         found[rev] = stale or revision
     return found
 
@@ -90,7 +93,10 @@ def blobs(names: list[str]) -> dict[str, bytes | None]:
 
 def report(task: str, rows: list[dict[str, Any]]) -> list[experiments.Group]:
     """Write the files of one task and say what is in them."""
-    runs, left_out = experiments.collect(rows, task, revisions(rows, task))
+    of_dvc, left_out = experiments.collect(rows, task, revisions(rows, task))
+    of_files, unread = results.runs(task)
+    runs, repeated = experiments.together(of_dvc, of_files)
+    left_out += [*unread, *repeated]
     for reason in sorted({reason for _, reason in left_out}):
         click.echo(f"left out, {reason}: {', '.join(name for name, same in left_out if same == reason)}")
     others = [
@@ -98,22 +104,43 @@ def report(task: str, rows: list[dict[str, Any]]) -> list[experiments.Group]:
         for path in sorted(paths.checkpoints(task).glob("*/summary.json"))
     ]
     if not runs and not others:
-        raise InputError(f"no finished run of task '{task}' among DVC's {len(rows)}; make one with `dvc exp run`")
-    groups = experiments.ranked([*experiments.group(runs), *others])
+        raise InputError(
+            f"no finished run of task '{task}' among DVC's {len(rows)} and in {paths.results(task)}; make one with "
+            "`dvc exp run` or `python -m stages.sweep`"
+        )
     base = paths.REPORTS / f"compare_{task}"
+    sections = comparison.sections(runs, others)
+    groups = [group for one in sections for group in one.groups]
     published = paths.REPORTS / f"results_{task}.csv"
     if runs:
         found = published_columns.table(runs, task)
         write_csv(published, found, list(found[0]))
     write_csv(base.with_suffix(".csv"), comparison.csv_rows(groups), ())
     with replacing(base.with_suffix(".md")) as partial:
-        partial.write_text(comparison.markdown(groups, task, len(left_out)), encoding="utf-8")
-    with replacing(base.with_suffix(".png")) as partial:
-        partial.write_bytes(figures.comparison(comparison.lines(groups), f"{task}: reward by run"))
-    click.echo(comparison.terminal_table(groups))
+        partial.write_text(comparison.markdown(sections, task, len(left_out)), encoding="utf-8")
+    for one in sections:
+        if len(sections) > 1:
+            click.echo(f"{one.title}:")
+        click.echo(comparison.terminal_table(one.groups))
+        draw(one, task)
+    if len(sections) > 1:
+        click.echo(comparison.APART)
     checkpoints = f" and {len(others)} evaluated checkpoints" if others else ""
     click.echo(f"{len(runs)} runs{checkpoints} in {len(groups)} groups: {base}.md, .csv and .png; {published}")
     return groups
+
+
+def draw(section: comparison.Section, task: str) -> None:
+    """The figures of runs that may be compared: rewards, and rewards against the distance from the reference."""
+    with replacing(paths.REPORTS / f"compare_{task}{section.suffix}.png") as partial:
+        partial.write_bytes(
+            figures.comparison(comparison.lines(section.groups), f"{task}: reward by run{section.note}")
+        )
+    if points := comparison.frontier(section.groups):
+        with replacing(paths.REPORTS / f"frontier_{task}{section.suffix}.png") as partial:
+            reference = comparison.reference(section.groups)
+            title = f"{task}: reward and distance{section.note}"
+            partial.write_bytes(figures.frontier(points, reference, title))
 
 
 def together(groups: dict[str, list[experiments.Group]]) -> None:

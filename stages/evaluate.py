@@ -1,4 +1,4 @@
-"""Stage evaluate: the policy's responses to the test prompts and their rewards."""
+"""Stage evaluate: the policy's responses to the test prompts, their rewards, and how far from the reference it went."""
 
 from pathlib import Path
 
@@ -7,9 +7,10 @@ from alol.base.work import Work
 from alol.compute import launch
 from alol.config import paths
 from alol.config.params import Params
+from alol.data import schema
 from alol.models import policies
 from alol.rewards import scoring
-from alol.training import rollout
+from alol.training import distance, rollout
 from stages._cli import command
 
 
@@ -25,17 +26,22 @@ def _prompts(params: Params) -> Path:
 
 @command("evaluate", algorithm=True, distributed=True, inputs=inputs)
 def main(params: Params, work: Work) -> None:
-    """Let the policy answer the test prompts and score the answers."""
+    """Let the policy answer the test prompts, score the answers and measure their log-ratios to the reference."""
     accelerator = launch.accelerator(params.launch)
     policy = policies.load(paths.policy(params.task, params.algorithm))
     prompts = rollout.prompt_rows(_prompts(params))
     with launch.output(paths.generations(params.task, params.algorithm), accelerator) as folder:
         rows = rollout.rollouts(
-            policy, prompts, params, accelerator, seed=params.seed, name="test", work=work.of("responses")
+            policy, prompts, params, accelerator, seed=params.seed, name="test", work=work.of("responses"), ids=True
         )
         if folder is not None:
+            ids = [row.pop("response_ids") for row in rows]
             scorer = rewards.load(params.test_rewards, paths.reward_model(params.task), params.launch)
             scoring.score_rows(scorer, rows, folder / "test.parquet", work.of("scores"))
+            measured = distance.log_ratios(
+                policy, paths.reference(params.task), rows, ids, params, accelerator, work.of("log_ratios")
+            )
+            schema.write(folder / "log_ratios.parquet", schema.LOG_RATIOS, measured)
 
 
 if __name__ == "__main__":

@@ -79,16 +79,18 @@ def a_lol_kl(*, logp: Tensor, mask: Tensor, ref_logp: Tensor, advantage: Tensor,
 
 @dataclass(frozen=True)
 class Algorithm:
-    """A loss, the columns it reads beside `logp` and `mask`, and the column that priority sampling draws by.
+    """A loss, the columns it reads beside `logp` and `mask`, and what it is trained on unless `train` says otherwise.
 
-    Only examples with a positive `priority` are trained on when it is the advantage, whichever way they are drawn.
-    `group`: an example is a prompt with all its responses, by rank, instead of a response.
+    `priority`: the column in proportion to which examples are drawn; None: all alike. `filter`: whether those without a
+    positive advantage are left out. `group`: an example is a prompt with all its responses, by rank, instead of a
+    response. `alol.algorithms.selection` sets `train.filter` and `train.sampling` against these.
     """
 
     loss: Callable[..., Tensor]
     columns: tuple[str, ...]
     priority: Literal["reward", "advantage"] | None
     group: bool = False
+    filter: Literal["none", "positive"] = "none"
 
 
 OFFLINE = {
@@ -96,8 +98,8 @@ OFFLINE = {
     "wbc": Algorithm(wbc, ("reward",), "reward"),
     "r_gold": Algorithm(r_gold, ("reward",), "reward"),
     "r_lol": Algorithm(r_lol, ("ref_logp", "reward"), "reward"),
-    "a_lol": Algorithm(a_lol, ("ref_logp", "advantage"), "advantage"),
-    "a_lol_ref_free": Algorithm(a_lol_ref_free, ("advantage",), "advantage"),
-    "a_lol_seq": Algorithm(a_lol_seq, ("ref_logp", "advantage"), "advantage"),
-    "a_lol_kl": Algorithm(a_lol_kl, ("ref_logp", "advantage"), "advantage"),
+    "a_lol": Algorithm(a_lol, ("ref_logp", "advantage"), "advantage", filter="positive"),
+    "a_lol_ref_free": Algorithm(a_lol_ref_free, ("advantage",), "advantage", filter="positive"),
+    "a_lol_seq": Algorithm(a_lol_seq, ("ref_logp", "advantage"), "advantage", filter="positive"),
+    "a_lol_kl": Algorithm(a_lol_kl, ("ref_logp", "advantage"), "advantage", filter="positive"),
 }

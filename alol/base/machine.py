@@ -26,6 +26,12 @@ def used(launch: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def words() -> str:
+    """This machine in words: its processor, its cores and its memory."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return f"{_processor()}, {os.cpu_count()} cores, {memory:.0f} GiB of memory, {platform.system()}"
+
+
 def _processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()

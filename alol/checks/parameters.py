@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from alol.algorithms import registry
+from alol.algorithms import registry, selection
 from alol.base.errors import InputError, ParameterError
 from alol.checks import reward_parameters
 from alol.config import build, components, model_names, params, paths, places, ranges, runs, yaml_files
@@ -238,6 +238,8 @@ def _runs(chosen: Params) -> Iterator[ParameterError]:
             yield ParameterError(
                 "launch.processes", f"is {chosen.launch.processes}, more than {name}.batch_size = {section.batch_size}"
             )
+    if chosen.algorithm in registry.NAMES:
+        yield from _errors(lambda: selection.of(registry.get(chosen.algorithm), chosen.train))
     known = ["reward", *(f"reward_{name}" for name in chosen.rewards)]
     if chosen.train.success not in known:
         yield ParameterError("train.success", f"is '{chosen.train.success}'; known: {', '.join(known)}")

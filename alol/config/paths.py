@@ -52,6 +52,11 @@ def policy(task: str, algorithm: str) -> Path:
     return Path("models", task, algorithm)
 
 
+def results(task: str) -> Path:
+    """What finished runs of a sweep have left, for Git."""
+    return Path("results", task)
+
+
 def checkpoints(task: str) -> Path:
     """Models that others trained, evaluated on the task."""
     return REPORTS / "checkpoints" / task

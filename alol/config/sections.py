@@ -218,7 +218,8 @@ class Value:
 @dataclass(frozen=True)
 class Train(Run):
     train_on: Literal["preferred", "all"]
-    sampling: Literal["priority", "uniform"]
+    filter: Literal["auto", "none", "positive"]
+    sampling: Literal["auto", "uniform", "priority"]
     success: str
 
 

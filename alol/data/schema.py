@@ -58,7 +58,10 @@ ADVANTAGES = pa.schema(
         ("advantage", pa.float32()),
     ]
 )
-TABLES = (RESPONSES, ROLLOUTS, LABELLED, ADVANTAGES)
+LOG_RATIOS = pa.schema(
+    [("prompt_id", pa.string()), ("tokens", pa.int32()), ("log_ratio", pa.float64())]  # summed over an answer's tokens
+)
+TABLES = (RESPONSES, ROLLOUTS, LABELLED, ADVANTAGES, LOG_RATIOS)
 _TYPES = {field.name: field.type for table in TABLES for field in table}
 _OPEN = {"subset", "prompt", "cuts", "marks", "turns"}  # columns that may have empty cells
 Columns = pa.Schema | list[str] | None

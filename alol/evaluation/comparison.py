@@ -5,13 +5,52 @@ What a run is, and which of them differ in their seed alone, is in `alol.evaluat
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from alol.evaluation.experiments import FIRST, LAST, POLICY, Group
+from alol.evaluation import experiments
+from alol.evaluation.experiments import FIRST, LAST, POLICY, Basis, Group, Run
 from alol.evaluation.figures import Group as Line
-from alol.evaluation.summary import align, ordered, show
+from alol.evaluation.figures import Point
+from alol.evaluation.summary import DISTANCE, align, ordered, show
+
+APART = "Rewards under different references or test sets cannot be compared: each has a table and a figure of its own."
+
+
+@dataclass(frozen=True)
+class Section:
+    """The groups that share a Basis. Where there are several sections, each has a `title`, and a name for its files."""
+
+    title: str
+    groups: list[Group]
+    suffix: str = ""
+    note: str = ""  # for the figure's title
+
+
+def sections(runs: Sequence[Run], checkpoints: Sequence[Group]) -> list[Section]:
+    """The runs by what they may be compared under, the most first; a checkpoint goes with runs of its reference."""
+    bases = experiments.by_basis(runs)
+    beside: dict[Basis, list[Group]] = {}
+    for one in checkpoints:
+        same = (
+            basis
+            for basis, found in bases.items()
+            if any(run.metrics.get(FIRST[1]) in one.values(FIRST[1]) for run in found)
+        )
+        beside.setdefault(next(same, Basis()), []).append(one)
+    differ, several = experiments.differences(bases), len({*bases, *beside}) > 1
+    found = []
+    for basis in dict.fromkeys([*bases, *beside]):
+        tag = basis.short if several else ""
+        others = [dataclasses.replace(one, tag=tag) for one in beside.get(basis, [])]
+        names = " ".join(f"{key}={value}" for key, value in differ.get(basis, {}).items())
+        title = f"{basis.label[:1].upper()}{basis.label[1:]}" + (f" ({names})" if names else "")
+        groups = experiments.ranked([*experiments.group(bases.get(basis, []), tag), *others])
+        found.append(Section(title, groups, f"_{tag}" if found else "", f"\n{basis.label}" if several else ""))
+    return found
 
 
 def columns(groups: Sequence[Group]) -> list[str]:
@@ -35,6 +74,8 @@ def csv_rows(groups: Sequence[Group]) -> list[dict[str, Any]]:
         other = " ".join(f"{key}={value}" for key, value in g.settings.items())
         seeds = " ".join(run.seed for run in g.runs)
         row: dict[str, Any] = {"algorithm": g.algorithm, "settings": other, "seeds": len(g.runs), "seed_list": seeds}
+        row |= {"reference": g.runs[0].basis.reference, "test": g.runs[0].basis.test}
+        row |= {"made_by": " ".join(dict.fromkeys(run.made.replace(" ", "_") for run in g.runs))}
         for metric in columns(groups):
             mean, std = spread(g.values(metric))
             row |= {f"{metric}_mean": mean, f"{metric}_std": std}
@@ -66,21 +107,46 @@ def terminal_table(groups: Sequence[Group]) -> str:
     return align(_cells(groups, "+-"), left=1)
 
 
-def markdown(groups: Sequence[Group], task: str, left_out: int) -> str:
-    """A page with the table and the figure's name."""
+def markdown(sections: Sequence[Section], task: str, left_out: int) -> str:
+    """A page with the tables and the figures' names, and by which commit each run was made."""
+    several = len(sections) > 1
+    parts = []
+    for one in sections:
+        title = f"## {one.title}\n\n" if several else ""
+        picture = f"![Mean reward of test responses by run](compare_{task}{one.suffix}.png)\n\n"
+        if frontier(one.groups):
+            picture += f"![Reward and distance from the reference](frontier_{task}{one.suffix}.png)\n\n"
+        parts.append(f"{title}{table(_cells(one.groups, '±'))}\n\n{picture}")
+    runs = [(g.label, run) for one in sections for g in one.groups for run in g.runs if run.made]
+    made = "".join(f"- {label}, seed {run.seed}: {run.name}, made by {run.made}\n" for label, run in runs)
     return (
-        f"# {task}: runs compared\n\n{table(_cells(groups, '±'))}\n\n"
+        f"# {task}: runs compared\n\n{f'{APART}{chr(10)}{chr(10)}' if several else ''}{''.join(parts)}"
         f"Mean and standard deviation over seeds, on the test prompts pooled; "
         f"a run without a deviation has one seed. `delta` is the policy's reward less the reference's; `selected` the "
-        f"share of seeds in which a checkpoint beat the reference on validation. {left_out} rows of DVC's table are "
-        f"left out (other tasks, repeated, unfinished).\n\n"
-        f"![Mean reward of test responses by run](compare_{task}.png)\n"
+        f"share of seeds in which a checkpoint beat the reference on validation. {left_out} rows of DVC's table and "
+        f"files of results/ are left out (other tasks, repeated, unfinished).\n" + (f"\n{made}" if made else "")
     )
 
 
 def lines(groups: Sequence[Group]) -> list[Line]:
     """What the figure shows."""
     return [Line(g.label, g.values("policy.all.reward"), spread(g.values("reference.all.reward"))[0]) for g in groups]
+
+
+def frontier(groups: Sequence[Group]) -> dict[str, list[Point]]:
+    """Algorithm -> its groups as points, by distance from the reference; without those that did not measure it."""
+    found: dict[str, list[Point]] = {}
+    for g in groups:
+        if distance := g.values(f"{POLICY}{DISTANCE}"):
+            settings = " ".join(f"{key}={value}" for key, value in g.settings.items())
+            point = Point(statistics.fmean(distance), statistics.fmean(g.values(FIRST[0])), settings)
+            found.setdefault(g.algorithm, []).append(point)
+    return {name: sorted(points, key=lambda one: (one.x, one.y)) for name, points in sorted(found.items())}
+
+
+def reference(groups: Sequence[Group]) -> float | None:
+    """The reference's mean reward."""
+    return spread([value for g in groups for value in g.values(FIRST[1])])[0]
 
 
 def across(tasks: Mapping[str, Sequence[Group]]) -> list[dict[str, Any]]:

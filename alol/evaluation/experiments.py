@@ -1,13 +1,15 @@
 """Every run of a task side by side: rows of DVC's experiment table -> groups that differ in more than their seed.
 
 Works on the flat rows of `dvc.api.exp_show` (one dict per run, metrics under dotted keys, missing ones None) and on the
-YAML files of each row's revision; reading them is in the command, the tables are in `alol.evaluation.comparison`.
+YAML files of each row's revision; reading them is in the command, the tables are in `alol.evaluation.comparison`, runs
+that a sweep has left as files in `alol.evaluation.results`. Rewards mean the same under one Basis only.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -32,8 +34,29 @@ Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
+class Basis:
+    """Digests of what runs must share for their rewards to be compared: the reference, and the test set with its
+    rewards. None: not known."""
+
+    reference: str | None = None
+    test: str | None = None
+
+    @property
+    def label(self) -> str:
+        found = (("reference", self.reference), ("test set and rewards", self.test))
+        return ", ".join(f"{what} {one[:8] if one else 'not known'}" for what, one in found)
+
+    @property
+    def short(self) -> str:
+        return "-".join((one or "unknown")[:8] for one in (self.reference, self.test))
+
+
+@dataclass(frozen=True)
 class Run:
-    """One finished run: `settings` are its effective parameters but the seed, `metrics` the numbers of its summary."""
+    """One finished run: `settings` are its effective parameters but the seed, `metrics` the numbers of its summary.
+
+    `made`: the revision or commit of what made it.
+    """
 
     name: str
     algorithm: str
@@ -41,6 +64,8 @@ class Run:
     settings: dict[str, str]
     metrics: dict[str, float]
     summary: dict[str, float]  # the numbers of metrics/summary.json, by dotted key
+    basis: Basis = Basis()
+    made: str = ""
 
 
 @dataclass(frozen=True)
@@ -50,10 +75,12 @@ class Group:
     algorithm: str
     settings: dict[str, str]  # those in which groups differ
     runs: list[Run]
+    tag: str = ""  # of its Basis, where there are several
 
     @property
     def label(self) -> str:
-        return " ".join([self.algorithm, *(f"{name}={value}" for name, value in self.settings.items())])
+        names = [f"{name}={value}" for name, value in self.settings.items()]
+        return " ".join([self.algorithm, *names, *([f"[{self.tag}]"] if self.tag else [])])
 
     def values(self, metric: str) -> list[float]:
         return [run.metrics[metric] for run in self.runs if metric in run.metrics]
@@ -81,6 +108,7 @@ class Revision:
     params: Params
     files: Mapping[str, Mapping[str, Any]]
     digests: Mapping[str, str]
+    basis: Basis = Basis()
 
 
 def files_of(task: str) -> list[str]:
@@ -110,9 +138,33 @@ _parsed = cache(yaml_files.parse)  # most revisions have most files in common
 
 def settings(found: Params) -> dict[str, str]:
     """The parameters that matter to what a run learns, by dotted key."""
-    tables = dataclasses.asdict(found)
-    tables["algorithms"] = {found.algorithm: tables.pop("hyperparameters")}
-    return dict(sorted(_leaves({key: table for key, table in tables.items() if key not in IGNORED}).items()))
+    return settings_of(dataclasses.asdict(found), found.algorithm)
+
+
+def settings_of(tables: Mapping[str, Any], algorithm: str) -> dict[str, str]:
+    """As `settings`, from the parameters as plain tables."""
+    tables = {**tables, "algorithms": {algorithm: tables["hyperparameters"]}}
+    ignored = (*IGNORED, "hyperparameters")
+    return dict(sorted(_leaves({key: table for key, table in tables.items() if key not in ignored}).items()))
+
+
+def basis(lock: bytes | None, found: Params) -> Basis:
+    """The Basis of the run that dvc.lock (its content) tells of."""
+    stages = yaml_files.parse(lock, Path("dvc.lock")).get("stages", {}) if lock else {}
+    made = {
+        one["path"]: one.get("md5")
+        for stage in stages.values()
+        for kind in ("deps", "outs")
+        for one in stage.get(kind, [])
+    }
+    task = found.task
+    inputs = [paths.clean(task) / "test.parquet", paths.annotated(task) / params.SETTINGS, paths.reward_model(task)]
+    if any("python" in (one["kind"], (one.get("scorer") or {}).get("kind")) for one in found.test_rewards.values()):
+        inputs.append(Path("custom"))
+    of_test = [made.get(str(path)) for path in inputs]
+    reward = json.dumps([of_test, _leaves(dataclasses.asdict(found.reward))], sort_keys=True)
+    test = hashlib.sha256(reward.encode()).hexdigest()[:16] if all(of_test) else None
+    return Basis(made.get(str(paths.reference(task))), test)
 
 
 def _text(value: Any) -> str:
@@ -155,15 +207,15 @@ def _at(table: Any, key: str) -> Any:
 
 def _leaves(value: Any, key: str = "") -> dict[str, str]:
     """Dotted key -> text of the values in nested tables; without nulls and empty ones."""
-    return {name: _text(item) for name, item in _flat(value, key).items() if item not in (None, [], "[]")}
+    return {name: _text(item) for name, item in flat(value, key).items() if item not in (None, [], "[]")}
 
 
-def _flat(value: Any, key: str = "") -> dict[str, Any]:
+def flat(value: Any, key: str = "") -> dict[str, Any]:
     """Dotted key -> value of nested tables."""
     if not isinstance(value, Mapping):
         return {key: value}
     join = f"{key}." if key else ""
-    return {name: leaf for inner, item in value.items() for name, leaf in _flat(item, f"{join}{inner}").items()}
+    return {name: leaf for inner, item in value.items() for name, leaf in flat(item, f"{join}{inner}").items()}
 
 
 def collect(
@@ -177,13 +229,13 @@ def collect(
     left_out: list[tuple[str, str]] = []
     for raw in rows:
         row = plain(raw)
-        found, of = _metrics(row), revisions.get(str(row.get("rev")), "it has no parameters")
+        found, of = metrics(row), revisions.get(str(row.get("rev")), "it has no parameters")
         reason = _unusable(row, task, found)
         if reason is None and isinstance(of, str):
             reason = of
         elif reason is None:
-            summary = _finite({key: value for key, value in row.items() if key.startswith(SUMMARIES)})
-            run = Run(name(row), str(row["algorithm"]), _text(row["seed"]), settings(of.params), found, summary)
+            which = name(row), str(row["algorithm"]), _text(row["seed"])
+            run = Run(*which, settings(of.params), found, numbers(row), of.basis, str(row.get("rev"))[:9])
             key = (run.algorithm, run.seed, tuple(run.settings.items()))
             first = runs.setdefault(key, run)
             if first is run:
@@ -192,6 +244,31 @@ def collect(
             reason = f"same parameters and seed as {first.name}{other}"
         left_out.append((name(row), reason))
     return list(runs.values()), left_out
+
+
+def together(runs: Sequence[Run], results: Iterable[Run]) -> tuple[list[Run], list[tuple[str, str]]]:
+    """DVC's runs and those of result files; one that is both counts once. The second: (name, reason) of repetitions.
+
+    With the same parameters and seed they are two runs where their references, or their test sets, are not the same.
+    """
+    found = {(run.algorithm, run.seed, tuple(run.settings.items()), run.basis): run for run in runs}
+    left_out = []
+    for run in results:
+        key = (run.algorithm, run.seed, tuple(run.settings.items()))
+        unknown = found.get((*key, Basis()))
+        first = found.setdefault((*key, run.basis), unknown or run)
+        if first is not run:
+            other = "" if first.metrics == run.metrics else ", with other results: other code, data or machine"
+            left_out.append((run.name, f"same parameters and seed as {first.name}{other}"))
+    return list({id(run): run for run in found.values()}.values()), left_out
+
+
+def by_basis(runs: Iterable[Run]) -> dict[Basis, list[Run]]:
+    """The runs that may be compared with each other, the most first."""
+    found: dict[Basis, list[Run]] = {}
+    for run in runs:
+        found.setdefault(run.basis, []).append(run)
+    return dict(sorted(found.items(), key=lambda item: (-len(item[1]), item[0].short)))
 
 
 def _unusable(row: Row, task: str, found: Mapping[str, float]) -> str | None:
@@ -208,8 +285,13 @@ def _unusable(row: Row, task: str, found: Mapping[str, float]) -> str | None:
     return None
 
 
-def _metrics(row: Row) -> dict[str, float]:
-    """The numbers of metrics/summary.json that the comparison shows."""
+def numbers(row: Row) -> dict[str, float]:
+    """The numbers of metrics/summary.json, by dotted key."""
+    return _finite({key: value for key, value in row.items() if key.startswith(SUMMARIES)})
+
+
+def metrics(row: Row) -> dict[str, float]:
+    """Those that the comparison shows."""
     return _finite({key: value for key, value in row.items() if key.startswith(POLICY) or key in (*FIRST, *LAST)})
 
 
@@ -221,7 +303,7 @@ def _finite(row: Row) -> dict[str, float]:
     }
 
 
-def group(runs: Sequence[Run]) -> list[Group]:
+def group(runs: Sequence[Run], tag: str = "") -> list[Group]:
     """Groups of runs by algorithm and settings, best mean reward first, named by what they differ in."""
     members: dict[tuple[Any, ...], list[Run]] = {}
     for run in runs:
@@ -229,7 +311,7 @@ def group(runs: Sequence[Run]) -> list[Group]:
     found = list(members.values())
     names = _differing([same[0] for same in found])
     groups = [
-        Group(same[0].algorithm, _chosen(same[0], names), sorted(same, key=lambda run: (len(run.seed), run.seed)))
+        Group(same[0].algorithm, _chosen(same[0], names), sorted(same, key=lambda run: (len(run.seed), run.seed)), tag)
         for same in found
     ]
     return ranked(groups)
@@ -240,9 +322,16 @@ def ranked(groups: Iterable[Group]) -> list[Group]:
     return sorted(groups, key=lambda g: (-statistics.fmean(g.values(FIRST[0])), g.label))
 
 
+def differences(bases: Mapping[Basis, Sequence[Run]]) -> dict[Basis, dict[str, str]]:
+    """The settings in which the runs under one Basis agree and those under another have something else."""
+    names = [name for name in _differing([runs[0] for runs in bases.values()]) if not name.startswith("algorithms.")]
+    alike = [n for n in names if all(len({run.settings.get(n) for run in runs}) == 1 for runs in bases.values())]
+    return {one: _chosen(runs[0], alike) for one, runs in bases.items()}
+
+
 def checkpoint(name: str, summary: Mapping[str, Any]) -> Group:
     """A model that others trained, from the summary that evaluate_checkpoint wrote; InputError where it is none."""
-    found = _metrics(_flat(summary))
+    found = metrics(flat(summary))
     if FIRST[0] not in found:
         raise InputError(f"the summary of checkpoint '{name}' has no {FIRST[0]}; evaluate it again")
     return Group(name, {}, [Run(name, name, "", {}, found, {})])

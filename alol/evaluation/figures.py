@@ -6,6 +6,7 @@ Colours are Okabe and Ito's, which stay apart for colour-blind readers; lines di
 from __future__ import annotations
 
 import io
+import itertools
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ COLOURS = {"gold": "#E69F00", "reference": "#555555", "policy": "#0072B2"}
 DASHES = {"gold": (0, (1, 1)), "reference": (0, (5, 2)), "policy": "solid"}
 LABEL_WIDTH = 36  # characters of a line of the comparison's labels
 KEPT, DISCARDED = "#0072B2", "#D55E00"
+LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#555555")
+MARKERS = "osD^vPX<>hp"  # 11 to 7 colours: 77 algorithms look different
 BINS = 30
 STYLE = {
     "svg.hashsalt": "alol",
@@ -45,6 +48,15 @@ class Group:
     label: str
     rewards: list[float]
     reference: float | None
+
+
+@dataclass(frozen=True)
+class Point:
+    """A run's distance from the reference and its reward, with the settings that made it."""
+
+    x: float
+    y: float
+    label: str
 
 
 def edges(values: Array, at: float | None = None) -> Array:
@@ -202,6 +214,29 @@ def comparison(groups: Sequence[Group], title: str) -> bytes:
         _margins(axes, groups)
         axes.set_yticks(range(len(groups)), labels[::-1])
         axes.tick_params(axis="y", length=0)
+        return _png(figure)
+
+
+def frontier(lines: Mapping[str, Sequence[Point]], reference: float | None, title: str) -> bytes:
+    """Reward against the distance from the reference: a line per algorithm, over its settings. A PNG file."""
+    from matplotlib.figure import Figure
+
+    with _styled():
+        figure = Figure(figsize=(7.2, 4.6), layout="constrained", dpi=150)
+        axes = figure.add_subplot()
+        axes.set_title(title, fontsize=11, fontweight="bold")
+        axes.set_xlabel("mean of log pi - log pi_ref, per token of the policy's test responses")
+        axes.set_ylabel("mean reward of test responses")
+        looks = zip(itertools.cycle(LINES), itertools.cycle(MARKERS))
+        for (name, points), (colour, marker) in zip(lines.items(), looks, strict=False):
+            x, y = ([getattr(point, axis) for point in points] for axis in "xy")
+            axes.plot(x, y, color=colour, marker=marker, markersize=6, linewidth=1.4, label=name)
+            for point in points if len(points) > 1 else ():
+                text = textwrap.fill(point.label, LABEL_WIDTH)
+                axes.annotate(text, (point.x, point.y), (4, 4), textcoords="offset points", fontsize=6)
+        if reference is not None:
+            axes.plot(0, reference, "*", color="black", markersize=12, label="reference", linestyle="")
+        figure.legend(loc="outside lower center", ncols=4, fontsize=9)
         return _png(figure)
 
 

@@ -104,7 +104,7 @@ def _cells(numbers: Mapping[str, Any], trained: bool) -> list[list[str]]:
         for model in summary.MODELS if trained else summary.MODELS[:2]:
             values = numbers[model][split]
             interval = f"{summary.show(values['reward'])} [{values['reward_low']:.3f}, {values['reward_high']:.3f}]"
-            lines.append([split, model, interval, *(summary.show(values[name]) for name in names[1:])])
+            lines.append([split, model, interval, *(summary.show(values.get(name)) for name in names[1:])])
     return lines
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from alol.evaluation.experiments import POLICY, Run
-from alol.evaluation.summary import ordered
+from alol.evaluation.summary import DISTANCE, ordered
 
 
 def table(runs: Sequence[Run], task: str) -> list[dict[str, str]]:
@@ -18,7 +18,7 @@ def table(runs: Sequence[Run], task: str) -> list[dict[str, str]]:
     measures = {run.settings.get("train.success", "reward") for run in runs}
     title = _measure_title(measures.pop()) if len(measures) == 1 else "success"
     keys = ordered(sorted({key.split(".")[2] for run in runs for key in run.summary if key.startswith(POLICY)}))
-    keys = [key for key in keys if key not in ("reward_low", "reward_high")]
+    keys = [key for key in keys if key not in ("reward_low", "reward_high", DISTANCE)]
     ranked_runs = sorted(runs, key=lambda run: (run.algorithm, len(run.seed), run.seed, run.name))
     rows = [_result(run, task, run.algorithm, "policy", title, keys) for run in ranked_runs]
     return [_result(ranked_runs[0], task, "reference", "reference", title, keys), *rows] if rows else []

@@ -279,7 +279,7 @@ def _scores(run: Run) -> list[dict[str, Any]]:
         lines = []
         for model in MODELS:
             values = run.summary[model][split]
-            cells = ["" if (model, name) == ("gold", "meteor_stem") else show(values[name]) for name in names]
+            cells = ["" if (model, name) == ("gold", "meteor_stem") else show(values.get(name)) for name in names]
             cells[0] += f" [{values['reward_low']:.3f}, {values['reward_high']:.3f}]"
             lines.append({"model": model, "cells": cells})
         delta = run.summary["delta"][split]

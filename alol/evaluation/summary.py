@@ -27,6 +27,7 @@ from alol.evaluation.metrics import Array
 
 MODELS = ("gold", "reference", "policy")
 ALL, MACRO = "all", "macro"
+DISTANCE = "kl_per_token"  # of a policy alone
 Rows = list[dict[str, Any]]
 Splits = dict[str, dict[str, dict[str, float]]]  # `gold | reference | policy | delta` -> split -> metric
 
@@ -201,6 +202,18 @@ def summarise(subsets: Sequence[str], models: Mapping[str, Measured], options: s
     return result
 
 
+def with_distance(found: Splits, subsets: Sequence[str], log_ratios: Rows) -> Splits:
+    """`found` with `policy` -> split -> `kl_per_token`: the mean of log pi - log pi_ref over tokens of its answers.
+
+    `log_ratios` are the rows of alol.data.schema.LOG_RATIOS, one for each of `subsets`.
+    """
+    total, tokens = (np.array([row[name] for row in log_ratios], np.float64) for name in ("log_ratio", "tokens"))
+    for split, groups in splits(subsets).items():
+        means = [total[index].sum() / max(1.0, tokens[index].sum()) for index in groups]
+        found["policy"][split][DISTANCE] = number(float(np.mean(means)))
+    return found
+
+
 def validation(models: Mapping[str, Measured]) -> dict[str, dict[str, float]]:
     """`gold | reference | policy` -> metric, on the validation prompts pooled."""
     return {name: _means(measured, [np.arange(len(measured.texts))]) for name, measured in models.items()}
@@ -261,7 +274,7 @@ def headline(summary: Mapping[str, Any]) -> dict[str, float]:
 def ordered(columns: Sequence[str]) -> list[str]:
     """Metric names as tables show them: the reward and its interval, its components, the task's own, the rest."""
     reward = ["reward", "reward_low", "reward_high"]
-    rest = ["length", "distinct_1", "distinct_2", "distinct_3", "meteor_stem"]
+    rest = ["length", "distinct_1", "distinct_2", "distinct_3", "meteor_stem", DISTANCE]
     components = [name for name in columns if name.startswith("reward_") and name not in reward]
     own = [name for name in columns if name not in {*reward, *rest, *components}]
     return [name for name in [*reward, *sorted(components), *sorted(own), *rest] if name in columns]
@@ -299,7 +312,9 @@ def terminal_table(summary: Mapping[str, Any]) -> str:
         for model in MODELS:
             values = summary[model][split]
             interval = f"{values['reward_low']:.3f}..{values['reward_high']:.3f}"
-            lines.append([split, model, show(values["reward"]), interval, *[show(values[name]) for name in names[1:]]])
+            lines.append(
+                [split, model, show(values["reward"]), interval, *[show(values.get(name)) for name in names[1:]]]
+            )
     return align([header, *lines], left=2)
 
 

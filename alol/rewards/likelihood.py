@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from alol.base.errors import ParameterError
 from alol.compute.batching import Batch, chunks
+from alol.compute.ends import end_ids
 from alol.compute.logprob import response_logp
 from alol.config import model_names
 from alol.config.sections import Launch
@@ -39,7 +40,7 @@ class LikelihoodReward:
         self._model = model.requires_grad_(False).to(self._device, kind)
         tokenizer = policies.tokenizer_of(options.model, options.revision)
         templates.keep(options.template, tokenizer, f"{where}.template")
-        self._encoder = Encoder(tokenizer, options)
+        self._encoder = Encoder(tokenizer, options, frozenset(end_ids(model, tokenizer)))
 
     def score(
         self, prompts: Sequence[str], responses: Sequence[str], contexts: Sequence[dict], origin: Origin

@@ -9,8 +9,9 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
-from alol.algorithms import sampling
+from alol.algorithms import sampling, selection
 from alol.algorithms.offline import Algorithm
+from alol.algorithms.selection import Selection
 from alol.base.errors import InputError
 from alol.compute.batching import Batch
 from alol.config.runs import check_warmup
@@ -120,32 +121,33 @@ def selected(table: pa.Table, train_on: str) -> tuple[pa.Table, float]:
 def plan(table: pa.Table, algorithm: Algorithm, settings: Train, seed: int, *, shift_key: str) -> tuple[Examples, Plan]:
     """The examples that an algorithm trains on and the draws over them.
 
-    `train_on` selects the ranks; advantage algorithms keep only A > 0, and `discarded` is the share of those rows
+    `train_on` selects the ranks; under the filter only A > 0 are kept, and `discarded` is the share of those rows
     that had none. Algorithms over groups take every prompt that has two responses or more, whatever `train_on` says.
     Raises InputError when nothing is left, or when a reward algorithm meets a negative reward (`shift_key` is the
     parameter to raise).
     """
-    everything = table
+    everything, chosen = table, selection.of(algorithm, settings)
     table, discarded = selected(table, settings.train_on)
     if algorithm.group:
-        groups, warning = _groups(everything), _warning(everything, algorithm, settings.batch_size)
+        groups, warning = _groups(everything), _warning(everything, algorithm, chosen, settings.batch_size)
         return groups, _uniform(groups, settings, seed, discarded, warning)
     advantage = table["advantage"].to_numpy()
-    rows, share, warning = len(table), 1.0, _warning(table, algorithm, settings.batch_size)
+    rows, share, warning = len(table), 1.0, _warning(table, algorithm, chosen, settings.batch_size)
     if "reward" in algorithm.columns and (lowest := float(table["reward"].to_numpy().min())) < 0:
         raise InputError(
             f"this algorithm needs rewards >= 0, but the lowest is {lowest:.4g}; "
             f"raise {shift_key} by at least {-lowest:.4g}, or choose an advantage algorithm"
         )
-    if algorithm.priority == "advantage":
+    if chosen.positive:
         table = table.filter(pa.array(advantage > 0))
         share = 1.0 - discarded
         if not len(table):
             raise InputError(
                 f"none of the {rows} training examples has a positive advantage: no reward is above V(x); "
-                f"{warning or ADVICE}, or use an algorithm that does not filter (nll, wbc, r_gold, r_lol)"
+                f"{warning or ADVICE}, or use an algorithm that does not filter (nll, wbc, r_gold, r_lol), with "
+                "train.filter: auto"
             )
-    weights = table[algorithm.priority].to_numpy() if algorithm.priority and settings.sampling == "priority" else None
+    weights = table[chosen.by].to_numpy() if chosen.by else None
     if weights is not None and not weights.sum() > 0:
         raise InputError(
             f"every training reward is 0: nothing to draw by; set train.sampling: uniform or raise {shift_key}"
@@ -159,17 +161,19 @@ def plan(table: pa.Table, algorithm: Algorithm, settings: Train, seed: int, *, s
     return Examples(table), Plan(order, sampling.evaluation_points(updates, settings.evaluations), discarded, warning)
 
 
-def _warning(table: pa.Table, algorithm: Algorithm, batch_size: int) -> str:
+def _warning(table: pa.Table, algorithm: Algorithm, chosen: Selection, batch_size: int) -> str:
     """Why the rewards of the rows can teach little: they are equal, or fewer than a batch count; else nothing."""
     rewards = table["reward"].to_numpy()
-    if not len(rewards) or not {"reward", "raw_reward", "advantage"} & set(algorithm.columns):
+    used = {*algorithm.columns, "advantage"} if chosen.positive else {*algorithm.columns}
+    if not len(rewards) or not {"reward", "raw_reward", "advantage"} & used:
         return ""
     if rewards.max() == rewards.min():
         number = f"{rewards[0]:.4g}"
         return f"all {len(rewards)} training rewards are {number}, so that they tell no example from another; {ADVICE}"
-    above = int((table[algorithm.priority].to_numpy() > 0).sum()) if algorithm.priority else len(rewards)
+    column = "advantage" if chosen.positive else algorithm.priority
+    above = int((table[column].to_numpy() > 0).sum()) if column else len(rewards)
     if 0 < above < min(batch_size, len(rewards)):
-        bar = "V(x)" if algorithm.priority == "advantage" else "0"
+        bar = "V(x)" if column == "advantage" else "0"
         return (
             f"only {above} of the {len(rewards)} training rewards are above {bar}, the others teach nothing; {ADVICE}"
         )

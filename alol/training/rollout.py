@@ -11,14 +11,15 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from alol.base.work import Work
-from alol.compute.generate import generate
+from alol.compute import generate
 from alol.config.params import Params
 from alol.data import schema
 from alol.data.parts import Parts, pieces
 from alol.models import policies
 from alol.models.policies import LoadedPolicy
 
-RESPONSE = pa.schema([schema.ROLLOUTS.field("response")])
+IDS = schema.ADVANTAGES.field("response_ids")
+RESPONSE = pa.schema([schema.ROLLOUTS.field("response"), IDS])
 
 
 def prompt_rows(path: Path) -> list[dict[str, Any]]:
@@ -35,30 +36,35 @@ def rollouts(
     seed: int,
     name: str,
     work: Work | None = None,
+    ids: bool = False,
 ) -> list[dict[str, Any]]:
     """Rows of alol.data.schema.ROLLOUTS: the policy's response to each row's prompt, in order.
 
+    With `ids` they have `response_ids` beside: the tokens that the policy chose, which its text does not always give.
     In the main process; in the others, which answer a part of the prompts into `work`, none.
     """
     settings, length = params.generate, params.generate.max_new_tokens
     policies.check_context(policy.model, params.policy.max_prompt, length, "generate.max_new_tokens")
     policy.model.to(main.device)
     encoder = policies.encoder(policy, params.policy)
-    ids = encoder.prompts(rows)
+    prompts = encoder.prompts(rows)
     parts = Parts(work, RESPONSE)
     shown = main.is_main_process
     with tqdm(total=len(rows), initial=parts.rows, desc=name, unit="prompt", leave=False, disable=not shown) as bar:
 
         def answer(start: int, numbers: Sequence[int]) -> list[dict[str, Any]]:
-            texts = generate(
-                policy.model, policy.tokenizer, [ids[i] for i in numbers], settings, params.launch,
+            found = generate.answers(
+                policy.model, policy.tokenizer, [prompts[i] for i in numbers], settings, params.launch,
                 seed=(seed * 1_000_003 + start) % 2**31, main=main, name=name, done=bar.update, ends=encoder.ends,
             )  # fmt: skip
-            return [{"response": text} for text in texts]
+            return [{"response": text, IDS.name: tokens} for text, tokens in found]
 
-        columns = {*schema.ROLLOUTS.names} - {"response"}
+        columns, given = {*schema.ROLLOUTS.names} - {"response"}, RESPONSE.names if ids else ["response"]
         return [
-            {**{column: value for column, value in rows[i].items() if column in columns}, **found}
+            {
+                **{column: value for column, value in rows[i].items() if column in columns},
+                **{column: found[column] for column in given},
+            }
             for piece, answers in parts.through(lambda: pieces([range(len(rows))], settings.part_rows), answer, main)
             for i, found in zip(piece, answers, strict=True)
         ]

@@ -12,7 +12,7 @@ import numpy as np
 from accelerate import Accelerator
 
 from alol import rewards
-from alol.algorithms import registry, sampling
+from alol.algorithms import registry, sampling, selection
 from alol.algorithms.offline import Algorithm
 from alol.base.errors import ParameterError
 from alol.base.files import write_json
@@ -124,6 +124,7 @@ def _online(
 ) -> tuple[loop.History, planning.Plan, int]:
     """As many rollouts as the updates of the other algorithms, divided by `updates_per_rollout`."""
     settings = params.train
+    selection.of(None, settings)
     options = ppo.Options(**hyperparameters)
     table, discarded = planning.selected(schema.table(inputs.advantages, schema.ADVANTAGES), settings.train_on)
     updates = sampling.run_length(settings.updates, settings.epochs, len(table), settings.batch_size, 1.0, "train")

@@ -68,6 +68,19 @@ def test_a_good_project_is_fine(check):
             {"defaults__rewards__kinds__python__low": "zero"},
             "rewards.yaml: kinds.python.low is 'zero', but must be a numb",
         ),
+        (
+            {"algorithm": "dpo", "tasks__demo__train__filter": "positive"},
+            "tasks/demo.yaml: train.filter is positive, but the algorithm learns from all responses to a prompt",
+        ),
+        (
+            {"algorithm": "ppo", "defaults__train__sampling": "priority"},
+            "tasks/defaults.yaml: train.sampling is priority, but the algorithm answers prompts itself",
+        ),
+        (
+            {"algorithm": "nll", "defaults__train__sampling": "priority"},
+            "train.sampling is priority, but the algorithm has no number of its own to draw by; set train.filter",
+        ),
+        ({"defaults__train__filter": "none"}, "train.filter is none, but the algorithm draws by the advantage"),
         ({"tasks__demo__train__updates": None}, "tasks/demo.yaml: train sets neither of updates and epochs; set one"),
         (
             {"tasks__demo__source": {"log": {"kind": "url", "location": "ftp://x.org/y"}}},

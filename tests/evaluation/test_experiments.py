@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import csv
+import dataclasses
 import json
 import os
 import subprocess
@@ -132,6 +133,7 @@ def compared(**changes: object) -> bool:
         ({"defaults__train__epochs": 7}, False),  # which the task overrides
         ({"tasks__demo__train__epochs": 7}, True),
         ({"defaults__train__sampling": "uniform"}, True),
+        ({"defaults__train__filter": "positive"}, True),
         ({"defaults__rewards__kinds__critic__max_length": 9}, False),
         ({"defaults__rewards__kinds__classifier__label": 0}, True),
         ({"defaults__rewards__training__layers": 1}, True),
@@ -176,6 +178,126 @@ def test_parameters_that_this_version_cannot_read_are_named_by_their_kind():
     assert experiments.revision({**contents(), "params.yaml": b"task: [1"}, "demo") == other
 
 
+LOCKED = b"""
+stages:
+  evaluate:
+    deps:
+    - {path: data/clean/demo/test.parquet, md5: aaa}
+    - {path: data/annotated/demo/settings.json, md5: bbb}
+    - {path: models/demo/reward_model, md5: ccc.dir}
+    - {path: custom, md5: ddd.dir}
+  reference:
+    outs: [{path: models/demo/reference, md5: 0123456789.dir}]
+"""
+
+
+@pytest.mark.parametrize(
+    ("lock", "changes", "same"),
+    [
+        (LOCKED, {"seed": 2, "algorithm": "nll", "tasks__demo__train__epochs": 4}, True),
+        (LOCKED.replace(b"aaa", b"other"), {}, False),
+        (LOCKED.replace(b"bbb", b"other"), {}, False),
+        (LOCKED.replace(b"ccc", b"other"), {}, False),
+        (LOCKED.replace(b"ddd", b"other"), {}, False),  # the demo has a reward in Python
+        (LOCKED, {"tasks__demo__reward__shift": 0.5}, False),
+        (LOCKED, {"tasks__demo__reward__weights__concise": 0.5}, False),
+    ],
+)
+def test_what_scores_the_test_responses_is_part_of_the_basis(lock, changes, same):
+    first = experiments.basis(LOCKED, revision().params)
+    other = experiments.basis(lock, revision(**changes).params)
+    assert first.reference == other.reference == "0123456789.dir"
+    assert (first.test == other.test) == same
+
+
+def test_what_a_lock_does_not_say_is_not_known():
+    assert experiments.basis(None, revision().params) == experiments.Basis(None, None)
+    without = experiments.basis(LOCKED.replace(b"custom", b"x"), revision().params)
+    assert without == experiments.Basis("0123456789.dir", None)
+    assert without.label == "reference 01234567, test set and rewards not known"
+
+
+def made(*rows: dict[str, object], **basis: tuple[str, str]) -> list[experiments.Run]:
+    """Runs, each with the Basis that is given under its name."""
+    runs, _ = collect(*rows)
+    return [dataclasses.replace(run, basis=experiments.Basis(*basis[run.name])) for run in runs]
+
+
+def test_runs_of_different_references_get_a_heading_each():
+    rows = [row("a", 0.5), row("b", 0.75, algorithm="nll"), row("c", 0.25, algorithm="wbc")]
+    runs = made(*rows, a=("ref1", "test"), b=("ref2", "test"), c=("ref1", "test"))
+    first, second = comparison.sections(runs, [])
+    assert [group.label for group in first.groups] == ["a_lol [ref1-test]", "wbc [ref1-test]"]
+    assert [group.label for group in second.groups] == ["nll [ref2-test]"]
+    assert (first.title, second.title) == (
+        "Reference ref1, test set and rewards test",
+        "Reference ref2, test set and rewards test",
+    )
+    assert (first.suffix, second.suffix) == ("", "_ref2-test")
+    assert "ref2" in second.note
+    text = comparison.markdown([first, second], "demo", 0)
+    assert comparison.APART in text and "## Reference ref1" in text and "(compare_demo_ref2-test.png)" in text
+    found = comparison.csv_rows([*first.groups, *second.groups])
+    assert [one["reference"] for one in found] == ["ref1", "ref1", "ref2"]
+
+
+def test_runs_of_one_reference_have_no_heading():
+    runs = made(row("a", 0.5), row("b", 0.75, algorithm="nll"), a=("ref1", "test"), b=("ref1", "test"))
+    (only,) = comparison.sections(runs, [])
+    assert [group.label for group in only.groups] == ["nll", "a_lol"]
+    assert (only.suffix, only.note) == ("", "")
+    assert "##" not in comparison.markdown([only], "demo", 0)
+
+
+def test_a_heading_says_which_settings_made_the_references_differ():
+    other = revision(tasks__demo__reference__seed=9)
+    runs, _ = collect(row("a"), row("b"), of={"b": other})
+    bases = {"a": "ref1", "b": "ref2"}
+    runs = [dataclasses.replace(run, basis=experiments.Basis(bases[run.name], "test")) for run in runs]
+    titles = [one.title for one in comparison.sections(runs, [])]
+    assert titles[1] == "Reference ref2, test set and rewards test (seed=9)"
+
+
+def test_a_checkpoint_stands_beside_the_runs_of_its_reference():
+    rows = [row("a", reference__all__reward=0.25), row("b", algorithm="nll", reference__all__reward=0.375)]
+    runs = made(*rows, a=("ref1", "t"), b=("ref2", "t"))
+    for reference, places in (
+        (0.375, [["a_lol [ref1-t]"], ["nll [ref2-t]", "x [ref2-t]"]]),
+        (0.9, [["a_lol [ref1-t]"], ["nll [ref2-t]"], ["x [unknown-unknown]"]]),
+    ):
+        of = {"policy": {"all": {"reward": 0.1}}, "reference": {"all": {"reward": reference}}}
+        found = comparison.sections(runs, [experiments.checkpoint("x", of)])
+        assert [[group.label for group in one.groups] for one in found] == places
+
+
+def test_a_run_that_dvc_and_a_file_know_counts_once():
+    (run,) = made(row("a"), a=("ref1", "test"))
+    file = dataclasses.replace(run, name="a_lol-1-abc")
+    assert experiments.together([run], [file]) == ([run], [("a_lol-1-abc", "same parameters and seed as a")])
+    other = dataclasses.replace(file, metrics={**file.metrics, "policy.all.reward": 0.9})
+    assert "with other results" in experiments.together([run], [other])[1][0][1]
+    elsewhere = dataclasses.replace(file, basis=experiments.Basis("ref2", "test"))
+    assert experiments.together([run], [elsewhere]) == ([run, elsewhere], [])
+    unknown = dataclasses.replace(run, basis=experiments.Basis())
+    assert experiments.together([unknown], [file])[0] == [unknown]
+
+
+def test_the_frontier_has_a_line_for_each_algorithm_by_its_distance():
+    rows = [row(name, 0.5, policy__all__kl_per_token=x) for name, x in (("a", 0.5), ("b", 0.25), ("c", 0.125))]
+    rows[2]["algorithm"] = "nll"
+    of = {"b": revision(algorithms__a_lol__clip=0.5)}
+    runs, _ = collect(*rows, row("d", algorithm="wbc"), of=of)
+    groups = experiments.group(runs)
+    found = comparison.frontier(groups)
+    assert {name: [(one.x, one.y, one.label) for one in points] for name, points in found.items()} == {
+        "a_lol": [(0.25, 0.5, "clip=0.5"), (0.5, 0.5, "clip=0.9")],
+        "nll": [(0.125, 0.5, "")],
+    }
+    assert comparison.reference(groups) == 0.25
+    assert figures.frontier(found, 0.25, "demo").startswith(b"\x89PNG")
+    assert comparison.frontier(experiments.group(made(row("d"), d=("r", "t")))) == {}
+
+
 def test_columns_start_with_reward_reference_and_difference():
     groups = experiments.group(collect(row("a"))[0])
     assert comparison.columns(groups) == [
@@ -193,7 +315,7 @@ def test_columns_start_with_reward_reference_and_difference():
 
 def test_markdown_has_a_line_for_each_group():
     groups = experiments.group(collect(row("a"), row("b", 0.75, seed=2), row("c", algorithm="nll"))[0])
-    text = comparison.markdown(groups, "demo", 0)
+    text = comparison.markdown([comparison.Section("", groups)], "demo", 0)
     assert "| a_lol | 2 | 0.625 ± 0.177 |" in text
     assert "| nll | 1 | 0.500 |" in text
 

@@ -65,6 +65,8 @@ def project(folder: Path) -> None:
             for score, prompt in zip(good, PROMPTS, strict=True):
                 row = {**prompt_row(*prompt), "response": response}
                 writer.write([{**row, "reward_good": score, "reward_short": 0.2}])
+    ratios = [{"prompt_id": prompt_id, "tokens": 4, "log_ratio": 1.0} for prompt_id, *_ in PROMPTS]
+    schema.write(folder / "data/generations/toy/a_lol/log_ratios.parquet", schema.LOG_RATIOS, ratios)
     for name in ("annotated/toy", "baselines/toy"):
         (folder / "data" / name / "validation.parquet").write_bytes(
             (folder / "data" / name / "test.parquet").read_bytes()
@@ -151,7 +153,8 @@ def test_summary_holds_splits_and_the_numbers_of_earlier_stages(made):
         "best": {"update": 20, "epoch": 1.0, "value": 0.5},
         "worst": {"update": 40, "epoch": 2.0, "value": 0.4},
     }
-    pooled = {key: value for key, value in policy.items() if key not in ("reward_low", "reward_high")}
+    pooled = {key: value for key, value in policy.items() if key not in ("reward_low", "reward_high", "kl_per_token")}
+    assert policy["kl_per_token"] == 0.25
     assert result["validation"]["policy"] == pooled  # the fixture's validation rows are its test rows
     assert set(result["validation"]) == {"gold", "reference", "policy"}
     assert "filter" not in result

@@ -18,7 +18,7 @@ from tests.closure import FOLDERS, ROOT, dependencies
 
 GRAPH = YAML(typ="safe").load(ROOT / "dvc.yaml")
 STAGES = GRAPH["stages"]
-LIGHT = ("check", "download", "clean", "aggregate", "compare", "judge")
+LIGHT = ("check", "download", "clean", "aggregate", "compare", "judge", "sweep")
 
 
 SECTION = {"algorithms": "hyperparameters"}  # a field of Params, by the first part of a key where it is another name

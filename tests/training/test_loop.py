@@ -261,6 +261,72 @@ def test_priority_by_reward_draws_no_zero_reward(model, loaded):
     assert share[2].item() == pytest.approx(0.75, abs=0.03)
 
 
+FILTERED = {"filter": "positive", "sampling": "priority"}
+
+
+@pytest.mark.parametrize("name", OFFLINE)
+def test_any_algorithm_of_single_responses_takes_the_filter_and_the_priority_of_a_lol(model, loaded, name):
+    data = table(model, REWARDS, VALUES)
+    (examples, drawn), (same, own) = plan(data, name, loaded, **FILTERED), plan(data, "a_lol", loaded)
+    assert examples.table.equals(same.table)
+    assert torch.equal(drawn.draws, own.draws)
+    assert len(drawn.draws) == 3  # 6 updates x 14/24, truncated
+
+
+def test_the_filter_alone_leaves_the_algorithms_own_draws(model, loaded):
+    data = table(model, [0.0, 2.0, 4.0, 12.0], [1.0, 1.0, 1.0, 1.0])
+    _, uniform = plan(data, "nll", loaded, filter="positive", updates=300)
+    assert torch.bincount(uniform.draws.flatten()).tolist() == [800, 800, 800]  # 300 x 8 over three, not shortened
+    _, rewards = plan(data, "wbc", loaded, filter="positive", updates=400)
+    share = torch.bincount(rewards.draws.flatten(), minlength=3) / rewards.draws.numel()
+    assert len(rewards.draws) == 300  # 400 x 3/4
+    assert share[2].item() == pytest.approx(12 / 18, abs=0.03)
+    _, priority = plan(data, "wbc", loaded, **FILTERED, updates=400)
+    share = torch.bincount(priority.draws.flatten(), minlength=3) / priority.draws.numel()
+    assert share[2].item() == pytest.approx(11 / 15, abs=0.03)  # A = 1, 3, 11
+
+
+@pytest.mark.parametrize("name", [name for name, a in OFFLINE.items() if a.filter == "positive"])
+def test_no_filter_trains_on_every_response(model, loaded, name):
+    examples, drawn = plan(table(model, REWARDS, VALUES), name, loaded, filter="none", sampling="uniform")
+    assert (len(examples), len(drawn.draws)) == (24, 6)
+    assert drawn.discarded == pytest.approx(10 / 24)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("nll", {"sampling": "priority"}, r"train\.sampling is priority, but the algorithm has no number of its own"),
+        (
+            "nll",
+            {"filter": "none", "sampling": "priority"},
+            r"train\.sampling is priority, but the algorithm has no numb",
+        ),
+        ("a_lol", {"filter": "none"}, r"train\.filter is none, but the algorithm draws by the advantage"),
+        (
+            "dpo",
+            {"filter": "positive"},
+            r"train\.filter is positive, but the algorithm learns from all responses to a p",
+        ),
+        ("pro", {"sampling": "priority"}, r"train\.sampling is priority, but the algorithm learns from all responses"),
+    ],
+)
+def test_a_selection_that_would_say_one_thing_and_do_another_is_refused(model, loaded, name, changes, message):
+    with pytest.raises(InputError, match=message):
+        plan(table(model, REWARDS, VALUES, ranks=[i % 3 for i in range(24)]), name, loaded, **changes)
+
+
+def test_a_baseline_under_the_filter_learns_and_refuses_what_a_lol_does(model, tokenizer, architecture, loaded):
+    data = table(model, REWARDS, VALUES)
+    policy = tiny_model(architecture, tokenizer)
+    history, _ = run(policy, data, "nll", loaded, scores=(1.0, 2.0, 3.0), **FILTERED)
+    assert np.isfinite(losses(history)).all()
+    with pytest.raises(InputError, match="none of the 24 training examples has a positive advantage"):
+        plan(table(model, VALUES, VALUES), "nll", loaded, **FILTERED)
+    with pytest.raises(InputError, match="this algorithm needs rewards >= 0"):
+        plan(table(model, np.linspace(-1, 1, 24), VALUES), "wbc", loaded, **FILTERED)
+
+
 def test_train_on_preferred_takes_rank_0(model, loaded):
     data = table(model, REWARDS, VALUES, ranks=[i % 3 for i in range(24)])
     examples, _ = plan(data, "nll", loaded, train_on="preferred")
