@@ -78,7 +78,7 @@ def samples(
     *,
     count: int,
     name: str,
-    work: Work,
+    work: Work | None = None,
 ) -> list[dict[str, Any]]:
     """Rows of alol.data.schema.SAMPLES: `count` sampled responses to each row's prompt, in the main process.
 
@@ -91,6 +91,6 @@ def samples(
         for number in range(count)
         for row in rollouts(
             policy, rows, params, main, seed=settings.seed + number, name=f"{name}, sample {number + 1} of {count}",
-            work=work.of(str(number)), settings=settings,
+            work=work.of(str(number)) if work is not None else None, settings=settings,
         )
     ]  # fmt: skip
