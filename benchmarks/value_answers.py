@@ -33,6 +33,7 @@ from stages._cli import mistakes, speak
 
 TABLE = f"{schema.VALIDATION}.parquet"
 COLUMNS = ("error", "noise", "learnable", "discarded")
+SPREAD = ("learnable", "discarded")  # shown with the smallest and the largest of the fits
 
 
 def asking(p: Params, samples: int, judge: int, seed: int) -> Params:
@@ -90,18 +91,29 @@ def measure(p: Params, answers: list[int], judge: int, fits: int) -> list[dict[s
             shares = discarded(policy, [fit.head for fit in found], p, main)
     judged = [fit.judged for fit in found if fit.judged is not None]
     numbers = [[one.mse, one.noise, one.learnable, share] for one, share in zip(judged, shares, strict=True)]
-    means = np.array(numbers).reshape(len(names), fits, len(COLUMNS)).mean(1)
+    each = np.array(numbers).reshape(len(names), fits, len(COLUMNS))
     constant = float(np.mean([one.mse_constant for one in judged]))
     first = {"error": constant, "noise": judged[0].noise, "learnable": constant - judged[0].noise}
-    shown = zip(names.values(), means.tolist(), strict=True)
-    rows = [{"answers": name, **dict(zip(COLUMNS, row, strict=True))} for name, row in shown]
+    rows = [
+        {"answers": name}
+        | dict(zip(COLUMNS, of_fits.mean(0).tolist(), strict=True))
+        | {f"{column}_of_fits": of_fits[:, i].tolist() for i, column in enumerate(COLUMNS) if column in SPREAD}
+        for name, of_fits in zip(names.values(), each, strict=True)
+    ]
     return [{"answers": "best constant", **first}, *rows]
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """The rows as aligned text."""
-    lines = [[row["answers"], *(f"{row[name]:.4f}" if name in row else "" for name in COLUMNS)] for row in rows]
+    """The rows as aligned text, with the ranges over the fits."""
+    lines = [[row["answers"], *(_cell(row, name) for name in COLUMNS)] for row in rows]
     return align([["V(x) of", "held-out error", "noise", "still to learn", "discarded"], *lines], left=1)
+
+
+def _cell(row: dict[str, Any], name: str) -> str:
+    if name not in row:
+        return ""
+    fits = row.get(f"{name}_of_fits", [])
+    return f"{row[name]:.4f}" + (f" [{min(fits):.4f}, {max(fits):.4f}]" if len(fits) > 1 else "")
 
 
 @click.command()

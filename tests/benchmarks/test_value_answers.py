@@ -34,7 +34,8 @@ def test_the_table_has_the_numbers_of_the_stages(here):
     found = json.loads((here / "metrics/value.json").read_text())
     expected = {name: found[f"value_{name}"] for name in ("noise", "learnable")} | {"error": found["value_judged_mse"]}
     expected |= {"answers": "2 sampled", "discarded": small.read_training()["discarded"]}
-    assert rows["2 sampled"] == pytest.approx(expected)
+    expected |= {f"{name}_of_fits": [expected[name]] for name in value_answers.SPREAD}
+    assert rows["2 sampled"] == {key: pytest.approx(one) for key, one in expected.items()}
     assert rows["best constant"]["error"] == pytest.approx(found["value_judged_mse_constant"])
     assert [line.split()[0] for line in done.stdout.splitlines()] == ["V(x)", "-------------", "best", "1", "1", "2"]
     (here / "rows.json").unlink()
