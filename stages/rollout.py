@@ -1,17 +1,22 @@
-"""Stage rollout: the reference's own responses to the validation and test prompts, unscored."""
+"""Stage rollout: the reference's own responses to the validation and test prompts, unscored.
+
+And, where `generate.rollout` asks for them, several sampled ones to each validation prompt.
+"""
 
 from pathlib import Path
 
+from alol.base.files import write_json
 from alol.base.work import Work
 from alol.compute import launch
 from alol.config import paths
-from alol.config.params import Params
+from alol.config.params import SETTINGS, Params, plain
 from alol.data import schema
 from alol.models import policies
 from alol.training import rollout
 from stages._cli import command
 
 SPLITS = (schema.VALIDATION, schema.TEST)
+SAMPLED = (schema.VALIDATION,)
 
 
 def inputs(params: Params) -> list[Path]:
@@ -36,6 +41,16 @@ def main(params: Params, work: Work) -> None:
             )  # fmt: skip
             if folder is not None:
                 schema.write(folder / f"{split}.parquet", schema.ROLLOUTS, rows)
+        for split in SAMPLED if params.generate.rollout.drawn else ():
+            rows = rollout.samples(
+                policy, rollout.prompt_rows(_prompts(params, split)), params, accelerator,
+                count=params.generate.rollout.drawn, name=split, work=work.of("samples").of(split),
+            )  # fmt: skip
+            if folder is not None:
+                schema.write(paths.samples(folder) / f"{split}.parquet", schema.SAMPLES, rows)
+        if folder is not None:
+            made_with = {"generate": {"rollout": params.generate.rollout}}  # all that value reads of the section
+            write_json(paths.samples(folder) / SETTINGS, plain(made_with))
 
 
 if __name__ == "__main__":

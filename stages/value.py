@@ -14,11 +14,8 @@ from stages._cli import command
 
 def inputs(params: Params) -> list[Path]:
     """What V(x) depends on beside the parameters."""
-    return [paths.reference(params.task), _rollouts(params)]
-
-
-def _rollouts(params: Params) -> Path:
-    return paths.baselines(params.task) / "validation.parquet"
+    answers = paths.baselines(params.task)
+    return [paths.reference(params.task), answers / "validation.parquet", paths.samples(answers)]
 
 
 @command("value", inputs=inputs)
@@ -28,7 +25,7 @@ def main(params: Params, work: Work) -> None:
     accelerator = launch.accelerator(params.launch)
     with replacing(paths.value(params.task)) as folder:
         with accelerator.autocast():  # the states that advantage gives the head; it and its training are in fp32
-            fit = value.from_rollouts(policy, _rollouts(params), params, accelerator.device, work)
+            fit = value.from_rollouts(policy, paths.baselines(params.task), params, accelerator.device, work)
         value.save(fit, folder, params.value)
         keep(params, ["reward", "value"], folder)
     value.save_error(fit, paths.METRICS / "value.json")

@@ -28,6 +28,11 @@ def baselines(task: str) -> Path:
     return Path("data/baselines", task)
 
 
+def samples(folder: Path) -> Path:
+    """Sampled answers, one table a split, within the folder of rollouts or of baselines."""
+    return folder / "samples"
+
+
 def advantages(task: str) -> Path:
     return Path("data/advantages", task)
 

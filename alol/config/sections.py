@@ -187,6 +187,28 @@ class Reference(Run):
 
 
 @dataclass(frozen=True)
+class Rollout:
+    """Sampled answers of the reference to each validation prompt, beside the one that the rest of `generate` asks for.
+
+    V(x) is fitted to the first `samples` of them, where there are any, and judged by the first `judge_samples`.
+    """
+
+    samples: Annotated[int, between(0, 1000)]
+    judge_samples: Annotated[int, between(2, 1000)]
+    judge_always: bool
+
+    @property
+    def judged(self) -> bool:
+        """Whether V(x) is judged by sampled answers."""
+        return self.samples > 0 or self.judge_always
+
+    @property
+    def drawn(self) -> int:
+        """How many answers are sampled to each prompt: fitting and judging share them."""
+        return max(self.samples, self.judge_samples) if self.judged else 0
+
+
+@dataclass(frozen=True)
 class Generate:
     max_new_tokens: Tokens
     beams: Annotated[int, between(1, 1000)]
@@ -199,6 +221,7 @@ class Generate:
     cut: list[Text]
     seed: Seed
     part_rows: Count
+    rollout: Rollout
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,7 @@ _PROMPT = [
 _MARKS = ("marks", pa.list_(pa.int32()))
 RESPONSES = pa.schema([*_PROMPT, ("rank", pa.int32()), ("response", pa.string()), _MARKS])
 ROLLOUTS = pa.schema([*_PROMPT, ("response", pa.string()), _MARKS])
+SAMPLES = pa.schema([*ROLLOUTS, ("sample", pa.int32())])  # several answers to a prompt: all of number 0, then 1, ...
 LABELLED = pa.schema(
     [("prompt", pa.string()), ("response", pa.string()), ("context", pa.string()), ("label", pa.int32())]
 )
@@ -61,7 +62,7 @@ ADVANTAGES = pa.schema(
 LOG_RATIOS = pa.schema(
     [("prompt_id", pa.string()), ("tokens", pa.int32()), ("log_ratio", pa.float64())]  # summed over an answer's tokens
 )
-TABLES = (RESPONSES, ROLLOUTS, LABELLED, ADVANTAGES, LOG_RATIOS)
+TABLES = (RESPONSES, ROLLOUTS, SAMPLES, LABELLED, ADVANTAGES, LOG_RATIOS)
 _TYPES = {field.name: field.type for table in TABLES for field in table}
 _OPEN = {"subset", "prompt", "cuts", "marks", "turns"}  # columns that may have empty cells
 Columns = pa.Schema | list[str] | None

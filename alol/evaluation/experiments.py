@@ -26,7 +26,9 @@ from alol.config.yaml_files import PARAMS, TASKS
 SUMMARY = "metrics/summary.json"
 POLICY = "policy.all."
 FIRST = ("policy.all.reward", "reference.all.reward", "delta.all.reward", "policy.macro.reward")
-LAST = ("discarded", "selected", "value_mse", "filter.precision", "filter.recall", "filter.base_rate")
+LAST = (
+    "discarded", "selected", "value_mse", "value_learnable", "filter.precision", "filter.recall", "filter.base_rate",
+)  # fmt: skip
 SUMMARIES = ("gold.", "reference.", "policy.", "validation.", "checkpoints.")  # parts of a summary
 # Beside the run's identity: `launch`, `judge` and `aggregate` change neither what is learned nor a mean reward.
 IGNORED = ("task", "seed", "algorithm", "launch", "judge", "aggregate")

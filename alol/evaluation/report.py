@@ -223,7 +223,7 @@ def _figures(run: Run) -> list[dict[str, str]]:
         (
             figures.value(*_points(run), float(np.mean(run.heldout["reward"]))),
             f"Held-out squared error of V(x): {summary['value_mse']:.4g}; of the best constant: "
-            f"{summary['value_mse_constant']:.4g}.",
+            f"{summary['value_mse_constant']:.4g}." + _by_samples(summary),
         ),
     ]
     if history["curve"]:
@@ -237,6 +237,17 @@ def _figures(run: Run) -> list[dict[str, str]]:
         {"source": "data:image/svg+xml;base64," + base64.b64encode(svg).decode(), "caption": caption}
         for svg, caption in drawn
     ]
+
+
+def _by_samples(numbers: Mapping[str, Any]) -> str:
+    """The held-out error against the mean of sampled answers, in its two parts, where V(x) was judged so."""
+    if "judge_samples" not in numbers:
+        return ""
+    return (
+        f" Against the mean of {numbers['judge_samples']:.0f} sampled answers to each prompt: "
+        f"{numbers['value_judged_mse']:.4g} (the best constant: {numbers['value_judged_mse_constant']:.4g}), of which "
+        f"{numbers['value_noise']:.4g} is the noise of that mean and {numbers['value_learnable']:.4g} still to learn."
+    )
 
 
 def _filter(run: Run) -> str:

@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 import numpy as np
 from typing_extensions import TypedDict
@@ -28,6 +28,7 @@ from alol.evaluation.metrics import Array
 MODELS = ("gold", "reference", "policy")
 ALL, MACRO = "all", "macro"
 DISTANCE = "kl_per_token"  # of a policy alone
+JUDGED = ("value_judged_mse", "value_judged_mse_constant", "value_noise", "value_learnable", "judge_samples")
 Rows = list[dict[str, Any]]
 Splits = dict[str, dict[str, dict[str, float]]]  # `gold | reference | policy | delta` -> split -> metric
 
@@ -61,6 +62,11 @@ class ValueFit(TypedDict):
 
     value_mse: float
     value_mse_constant: float
+    value_judged_mse: NotRequired[float]  # this and the rest: where sampled answers judge V(x)
+    value_judged_mse_constant: NotRequired[float]
+    value_noise: NotRequired[float]
+    value_learnable: NotRequired[float]
+    judge_samples: NotRequired[int]
 
 
 class Heldout(TypedDict):
@@ -259,6 +265,7 @@ def run_numbers(training: History, value: ValueFit, reward_model: Mapping[str, M
         "selected": int(training["selected"]),
         "value_mse": number(value["value_mse"]),
         "value_mse_constant": number(value["value_mse_constant"]),
+        **{name: number(value[name]) for name in JUDGED if name in value},
         "reward_accuracy": {
             name: number(measured["accuracy"]) for name, measured in reward_model.items() if "accuracy" in measured
         },

@@ -10,8 +10,10 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from alol.base.errors import InputError
-from alol.base.files import replacing
+from alol.base.files import read_json, replacing, write_json
 from alol.base.work import Work
+from alol.config import paths
+from alol.config.params import SETTINGS
 from alol.data import schema
 from alol.data.parts import Parts, pieces
 from alol.rewards.components import Origin, Rewards
@@ -79,9 +81,17 @@ def annotate(rewards: Rewards, test_rewards: Rewards, source: Path, target: Path
 def score_rollouts(
     rewards: Rewards, test_rewards: Rewards, source: Path, target: Path, work: Work | None = None
 ) -> None:
-    """Scores the reference's responses to the validation and test prompts."""
+    """Scores the reference's responses to the validation and test prompts, and those sampled of its own.
+
+    Sampled ones are what V(x) learns from: they are scored as training responses are, by `rewards`.
+    """
     with replacing(target) as partial:
         for split in (schema.VALIDATION, schema.TEST):
             table, scorer = f"{split}.parquet", test_rewards if split == schema.TEST else rewards
             own = work.of(split) if work is not None else None
             score_table(scorer, source / table, partial / table, schema.ROLLOUTS, "generated", own)
+        for path in sorted(paths.samples(source).glob("*.parquet")):
+            own = work.of("samples").of(path.stem) if work is not None else None
+            score_table(rewards, path, paths.samples(partial) / path.name, schema.SAMPLES, "generated", own)
+        if (made_with := paths.samples(source) / SETTINGS).exists():
+            write_json(paths.samples(partial) / SETTINGS, read_json(made_with))

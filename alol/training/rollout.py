@@ -1,7 +1,8 @@
-"""A policy's responses to a split's prompts, unscored: the rows of rollout and evaluate."""
+"""A policy's responses to a split's prompts, unscored, one or several to each: the rows of rollout and evaluate."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from tqdm import tqdm
 from alol.base.work import Work
 from alol.compute import generate
 from alol.config.params import Params
+from alol.config.sections import Generate
 from alol.data import schema
 from alol.data.parts import Parts, pieces
 from alol.models import policies
@@ -36,14 +38,17 @@ def rollouts(
     seed: int,
     name: str,
     work: Work | None = None,
+    settings: Generate | None = None,
     ids: bool = False,
 ) -> list[dict[str, Any]]:
     """Rows of alol.data.schema.ROLLOUTS: the policy's response to each row's prompt, in order.
 
     With `ids` they have `response_ids` beside: the tokens that the policy chose, which its text does not always give.
-    In the main process; in the others, which answer a part of the prompts into `work`, none.
+    In the main process; in the others, which answer a part of the prompts into `work`, none. `settings` stand in for
+    those of `params`.
     """
-    settings, length = params.generate, params.generate.max_new_tokens
+    settings = settings or params.generate
+    length = settings.max_new_tokens
     policies.check_context(policy.model, params.policy.max_prompt, length, "generate.max_new_tokens")
     policy.model.to(main.device)
     encoder = policies.encoder(policy, params.policy)
@@ -68,3 +73,29 @@ def rollouts(
             for piece, answers in parts.through(lambda: pieces([range(len(rows))], settings.part_rows), answer, main)
             for i, found in zip(piece, answers, strict=True)
         ]
+
+
+def samples(
+    policy: LoadedPolicy,
+    rows: list[dict[str, Any]],
+    params: Params,
+    main: Accelerator,
+    *,
+    count: int,
+    name: str,
+    work: Work | None = None,
+) -> list[dict[str, Any]]:
+    """Rows of alol.data.schema.SAMPLES: `count` sampled responses to each row's prompt, in the main process.
+
+    Always sampled, with the temperature and top_p of `generate`, whatever it says of greedy or beam search. Response
+    number i is drawn with the seed of `generate` plus i, so that more of them leave the first ones as they are.
+    """
+    settings = dataclasses.replace(params.generate, sample=True, beams=1)
+    return [
+        {**row, "sample": number}
+        for number in range(count)
+        for row in rollouts(
+            policy, rows, params, main, seed=settings.seed + number, name=f"{name}, sample {number + 1} of {count}",
+            work=work.of(str(number)) if work is not None else None, settings=settings,
+        )
+    ]  # fmt: skip

@@ -7,11 +7,12 @@ evaluation mode only.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,12 +22,13 @@ from tqdm import tqdm
 from typing_extensions import TypedDict
 
 from alol.base import faults
-from alol.base.errors import ParameterError
+from alol.base.errors import InputError, ParameterError
 from alol.base.files import damaged, read_json, replacing, write_json
 from alol.base.work import Work
 from alol.compute.batching import Batch, chunks
 from alol.compute.logprob import prompt_states
 from alol.compute.progress import Progress
+from alol.config import paths
 from alol.config.params import Params
 from alol.config.sections import Launch, Value
 from alol.data import schema
@@ -92,8 +94,30 @@ class ValueHead(nn.Module):
 
 
 @dataclass(frozen=True)
+class Judged:
+    """The error of held-out values against the mean reward of `answers` sampled answers to each prompt.
+
+    `mse` and `mse_constant` (of the best constant) both contain `noise`, what the mean of so few answers is off by:
+    their variance within a prompt (denominator answers - 1) over their number, averaged over the prompts.
+    """
+
+    answers: int
+    mse: float
+    mse_constant: float
+    noise: float
+
+    @property
+    def learnable(self) -> float:
+        """What V could still learn: an unbiased estimate of E (V(x) - E[R | x])^2, which by chance may be below 0."""
+        return self.mse - self.noise
+
+
+@dataclass(frozen=True)
 class Fit:
-    """A fitted head and its held-out error: `values` [N] are predictions for prompts that the head did not see."""
+    """A fitted head and its held-out error: `values` [N] are predictions for prompts that the head did not see.
+
+    `rewards` [N] is what it was fitted to, a prompt's mean over `answers` answers.
+    """
 
     head: ValueHead
     epochs: int
@@ -102,17 +126,26 @@ class Fit:
     values: np.ndarray
     rewards: np.ndarray
     prompt_ids: list[str]
+    answers: int = 1
+    judged: Judged | None = None
 
 
 def from_rollouts(
-    policy: LoadedPolicy, path: Path, params: Params, device: torch.device | str, work: Work | None = None
+    policy: LoadedPolicy, folder: Path, params: Params, device: torch.device | str, work: Work | None = None
 ) -> Fit:
-    """Fits V(x) to the scored rollouts of the reference `policy` on the validation prompts.
+    """Fits V(x) to the scored rollouts of the reference `policy` on the validation prompts (data/baselines/<task>).
 
+    With sampled answers it is fitted to their mean: the squared error to each of k answers is that to their mean, plus
+    the variance within the prompt, which V does not change. All prompts have k answers, so all weigh alike.
     `work`: where a run that is killed leaves what it has done, and this one goes on.
     """
-    rows = schema.rows(path, schema.scored(schema.ROLLOUTS, params.reward.weights))
-    rewards = np.array([schema.total_reward(row, params.reward.weights, params.reward.shift) for row in rows])
+    table, asked = f"{schema.VALIDATION}.parquet", params.generate.rollout
+    rows = schema.rows(folder / table, schema.scored(schema.ROLLOUTS, params.reward.weights))
+    rewards, answers = total_rewards(rows, params), np.empty((len(rows), 0))
+    if asked.drawn:
+        answers = sampled_rewards(paths.samples(folder) / table, rows, params)
+    if asked.samples:
+        rewards = answers[:, : asked.samples].mean(1)
     prompts = policies.encoder(policy, params.policy).prompts(rows)
     states = collect_states(
         policy.model.to(device), prompts, policy.tokenizer.pad_token_id, params.launch, device,
@@ -120,7 +153,53 @@ def from_rollouts(
     )  # fmt: skip
     limits = bounds(params.rewards, params.reward.weights, params.reward.shift)
     progress = Progress(work.of("fit") if work is not None else None)
-    return fit(states, rewards, params.value, limits, [row["prompt_id"] for row in rows], progress)
+    result = fit(states, rewards, params.value, limits, [row["prompt_id"] for row in rows], progress)
+    judged = judge(result.values, answers[:, : asked.judge_samples], params.value) if asked.judged else None
+    return dataclasses.replace(result, answers=max(1, asked.samples), judged=judged)
+
+
+def total_rewards(rows: Sequence[dict[str, Any]], params: Params) -> np.ndarray:
+    """R of each scored row."""
+    return np.array([schema.total_reward(row, params.reward.weights, params.reward.shift) for row in rows])
+
+
+def sampled_rewards(path: Path, rows: Sequence[dict[str, Any]], params: Params) -> np.ndarray:
+    """R [N, generate.rollout.drawn] of the sampled answers to the prompts of `rows`.
+
+    Raises InputError where the table does not have so many for each.
+    """
+    found = schema.rows(path, schema.scored(schema.SAMPLES, params.reward.weights))
+    count = params.generate.rollout.drawn
+    expected = [(number, row["prompt_id"]) for number in range(count) for row in rows]
+    if [(row["sample"], row["prompt_id"]) for row in found] != expected:
+        raise InputError(f"{path} does not hold {count} answers to each validation prompt, in order; run `dvc repro`")
+    return total_rewards(found, params).reshape(count, len(rows)).T
+
+
+def judge(values: np.ndarray, answers: np.ndarray, settings: Value) -> Judged:
+    """The error of held-out values [N] against the means of the rewards [N, n] of n >= 2 sampled answers.
+
+    The best constant of a fold's prompts is the mean over the other folds. V may have been fitted to the same answers:
+    of a prompt that is held out, its head saw none.
+    """
+    count, size = answers.shape
+    means, fold = answers.mean(1), folds_of(count, settings)
+    constant = constants(means, fold, settings.folds)
+    noise = (answers.var(1, ddof=1) / size).mean()
+    return Judged(size, float(((values - means) ** 2).mean()), float(((constant - means) ** 2).mean()), float(noise))
+
+
+def folds_of(count: int, settings: Value) -> np.ndarray:
+    """The fold [N] in which each prompt is held out."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(settings.seed)).numpy() % settings.folds
+
+
+def constants(rewards: np.ndarray, fold: np.ndarray, folds: int) -> np.ndarray:
+    """For each prompt the mean reward [N] of the other folds."""
+    result = np.empty(len(rewards))
+    for k in range(folds):
+        result[fold == k] = rewards[fold != k].mean()
+    return result
 
 
 @torch.no_grad()
@@ -173,7 +252,7 @@ def fit(
     prompt_ids: list[str],
     progress: Progress | None = None,
 ) -> Fit:
-    """Fits the head to the rewards [N] of the reference's own responses (mean squared error).
+    """Fits the head to the rewards [N] of the reference's own responses, one a prompt (mean squared error).
 
     The number of epochs comes from cross-validation: each fold's error is measured after every epoch (and before the
     first) by a head that did not see it. Each fold's reported error is at the number of epochs that the other folds
@@ -190,11 +269,9 @@ def fit(
             "all %d rewards of the reference's answers are %.4g, so that V(x) is this number; "
             "check what the reward's components compute, and their weights", len(rewards), rewards[0],
         )  # fmt: skip
-    fold = torch.randperm(count, generator=torch.Generator().manual_seed(settings.seed)).numpy() % folds
+    fold = folds_of(count, settings)
     predictions = np.zeros((settings.epochs + 1, count))
-    constant = np.empty(count)
-    for k in range(folds):
-        constant[fold == k] = rewards[fold != k].mean()
+    constant = constants(rewards, fold, folds)
     progress = progress or Progress(None)
     first = 0
     if stored := progress.stored():
@@ -279,9 +356,18 @@ def save(result: Fit, folder: Path, settings: Value) -> None:
 
 
 def save_error(result: Fit, path: Path) -> None:
-    """The held-out error, beside that of the best constant."""
-    errors = {"value_mse": result.mse, "value_mse_constant": result.mse_constant}
-    write_json(path, {**errors, "rollouts": len(result.rewards), "epochs": result.epochs})
+    """The held-out error, beside that of the best constant; with sampled answers, how they judge it too."""
+    errors: dict[str, float] = {"value_mse": result.mse, "value_mse_constant": result.mse_constant}
+    if (found := result.judged) is not None:
+        errors |= {
+            "value_judged_mse": found.mse,
+            "value_judged_mse_constant": found.mse_constant,
+            "value_noise": found.noise,
+            "value_learnable": found.learnable,
+            "judge_samples": found.answers,
+        }
+    rollouts = len(result.rewards) * result.answers
+    write_json(path, {**errors, "rollouts": rollouts, "epochs": result.epochs})
 
 
 def load(folder: Path) -> ValueHead:

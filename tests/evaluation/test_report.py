@@ -133,6 +133,19 @@ def table(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def test_what_sampled_answers_say_of_the_value_stands_in_the_summary_and_the_report(fresh):
+    judged = {"value_judged_mse": 0.03, "value_judged_mse_constant": 0.06, "value_noise": 0.01}
+    judged |= {"value_learnable": 0.02, "judge_samples": 8}
+    write_json(fresh / "metrics/value.json", {"value_mse": 0.02, "value_mse_constant": 0.05, **judged})
+    run()
+    result = json.loads((fresh / "metrics/summary.json").read_text())
+    assert {key: result[key] for key in judged} == judged
+    assert (
+        "Against the mean of 8 sampled answers to each prompt: 0.03 (the best constant: 0.06), of which 0.01 is the "
+        "noise of that mean and 0.02 still to learn."
+    ) in (fresh / "metrics/report.html").read_text()
+
+
 def test_summary_holds_splits_and_the_numbers_of_earlier_stages(made):
     result = json.loads((made / "metrics/summary.json").read_text())
     assert set(result["policy"]) == {"easy", "hard", "all", "macro"}
@@ -158,6 +171,7 @@ def test_summary_holds_splits_and_the_numbers_of_earlier_stages(made):
     assert result["validation"]["policy"] == pooled  # the fixture's validation rows are its test rows
     assert set(result["validation"]) == {"gold", "reference", "policy"}
     assert "filter" not in result
+    assert "value_noise" not in result
 
 
 def test_the_filter_is_measured_where_a_label_is_named(fresh):

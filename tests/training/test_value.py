@@ -97,3 +97,27 @@ def test_too_few_prompts_are_refused():
 def test_heads_must_divide_the_width():
     with pytest.raises(InputError, match=r"value\.heads is 3, which does not divide the model's width 8"):
         fit(*prompts(), heads=3)
+
+
+def test_the_constant_of_a_fold_is_the_mean_of_the_others():
+    rewards, fold = np.arange(6.0), np.array([0, 0, 1, 1, 2, 2])
+    assert value.constants(rewards, fold, 3).tolist() == [3.5, 3.5, 2.5, 2.5, 1.5, 1.5]
+
+
+def test_the_judged_error_is_noise_and_what_is_still_to_learn():
+    """Means 0.5, variances within a prompt 0.5 (denominator 1): the mean of 2 is off by 0.25; V by 0.3."""
+    found = value.judge(np.full(6, 0.8), np.array([[0.0, 1.0]] * 6), SETTINGS)
+    assert (found.answers, found.mse_constant, found.noise) == (2, 0.0, 0.25)
+    assert found.mse == pytest.approx(0.09)
+    assert found.learnable == pytest.approx(-0.16)
+
+
+def test_what_is_still_to_learn_does_not_depend_on_how_many_answers_judge():
+    """V is off by 0.2 at 4,000 prompts, an answer's reward has a variance of 0.25."""
+    draw = np.random.default_rng(0)
+    truth = draw.uniform(size=4000)
+    answers = truth[:, None] + draw.choice([-0.5, 0.5], (4000, 8))
+    for count, noise in ((2, 0.125), (8, 0.03125)):
+        found = value.judge(truth + 0.2, answers[:, :count], SETTINGS)
+        assert found.noise == pytest.approx(noise, rel=0.02)
+        assert found.learnable == pytest.approx(0.04, abs=0.006)
