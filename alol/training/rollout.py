@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from alol.base.work import Work
 from alol.compute.generate import generate
+from alol.compute.launch import placed
 from alol.config.params import Params
 from alol.data import schema
 from alol.data.parts import Parts, pieces
@@ -43,7 +44,7 @@ def rollouts(
     """
     settings, length = params.generate, params.generate.max_new_tokens
     policies.check_context(policy.model, params.policy.max_prompt, length, "generate.max_new_tokens")
-    policy.model.to(main.device)
+    placed(policy.model, main, trained=False)
     encoder = Encoder(policy.tokenizer, params.policy)
     ids = encoder.prompts(rows)
     parts = Parts(work, RESPONSE)
