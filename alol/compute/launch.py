@@ -37,11 +37,16 @@ def placed(model: nn.Module, main: Accelerator, *, trained: bool) -> nn.Module:
         model.requires_grad_(False)
     exact = set(_read_by_adapters(model))
     for layer in model.modules():
+        if hasattr(layer, "lora_A"):
+            layer.cast_input_dtype_enabled = False  # to fp32, which autocast would round back
         if type(layer) in (nn.Linear, Conv1D) and layer not in exact:
             for name, weight in list(layer.named_parameters(recurse=False)):
                 if weight.dtype == torch.float32 and not weight.requires_grad:
                     # a new parameter: the head's may be the embedding's too, whose output is not rounded
                     setattr(layer, name, nn.Parameter(weight.detach().bfloat16(), requires_grad=False))
+    for weight in model.parameters():
+        if weight.untyped_storage().nbytes() > weight.nbytes and not weight.requires_grad:
+            weight.data = weight.data.clone()  # a view of the mapped file would hold all of it in memory
     return model
 
 

@@ -80,6 +80,16 @@ def test_frozen_matrices_are_in_bf16_and_all_else_in_fp32(main, tokenizer):
         assert weight.requires_grad == ("lora_" in name)
 
 
+def test_weights_that_lie_in_a_mapped_file_are_taken_out_of_it(main, tokenizer):
+    """One of them would hold the whole file in memory, the rounded matrices included."""
+    model = tiny_model("llama", tokenizer)
+    norm = model.model.norm
+    norm.weight = nn.Parameter(torch.arange(1000.0)[100 : 100 + norm.weight.numel()])
+    placed(model, main, trained=False)
+    assert norm.weight.untyped_storage().nbytes() == 4 * norm.weight.numel()
+    assert norm.weight[:2].tolist() == [100.0, 101.0]
+
+
 def test_of_a_model_that_is_trained_nothing_changes(main, tokenizer):
     model = placed(tiny_model("llama", tokenizer), main, trained=True)
     assert {weight.dtype for weight in model.parameters()} == {torch.float32}
