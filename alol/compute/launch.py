@@ -45,8 +45,8 @@ def placed(model: nn.Module, main: Accelerator, *, trained: bool) -> nn.Module:
                     # a new parameter: the head's may be the embedding's too, whose output is not rounded
                     setattr(layer, name, nn.Parameter(weight.detach().bfloat16(), requires_grad=False))
     for weight in model.parameters():
-        if weight.untyped_storage().nbytes() > weight.nbytes and not weight.requires_grad:
-            weight.data = weight.data.clone()  # a view of the mapped file would hold all of it in memory
+        if weight.device.type == "cpu" and weight.dtype == torch.float32 and not weight.requires_grad:
+            weight.data = weight.data.clone()  # what lies in the mapped file would hold all of it in memory
     return model
 
 
