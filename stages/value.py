@@ -23,6 +23,7 @@ def main(params: Params, work: Work) -> None:
     """Fit the value head to the reference's rewards on the validation prompts."""
     policy = policies.load(paths.reference(params.task))
     accelerator = launch.accelerator(params.launch)
+    launch.placed(policy.model, accelerator, trained=False)
     with replacing(paths.value(params.task)) as folder:
         with accelerator.autocast():  # the states that advantage gives the head; it and its training are in fp32
             fit = value.from_rollouts(policy, paths.baselines(params.task), params, accelerator.device, work)

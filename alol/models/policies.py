@@ -246,6 +246,8 @@ def with_adapter(model: nn.Module, adapter: str, revision: str | None, dropout: 
     from peft import PeftConfig, PeftModel
     from peft.utils import get_peft_model_state_dict, load_peft_weights
 
+    from alol.models import lora
+
     wrong = f"the adapter {adapter} does not fit the base model"
     name = model_names.folder(adapter, wrong)
     with reading(wrong):
@@ -265,7 +267,7 @@ def with_adapter(model: nn.Module, adapter: str, revision: str | None, dropout: 
     if broken := next(not_finite(wrapped), None):
         raise InputError(f"the adapter {adapter} has weights that are no finite numbers: {broken}")
     set_dropout(wrapped, dropout, ADAPTER)
-    return wrapped
+    return lora.fused(wrapped)
 
 
 def _copies(weights: dict[str, Tensor], model: nn.Module, replaced: Collection[str]) -> dict[str, Tensor]:

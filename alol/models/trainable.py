@@ -71,6 +71,8 @@ def prepare(loaded: LoadedPolicy, policy: Policy, folder: Path, seed: int) -> Lo
         return LoadedPolicy(model, loaded.tokenizer, {**found, "base": None, "revision": None, "fingerprint": None})
     from peft import LoraConfig, PeftModel, get_peft_model
 
+    from alol.models import lora
+
     torch.manual_seed(seed)
     if isinstance(model, PeftModel):
         for name, parameter in model.named_parameters():
@@ -84,7 +86,7 @@ def prepare(loaded: LoadedPolicy, policy: Policy, folder: Path, seed: int) -> Lo
             task_type="SEQ_2_SEQ_LM" if is_encoder_decoder(model) else "CAUSAL_LM",
         )
         try:
-            model = get_peft_model(model, config)
+            model = lora.fused(get_peft_model(model, config))
         except ValueError as error:  # no module of that name
             raise ParameterError("policy.lora.targets", f"is {policy.lora.targets!r}: {first_line(error)}") from None
         if found["base"] is None:

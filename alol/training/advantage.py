@@ -17,6 +17,7 @@ from tqdm import tqdm
 from alol.base.errors import ParameterError
 from alol.base.work import Work
 from alol.compute.batching import Batch, chunks
+from alol.compute.launch import placed
 from alol.compute.logprob import response_logp_and_prompt_states
 from alol.config.params import Params
 from alol.config.sections import Launch, Reward
@@ -32,7 +33,7 @@ def of_table(
     path: Path, policy: LoadedPolicy, head: ValueHead, params: Params, main: Accelerator, work: Work | None = None
 ) -> Iterator[dict[str, Any]]:
     """The advantage rows of an annotated training table, piece by piece; `work` keeps those of a killed run."""
-    policy.model.to(main.device)
+    placed(policy.model, main, trained=False)
     encoder = policies.encoder(policy, params.policy)
     parts = Parts(work, schema.ADVANTAGES)
     with tqdm(total=schema.count(path), initial=parts.rows, desc="advantage", unit="response") as bar:

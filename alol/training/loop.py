@@ -23,6 +23,7 @@ from tqdm import tqdm
 from alol.algorithms.offline import Algorithm
 from alol.base.errors import InputError
 from alol.compute.batching import chunks
+from alol.compute.launch import placed
 from alol.compute.logprob import ResponseLogp
 from alol.compute.progress import Progress
 from alol.config.sections import Launch, Optimizer
@@ -145,7 +146,7 @@ def fit(
     `selected` stays 0. The loss is the mean over the global batch, whatever the micro-batches and processes.
     `progress` says where an earlier run was killed, and takes down how far this one comes.
     """
-    model = model.to(main.device)
+    placed(model, main, trained=True)
     scorer: nn.Module = main.prepare(ResponseLogp(model))
     optimizer = make_optimizer(model, optimizer_settings)
     scheduler = make_schedule(optimizer, optimizer_settings, len(run.draws))

@@ -23,7 +23,7 @@ from alol.base.errors import InputError
 from alol.compute.batching import Batch, chunks
 from alol.compute.ends import end_ids
 from alol.compute.generate import decode, sample_ids
-from alol.compute.launch import from_main
+from alol.compute.launch import from_main, placed
 from alol.compute.logprob import response_logp_and_states
 from alol.compute.progress import Progress
 from alol.config.runs import check_warmup
@@ -80,7 +80,7 @@ class Trainer:
     ends: Sequence[int] = ()  # tokens that end a response beside the model's own
 
     def __post_init__(self) -> None:
-        self.policy.model.to(self.main.device)
+        placed(self.policy.model, self.main, trained=True)
         width = self.policy.model.config.hidden_size
         self.actor = ActorCritic(self.policy.model, width).to(self.main.device)
         self.scorer = self.main.prepare(self.actor)

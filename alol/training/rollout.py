@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from alol.base.work import Work
 from alol.compute import generate
+from alol.compute.launch import placed
 from alol.config.params import Params
 from alol.config.sections import Generate
 from alol.data import schema
@@ -50,7 +51,7 @@ def rollouts(
     settings = settings or params.generate
     length = settings.max_new_tokens
     policies.check_context(policy.model, params.policy.max_prompt, length, "generate.max_new_tokens")
-    policy.model.to(main.device)
+    placed(policy.model, main, trained=False)
     encoder = policies.encoder(policy, params.policy)
     prompts = encoder.prompts(rows)
     parts = Parts(work, RESPONSE)

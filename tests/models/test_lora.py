@@ -1,0 +1,70 @@
+"""LoRA layers in one product less: peft's own numbers, but for rounding."""
+
+from __future__ import annotations
+
+import copy
+
+import peft
+import pytest
+import torch
+from torch import nn
+
+from alol.compute.batching import Batch
+from alol.compute.logprob import response_logp
+from alol.models import lora
+from tests.conftest import tiny_model
+
+BATCH = Batch([[5, 6, 7, 8], [9]], [[20, 21, 1], [22, 23, 24, 1]], 0, "cpu")
+
+
+def adapted(architecture, tokenizer, **options):
+    """A model with a LoRA adapter that changes something, scaled by 3 / 2."""
+    torch.manual_seed(0)
+    config = peft.LoraConfig(r=2, lora_alpha=3, target_modules="all-linear", task_type="CAUSAL_LM", **options)
+    model = peft.get_peft_model(tiny_model(architecture, tokenizer), config)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(parameter, std=0.1)
+    return model
+
+
+def gradients(model):
+    logp = response_logp(model, BATCH)
+    logp.sum().backward()
+    return logp.detach(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+@torch.no_grad()
+def test_by_hand():
+    """W = [[1, 2]], A = [[1, 1]], B = [[3]], scale 2 / 1: [1, 10] W + 2 * 3 * 11 = 21 + 66."""
+    config = peft.LoraConfig(r=1, lora_alpha=2, target_modules=["0"])
+    model = lora.fused(peft.get_peft_model(nn.Sequential(nn.Linear(2, 1, bias=False)), config))
+    for name, value in (("base_layer", [[1.0, 2.0]]), ("lora_A.default", [[1.0, 1.0]]), ("lora_B.default", [[3.0]])):
+        model.base_model.model[0].get_submodule(name).weight.copy_(torch.tensor(value))
+    x = torch.tensor([[[1.0, 10.0], [0.0, 1.0]]])
+    assert model(x).tolist() == [[[87.0], [8.0]]]
+    with model.disable_adapter():
+        assert model(x).tolist() == [[[21.0], [2.0]]]
+
+
+@pytest.mark.parametrize("options", [{}, {"lora_bias": True}, {"use_dora": True}])
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_numbers_and_gradients_are_pefts(architecture, options, tokenizer):
+    model = adapted(architecture, tokenizer, **options)
+    (logp, expected), (again, found) = gradients(model), gradients(lora.fused(copy.deepcopy(model)))
+    torch.testing.assert_close(again, logp, atol=1e-5, rtol=0)
+    assert found.keys() == expected.keys()
+    assert expected
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_it_is_merged_and_taken_off_as_pefts_own(tokenizer):
+    model = lora.fused(adapted("llama", tokenizer))
+    expected = response_logp(model, BATCH)
+    merged = copy.deepcopy(model).merge_and_unload()
+    torch.testing.assert_close(response_logp(merged, BATCH), expected, atol=1e-5, rtol=0)
+    with model.disable_adapter():
+        plain = response_logp(model, BATCH)
+    torch.testing.assert_close(plain, response_logp(tiny_model("llama", tokenizer), BATCH), atol=1e-5, rtol=0)
