@@ -186,12 +186,12 @@ def test_the_seed_and_other_leaves_run_train_and_later_and_arrive(project):
 
 
 def test_an_edited_reward_is_scored_again(project):
-    project.edit("custom/answers.py", "float(c[", "0.5 * float(c[")
+    project.edit("custom/answers.py", "float(c[", "0.25 + 0.25 * float(c[")
     ran = project.ran("repro")
     assert {"annotate", "baseline", "value", "advantage", *FROM_TRAIN} <= set(ran)
     assert not {"download", "clean", "reference", "rollout"} & set(ran)
     assert project.summary()["gold"]["all"]["reward"] == 0.5
-    project.edit("custom/answers.py", "0.5 * float(c[", "float(c[")
+    project.edit("custom/answers.py", "0.25 + 0.25 * float(c[", "float(c[")
     assert project.ran("repro") == []
 
 
