@@ -44,6 +44,9 @@ ROLLOUTS = pa.schema([*_PROMPT, ("response", pa.string()), _MARKS])
 LABELLED = pa.schema(
     [("prompt", pa.string()), ("response", pa.string()), ("context", pa.string()), ("label", pa.int32())]
 )
+SCORED = pa.schema(
+    [("prompt", pa.string()), ("response", pa.string()), ("context", pa.string()), ("score", pa.float64())]
+)
 ADVANTAGES = pa.schema(
     [
         ("prompt_id", pa.string()),
@@ -57,7 +60,7 @@ ADVANTAGES = pa.schema(
         ("advantage", pa.float32()),
     ]
 )
-TABLES = (RESPONSES, ROLLOUTS, LABELLED, ADVANTAGES)
+TABLES = (RESPONSES, ROLLOUTS, LABELLED, SCORED, ADVANTAGES)
 _TYPES = {field.name: field.type for table in TABLES for field in table}
 _OPEN = {"subset", "prompt", "cuts", "marks", "turns"}  # columns that may have empty cells
 Columns = pa.Schema | list[str] | None

@@ -1,4 +1,5 @@
-"""What a reward model is trained on: labelled texts, or pairs of responses of which the first is the better one.
+"""What a reward model is trained on: pairs of responses of which the first is the better one, or texts with a class or
+a number, which are the task's own responses or texts of `clean.labels`.
 
 Examples of validation and test prompts are left out, so that the full model may score those splits.
 """
@@ -7,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +18,7 @@ from typing import Any
 from alol.base.errors import InputError
 from alol.data import schema
 from alol.rewards.folds import fold, key
-from alol.rewards.options import Classifier, Critic, Preference, Trainable
+from alol.rewards.options import PAIRS, RESPONSES, Critic, Objective, Trainable, objective
 
 log = logging.getLogger(__name__)
 Row = tuple[str, str, dict[str, Any]]  # prompt, response, context
@@ -25,13 +27,14 @@ COLUMNS = ["prompt_id", "prompt", "response", "context", "turns", "subset", "ran
 
 @dataclass(frozen=True)
 class Examples:
-    """Rows to encode, and what is learnt: an example is one row and its class, or a better and a worse row."""
+    """Rows to encode, and what is learnt: an example is a row and its class or number, or a better and a worse row."""
 
     rows: list[Row]
     members: list[tuple[int, ...]]  # the rows of each example
-    labels: list[int]  # its class; 0 for a pair
+    targets: list[float]  # its class (an integer) or its number; 0 for a pair
     keys: list[str]  # what decides its fold
     shared: bool  # with the prompts of the training split
+    objective: Objective
 
 
 def split_rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -48,23 +51,27 @@ def _keys(path: Path, options: Trainable, where: str) -> set[str]:
 def gather(clean: Path, options: Trainable, where: str) -> Examples:
     """The examples of a component from data/clean/<task>; raises InputError when none are left."""
     validation, test = (_keys(clean / f"{split}.parquet", options, where) for split in (schema.VALIDATION, schema.TEST))
-    held = validation | test
-    if isinstance(options, Preference):
-        source = clean / "train.parquet"
-        found = _pairs(source, options, where, held)
+    held, texts = validation | test, options.train.texts
+    source = clean / "train.parquet"
+    if texts == PAIRS:
+        found, wanted = _pairs(source, options, where, held), "two ranked responses to a prompt"
+    elif texts == RESPONSES:
+        found, wanted = _responses(source, options, where, held), f"a response with context.{options.train.column}"
     else:
-        source = clean / "labels" / f"{options.train.texts}.parquet"
-        found = _labelled(source, options, where, held, _keys(clean / "train.parquet", options, where))
+        train = _keys(source, options, where)
+        source = clean / "labels" / f"{texts}.parquet"
+        found, wanted = _labelled(source, options, where, held, train), "a labelled text"
     if not found.members:
-        wanted = "two ranked responses to a prompt" if isinstance(options, Preference) else "a labelled text"
         raise InputError(f"{where}.train: {source} has no example ({wanted}) whose prompt is not in validation or test")
     return found
 
 
-def _labelled(path: Path, options: Classifier | Critic, where: str, held: set[str], train: set[str]) -> Examples:
-    rows, labels, keys, dropped = [], [], [], 0
+def _labelled(path: Path, options: Trainable, where: str, held: set[str], train: set[str]) -> Examples:
+    learnt = objective(options)
+    rows, targets, keys, dropped = [], [], [], 0
     unknown: Counter[str] = Counter()
-    for group in schema.read(path, schema.LABELLED):
+    name_of = "score" if learnt == "scores" else "label"
+    for group in schema.read(path, schema.SCORED if learnt == "scores" else schema.LABELLED):
         for row in group:
             cells = (row["prompt"] or "", row["response"], row["context"])
             if isinstance(options, Critic) and row["context"].get("relation") not in options.relations:
@@ -75,22 +82,50 @@ def _labelled(path: Path, options: Classifier | Critic, where: str, held: set[st
                 dropped += 1
                 continue
             rows.append(cells)
-            labels.append(row["label"])
+            targets.append(row[name_of])
             keys.append(name)
     if dropped:
         log.info("%s: %d labelled texts left out, for validation and test have their prompts", where, dropped)
     if unknown:
         listed = ", ".join(f"{name} {count}" for name, count in unknown.most_common())
         log.info("%s: %d labelled texts left out, whose relation has no words (%s)", where, unknown.total(), listed)
-    return Examples(rows, [(i,) for i in range(len(rows))], labels, keys, not train.isdisjoint(keys))
+    return Examples(rows, [(i,) for i in range(len(rows))], targets, keys, not train.isdisjoint(keys), learnt)
 
 
-def _pairs(path: Path, options: Preference, where: str, held: set[str]) -> Examples:
+def _responses(path: Path, options: Trainable, where: str, held: set[str]) -> Examples:
+    """The training responses whose context has the column; raises InputError for what is no number or no class."""
+    learnt, column = objective(options), options.train.column
+    rows, targets, keys, dropped, without = [], [], [], 0, 0
+    for row in split_rows(path):
+        cells = (row["prompt"], row["response"], row["context"])
+        value, name = row["context"].get(column), key(options, where, *cells)
+        if value is None or name in held:
+            without, dropped = without + (value is None), dropped + (value is not None)
+            continue
+        targets.append(_target(value, learnt, f"{where}.train.column: context.{column} of prompt '{row['prompt_id']}'"))
+        rows.append(cells)
+        keys.append(name)
+    for count, why in ((without, f"which have no {column}"), (dropped, "for validation and test have their prompts")):
+        if count:
+            log.info("%s: %d training responses left out, %s", where, count, why)
+    return Examples(rows, [(i,) for i in range(len(rows))], targets, keys, True, learnt)
+
+
+def _target(value: Any, learnt: Objective, what: str) -> float:
+    """A finite number, or the class 0 or 1; true is 1."""
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        raise InputError(f"{what} is {value!r:.60}, but must be a number")
+    if learnt == "labels" and value not in (0, 1):
+        raise InputError(f"{what} is {value:g}, but must be 0 or 1; write objective: scores to learn a number")
+    return int(value) if learnt == "labels" else float(value)
+
+
+def _pairs(path: Path, options: Trainable, where: str, held: set[str]) -> Examples:
     """All pairs i < j of the ranks of one prompt; its rows are adjacent."""
     rows, members, keys, dropped = [], [], [], 0
     for _, group in itertools.groupby(split_rows(path), lambda row: row["prompt_id"]):
         ranked = sorted(group, key=lambda row: row["rank"])
-        name = key(options, where, ranked[0]["prompt"], "", {})
+        name = key(options, where, ranked[0]["prompt"], "", ranked[0]["context"])
         if name in held:
             dropped += 1
             continue
@@ -101,7 +136,7 @@ def _pairs(path: Path, options: Preference, where: str, held: set[str]) -> Examp
         keys += [name] * len(found)
     if dropped:
         log.info("%s: the pairs of %d prompts left out, for validation and test have them", where, dropped)
-    return Examples(rows, members, [0] * len(members), keys, shared=True)
+    return Examples(rows, members, [0] * len(members), keys, True, "pairs")
 
 
 def divide(examples: Examples, folds: int, holdout: float) -> list[list[int]]:
