@@ -28,7 +28,7 @@ def wrapped(model: nn.Module, lora: Lora, where: str) -> Any:
 
     body = f"{model.base_model_prefix}."
     names = [name for name, _ in model.named_modules()]
-    heads = [name for name, child in model.named_children() if f"{name}." != body and any(child.parameters())]
+    heads = [name for name, child in model.named_children() if f"{name}." != body and [*child.parameters()]]
     heads += [POOLER] if any(name.endswith(f".{POOLER}") for name in names) else []
     linear = [
         name

@@ -54,9 +54,7 @@ def load(folder: Path, width: int, backbone: str, where: str) -> Head:
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise damaged(folder / TENSORS, str(error)) from None
     if head.weight.shape != (len(head.bias), width) or about.get("backbone") != backbone:
-        raise InputError(
-            f"{where}.train.init is another model than the one that {folder} was made for; run `dvc repro`"
-        )
+        raise InputError(f"{where}.train.init is not the model that {folder} was made for; run `dvc repro`")
     return head
 
 

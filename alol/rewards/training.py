@@ -319,6 +319,33 @@ def _parts(lengths: np.ndarray, size: int, options: Trainable) -> list[list[int]
     return chunks(lengths.tolist(), rows, tokens)
 
 
+def _lengths(encoded: list[Encoded], examples: Examples, chosen: Sequence[int]) -> np.ndarray:
+    return np.array([max(len(encoded[row].ids) for row in examples.members[i]) for i in chosen])
+
+
+def accumulate(
+    network: Network,
+    encoded: list[Encoded],
+    examples: Examples,
+    batch: Sequence[int],
+    options: Trainable,
+    scale: Scale | None = None,
+) -> None:
+    """Adds the gradient of the batch's mean loss, computed in parts; `scale` standardises numbers to learn."""
+    mean, std = scale or (0.0, 1.0)
+    kind = torch.float32 if examples.objective == "scores" else torch.long
+    bf16 = options.train.precision == "bf16"
+    for part in _parts(_lengths(encoded, examples, batch), len(examples.members[0]), options):
+        some = [batch[place] for place in part]
+        members = [examples.members[i] for i in some]
+        rows = [encoded[row] for column in zip(*members, strict=True) for row in column]
+        targets = [(examples.targets[i] - mean) / std if scale else examples.targets[i] for i in some]
+        with torch.autocast(network.model.device.type, torch.bfloat16, enabled=bf16):
+            logits = network.logits(rows).float()
+        found = loss(logits, torch.tensor(targets, dtype=kind, device=logits.device), examples.objective)
+        (found if len(part) == len(batch) else found * (len(part) / len(batch))).backward()
+
+
 def fit(
     network: Network,
     encoded: list[Encoded],
@@ -335,11 +362,9 @@ def fit(
     `progress` says where an earlier run was killed.
     """
     train = options.train
-    mean, std = scale or (0.0, 1.0)
-    kind = torch.float32 if examples.objective == "scores" else torch.long
     trainable = [parameter for parameter in network.model.parameters() if parameter.requires_grad]
     chosen = np.asarray(chosen)
-    lengths = np.array([max(len(encoded[row].ids) for row in examples.members[i]) for i in chosen])
+    lengths = _lengths(encoded, examples, chosen)
     steps = train.epochs * math.ceil(len(chosen) / train.batch_size)  # chunks are whole batches, but for the last
     optimizer = torch.optim.AdamW(trainable, lr=train.lr, weight_decay=train.weight_decay, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
@@ -352,16 +377,7 @@ def fit(
     bar = tqdm(left, title, initial=done, total=steps, unit="batch")
     for step, batch in enumerate(bar, start=done + 1):
         optimizer.zero_grad()
-        for part in _parts(lengths[batch], len(examples.members[0]), options):
-            members = [examples.members[i] for i in chosen[batch[part]]]
-            rows = [encoded[row] for column in zip(*members, strict=True) for row in column]
-            targets = [
-                (examples.targets[i] - mean) / std if scale else examples.targets[i] for i in chosen[batch[part]]
-            ]
-            with torch.autocast(network.model.device.type, torch.bfloat16, enabled=train.precision == "bf16"):
-                logits = network.logits(rows).float()
-            found = loss(logits, torch.tensor(targets, dtype=kind, device=logits.device), examples.objective)
-            (found if len(part) == len(batch) else found * (len(part) / len(batch))).backward()
+        accumulate(network, encoded, examples, chosen[batch], options, scale)
         optimizer.step()
         schedule.step()
         if progress.due():
