@@ -271,7 +271,7 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole(tmp_path, encoder, learn
         training.accumulate(network, encoded, examples, batch, options, (4.0, 2.0) if learnt == "scores" else None)
         gradients.append(torch.cat([p.grad.flatten() for p in network.model.parameters() if p.grad is not None]))
         counts.append(sizes)
-    assert [len(sizes) for sizes in counts][0] == 1
+    assert len(counts[0]) == 1
     assert all(len(sizes) > 5 and sum(sizes) == sum(counts[0]) for sizes in counts[1:])
     for other in gradients[1:]:
         assert (other - gradients[0]).norm() < 1e-5 * gradients[0].norm()
