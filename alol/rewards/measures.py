@@ -78,6 +78,10 @@ class Rules:
             first, *second = (inputs[[members[i][k] for i in chosen]] for k in range(len(members[chosen[0]])))
             return first - second[0] if second else first
 
+        there = np.unique(targets[list(kept)])
+        if self._examples.objective == "labels" and len(there) == 1:  # nothing to fit: that class it is
+            self._found[name] |= {i: np.where(np.arange(targets.max() + 1) == there[0], 0.0, -np.inf) for i in out}
+            return
         model = heads.linear(self._examples.objective, of(kept), targets[list(kept)], SOFT)
         if self._examples.objective == "scores":
             found = model.predict(of(out))

@@ -103,6 +103,15 @@ def test_rules_for_numbers_and_classes(tmp_path):
             assert [*found.argmax(1)[:2], *found.argmax(1)[-2:]] == [0, 0, 1, 1]
 
 
+def test_rules_name_the_only_class_that_they_have_seen(tmp_path):
+    rows, targets = [("p", text, {}) for text in ("a b", "c", "d e f")], [1, 1, 0]
+    spec = {"kind": "classifier", "inputs": ["response"], "train": {}}
+    options = parse(load(tmp_path, {"a": spec}).rewards["a"], "rewards.a")
+    rules = Rules(Examples(rows, [(0,), (1,), (2,)], targets, ["x", "y", "z"], True, "labels"), options, "rewards.a")
+    rules.fold([0, 1], [2])
+    assert [one.values.argmax(1).tolist() for one in rules.outputs([2]).values()] == [[1], [1]]
+
+
 def test_a_ridge_head_has_its_closed_form():
     """x = -1, 0, 1 standardised by sqrt(2/3), y = -1, 0, 1, l2 1: w = 3 / (3 + 1) in standardised units."""
     states = np.array([[1.0], [2.0], [3.0]])
