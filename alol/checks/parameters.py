@@ -165,7 +165,7 @@ def _format(chosen: Params) -> Iterator[ParameterError]:
 def _policy(chosen: Params) -> Iterator[ParameterError]:
     policy = chosen.policy
     if policy.template not in (templates.TEXT, templates.CHAT):
-        yield from _errors(lambda: templates.path(policy))
+        yield from _errors(lambda: templates.path(policy.template))
     if policy.model == "scratch":
         yield from _scratch(chosen)
         return

@@ -9,6 +9,7 @@ from alol.base.errors import ParameterError
 from alol.config import model_names, paths
 from alol.config.params import Params
 from alol.config.sections import Labels
+from alol.models import templates
 from alol.rewards.folds import CONTEXT
 from alol.rewards.options import (
     PAIRS,
@@ -87,6 +88,11 @@ def _model(where: str, built: Trainable, params: Params) -> Iterator[ParameterEr
     yield from _source(where, "model", built.model, "sha256", built.sha256)
     if isinstance(built, Classifier):
         yield from _inputs(where, built.inputs)
+    if built.template not in (templates.TEXT, templates.CHAT):
+        try:
+            templates.path(built.template, f"{where}.template")
+        except ParameterError as error:
+            yield error
     labels = params.clean.labels
     if built.train is not None:
         yield from _training(f"{where}.train", built, labels)

@@ -18,6 +18,7 @@ from alol.base.errors import InputError, ParameterError
 
 PACKAGE = "package:"
 GGUF = ".gguf"
+TEMPLATE = ".jinja"
 WEIGHTS = ("*.safetensors", "*.bin")
 SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
@@ -94,10 +95,13 @@ def _sha256(file: Path) -> str:
 
 
 def named(settings: Any) -> Iterator[Path]:
-    """Where the models lie that settings (plain values) name, in their order; without hub ids."""
+    """Where the models and templates lie that settings (plain values) name, in their order; without hub ids."""
     for value in settings.values() if isinstance(settings, dict) else settings if isinstance(settings, list) else ():
         if not isinstance(value, str):
             yield from named(value)
+        elif value.endswith(TEMPLATE):
+            if (path := Path(os.path.expandvars(value))).is_file():
+                yield path
         elif "/" in value or value.endswith(GGUF):
             path, _ = find(value)
             if path is not None and (path.is_file() or any(path.glob("*config.json"))):

@@ -28,6 +28,7 @@ ROW_GROUP = 2048  # rows
 SURROGATE = re.compile("[\ud800-\udfff]")
 HALF = "half of a surrogate pair (such as \\ud800), which is no character"
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
+PROMPT_MARKS = "prompt_marks"  # key of a reward's context: the column `marks`
 SPLITS = (TRAIN, VALIDATION, TEST)
 
 _PROMPT = [
@@ -212,8 +213,19 @@ def count(path: Path) -> int:
 
 
 def contexts(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What reward functions get beside prompt and response: the row's `context`, its `turns` and its `subset`."""
-    return [{**row["context"], "turns": row["turns"], "subset": row["subset"]} for row in rows]
+    """What reward functions get beside prompt and response: the row's `context`, its `turns` and its `subset`.
+
+    And `prompt_marks`, its `marks`, where its format wrote any.
+    """
+    return [
+        {
+            **row["context"],
+            "turns": row["turns"],
+            "subset": row["subset"],
+            **({PROMPT_MARKS: row["marks"]} if row.get("marks") else {}),
+        }
+        for row in rows
+    ]
 
 
 def total_reward(row: dict[str, Any], weights: dict[str, float], shift: float) -> float:

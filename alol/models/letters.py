@@ -15,7 +15,7 @@ from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 if TYPE_CHECKING:  # `stages.check` does without
     from transformers import PreTrainedTokenizerBase
@@ -69,6 +69,12 @@ class Letters:
         if self._backend is None:
             return [self._piecewise(text) for text in texts]
         return [row.ids for row in self._backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def encodings(self, texts: Sequence[str]) -> list[Encoding]:
+        """As `encode`, of a tokenizer that is not written in Python, which can shorten and join what it gets."""
+        if self._backend is None:
+            raise ValueError("a tokenizer in Python has no encodings")
+        return self._backend.encode_batch(list(texts), add_special_tokens=False)
 
     @cached_property
     def around(self) -> tuple[list[int], list[int]]:

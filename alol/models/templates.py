@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from alol.base import faults
 from alol.base.errors import InputError, ParameterError
-from alol.config.sections import Policy
 from alol.models.letters import Letters
 
 if TYPE_CHECKING:  # `stages.check` does without
@@ -25,46 +24,43 @@ ASKED, SAID = "Who?", "It is me."  # a dialogue that shows what a template write
 Turns = Sequence[dict[str, str]]
 
 
-def read(policy: Policy, tokenizer: PreTrainedTokenizerBase) -> str:
-    """The template that `policy.template` names: of a file, or the tokenizer's own."""
-    if policy.template == CHAT:
+def read(template: str, tokenizer: PreTrainedTokenizerBase, key: str = KEY) -> str:
+    """The content of the `template` that the parameter `key` names: of a file, or the tokenizer's own."""
+    if template == CHAT:
         if not tokenizer.chat_template:
-            raise ParameterError(KEY, "is chat, but the tokenizer has no chat template; name a .jinja file")
+            raise ParameterError(key, "is chat, but the tokenizer has no chat template; name a .jinja file")
         return tokenizer.get_chat_template()
-    file = path(policy)
-    with faults.reading(lambda why: ParameterError(KEY, f"is '{policy.template}', which cannot be read: {why}")):
+    file = path(template, key)
+    with faults.reading(lambda why: ParameterError(key, f"is '{template}', which cannot be read: {why}")):
         return file.read_text(encoding="utf-8")
 
 
-def path(policy: Policy) -> Path:
-    """The file that `policy.template` names, which must be there."""
-    file = Path(os.path.expandvars(policy.template))
+def path(template: str, key: str = KEY) -> Path:
+    """The file that the parameter `key` names, which must be there."""
+    file = Path(os.path.expandvars(template))
     if not file.is_file():
-        raise ParameterError(KEY, f"is '{policy.template}', but must be text, chat or a .jinja file that exists")
+        raise ParameterError(key, f"is '{template}', but must be text, chat or a .jinja file that exists")
     return file
 
 
 @dataclass(frozen=True)
 class Chat:
-    """What a template makes of turns, and what it ends a response with."""
+    """What a template makes of turns, and what it ends a response with; `key` is the parameter that names it."""
 
     tokenizer: PreTrainedTokenizerBase
     template: str
+    key: str = KEY
 
     @cached_property
     def letters(self) -> Letters:
         """Added tokens that the template writes are marks too, whether they are called special or not."""
-        shown = self._rendered([{"role": "user", "content": ASKED}, {"role": "assistant", "content": SAID}], KEY)
         added = (token.content for token in self.tokenizer.added_tokens_decoder.values())
-        return Letters(self.tokenizer, frozenset(token for token in added if token in shown))
+        return Letters(self.tokenizer, frozenset(token for token in added if token in self._shown))
 
     @cached_property
     def ending(self) -> tuple[str, int] | None:
         """What follows a response, up to its end token, for `letters`; and this token. None: the template has none."""
-        shown = self._rendered([{"role": "user", "content": ASKED}, {"role": "assistant", "content": SAID}], KEY)
-        _, said, after = shown.rpartition(SAID)
-        if not said:
-            raise ParameterError(KEY, "leaves out what the assistant says; it must write every turn's content")
+        after = self._shown.rpartition(SAID)[2]
         found = self.letters.first(after)
         return None if found is None else (self.letters.mark(after[: found.end()]), self.letters.ids[found[0]])
 
@@ -73,26 +69,18 @@ class Chat:
 
         Whole turns are left out, the oldest after a system turn first; of the last one, if need be, its first letters.
         """
-        turns = row.get("turns") or [{"role": "human", "text": row["prompt"]}]
-        ids = self._ids(row, turns)
+        what = f"prompt {row['prompt_id']}: {self.key}"
+        turns = turns_of(row["prompt"], row.get("turns"))
+
+        def encode(turns: Turns) -> list[int]:
+            return self._ids(turns, what, add_generation_prompt=True)
+
+        ids = encode(turns)
         if len(ids) <= limit:
             return ids
         if refuse:
             raise too_long(row, len(ids), limit)
-        first = next((i for i, turn in enumerate(turns) if turn["role"] != "system"), len(turns) - 1)
-        head, last = turns[:first], turns[-1]
-        for start in range(first + 1, len(turns)):
-            if turns[start]["role"] == "human" or turns[start] is last:  # templates want the user to begin
-                ids = self._ids(row, [*head, *turns[start:]])
-                if len(ids) <= limit:
-                    return ids
-
-        def without(count: int) -> list[int]:
-            return self._ids(row, [*head, {**last, "text": last["text"][count:]}])
-
-        length = len(last["text"])
-        count = bisect_left(range(length), True, key=lambda count: len(without(count)) <= limit)
-        ids = without(count)
+        ids = _shortened(turns, limit, encode)
         if len(ids) > limit:
             raise InputError(
                 f"prompt {row['prompt_id']}: a system turn and the template's marks alone have {len(ids)} tokens, more "
@@ -100,17 +88,64 @@ class Chat:
             )
         return ids
 
-    def _ids(self, row: dict[str, Any], turns: Turns) -> list[int]:
+    def conversation(self, turns: Turns, response: str, limit: int) -> list[int]:
+        """Token ids of turns and the response to them, which the template ends, at most `limit`.
+
+        Those of a prompt are left out as by `prompt`; what is too long without them loses its first tokens.
+        """
+        what, answer = f"{self.key}, with the response {response!r:.60},", {"role": "assistant", "text": response}
+
+        def encode(turns: Turns) -> list[int]:
+            return self._ids([*turns, answer], what)
+
+        ids = encode(turns)
+        return ids if len(ids) <= limit else _shortened(turns, limit, encode)[-limit:]
+
+    @cached_property
+    def _shown(self) -> str:
+        """A dialogue as the template writes it."""
+        asked, said = {"role": "user", "content": ASKED}, {"role": "assistant", "content": SAID}
+        shown = self._rendered([asked, said], self.key)
+        if SAID not in shown:
+            raise ParameterError(self.key, "leaves out what the assistant says; it must write every turn's content")
+        return shown
+
+    def _ids(self, turns: Turns, what: str, **options: bool) -> list[int]:
         messages = [
             {"role": ROLES.get(turn["role"], turn["role"]), "content": self.letters.shield(turn["text"])}
             for turn in turns
         ]
-        text = self._rendered(messages, f"prompt {row['prompt_id']}: {KEY}", add_generation_prompt=True)
+        text = self._rendered(messages, what, **options)
         return self.letters.encode([self.letters.unshield(self.letters.mark(text))])[0]
 
     def _rendered(self, messages: list[dict[str, str]], what: str, **options: bool) -> str:
         with faults.reading(lambda why: InputError(f"{what} does not take these turns: {why}")):
             return self.tokenizer.apply_chat_template(messages, chat_template=self.template, tokenize=False, **options)
+
+
+def turns_of(prompt: str, turns: Turns | None) -> Turns:
+    """The turns of a row; one without any has its prompt as the only one, of a human."""
+    return turns or [{"role": "human", "text": prompt}]
+
+
+def _shortened(turns: Turns, limit: int, encode: Callable[[Turns], list[int]]) -> list[int]:
+    """`encode` of turns that are too many, less as many as give at most `limit` tokens, or less all that can go.
+
+    The oldest after a system turn go first; of the last one, if need be, its first letters.
+    """
+    first = next((i for i, turn in enumerate(turns) if turn["role"] != "system"), len(turns) - 1)
+    head, last = turns[:first], turns[-1]
+    for start in range(first + 1, len(turns)):
+        if turns[start]["role"] == "human" or turns[start] is last:  # templates want the user to begin
+            ids = encode([*head, *turns[start:]])
+            if len(ids) <= limit:
+                return ids
+
+    def without(count: int) -> list[int]:
+        return encode([*head, {**last, "text": last["text"][count:]}])
+
+    length = len(last["text"])
+    return without(bisect_left(range(length), True, key=lambda count: len(without(count)) <= limit))
 
 
 def too_long(row: dict[str, Any], length: int, limit: int) -> InputError:

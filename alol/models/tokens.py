@@ -64,7 +64,7 @@ class Encoder:
     def _chat(self) -> Chat | None:
         if self.policy.template == TEXT:
             return None
-        return Chat(self.tokenizer, read(self.policy, self.tokenizer))
+        return Chat(self.tokenizer, read(self.policy.template, self.tokenizer))
 
     @cached_property
     def _letters(self) -> Letters:

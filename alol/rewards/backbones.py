@@ -14,6 +14,8 @@ from alol.compute import packed_models
 from alol.compute.kernels import fused
 from alol.config import model_names
 from alol.models import loading
+from alol.models.templates import TEXT
+from alol.rewards import chats
 from alol.rewards.heads import Head
 from alol.rewards.network import Encoded, Network, batch_of, first_position, last_attended, last_states, packed
 from alol.rewards.options import Preference, Trainable
@@ -22,20 +24,20 @@ Reader = Callable[..., Any]  # of model, tokenizer, options, where: a Network, o
 
 
 def checkpoint_tokenizer(options: Trainable, where: str) -> Any:
-    """The tokenizer of `train.init`; that of a preference model has an end of text, and the role marks it lacked.
+    """The tokenizer of `train.init` with the template of a file; that of dialogues has an end of text and role marks.
 
     Marks become tokens only where their embeddings are trained too; else they are read as the letters they are.
     """
     train = options.train
     tokenizer = loading.loaded(AutoTokenizer.from_pretrained, train.init, train.init_revision, f"{where}.train.init")
-    if isinstance(options, Preference):
+    if isinstance(options, Preference) and options.template == TEXT:
         if tokenizer.eos_token is None and tokenizer.sep_token is not None:
             tokenizer.eos_token = tokenizer.sep_token  # which ends the texts of an encoder
         if train.tuning == "full":
             vocabulary = tokenizer.get_vocab()
             marks = [mark for mark in (options.human, options.assistant) if mark not in vocabulary]
             tokenizer.add_special_tokens({"extra_special_tokens": marks}, replace_extra_special_tokens=False)
-    return tokenizer
+    return chats.kept(tokenizer, options, f"{where}.train.init")
 
 
 def config(options: Trainable, where: str) -> Any:

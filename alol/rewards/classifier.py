@@ -17,8 +17,13 @@ from transformers import AutoModel, AutoModelForSequenceClassification
 
 from alol.base.errors import InputError, known
 from alol.compute import packed_models
-from alol.rewards import backbones, critic_model  # which registers its architecture with the auto classes
-from alol.rewards.folds import texts
+from alol.models.letters import Letters
+from alol.rewards import (
+    backbones,
+    chats,
+    critic_model,  # which registers its architecture with the auto classes
+)
+from alol.rewards.folds import text
 from alol.rewards.network import (
     Encoded,
     Network,
@@ -34,7 +39,10 @@ from alol.rewards.trained import TrainedReward
 
 
 class ClassifierNetwork:
-    """A sequence classifier and its tokenizer; inputs are one text, or two with the tokenizer's own separators."""
+    """A sequence classifier and its tokenizer; inputs are one text, or two with the tokenizer's own separators.
+
+    With a template an input is the whole conversation. Only marks are special tokens, whatever texts spell.
+    """
 
     def __init__(self, model: Any, tokenizer: Any, options: Classifier, where: str) -> None:
         if getattr(tokenizer, "backend_tokenizer", None) is None:
@@ -43,16 +51,25 @@ class ClassifierNetwork:
         self._limit = min(options.max_length, positions(model))
         tokenizer.backend_tokenizer.no_truncation()
         tokenizer.backend_tokenizer.no_padding()
+        self._chat = chats.template(tokenizer, options, where)
+        self._letters = Letters(tokenizer)
 
     def encode(self, prompts: Sequence[str], responses: Sequence[str], contexts: Sequence[dict]) -> list[Encoded]:
         """One input per row of at most `max_length` tokens: the first text cut on the left, a second on the right."""
-        names = self._options.inputs
-        return self.encode_texts([texts(name, self._where, prompts, responses, contexts) for name in names])
+        if self._chat is not None:
+            return chats.encode(self._chat, self._limit, prompts, responses, contexts)
+        rows = list(zip(prompts, responses, contexts, strict=True))
+        return self.encode_texts([[self._marked(name, *row) for row in rows] for name in self._options.inputs])
+
+    def _marked(self, name: str, prompt: str, response: str, context: dict) -> str:
+        """The text called `name`, with its format's marks as such."""
+        found = text(name, self._where, prompt, response, context)
+        return self._letters.marked(found, chats.marks(name, found, prompt, context))
 
     def encode_texts(self, parts: Sequence[Sequence[str]]) -> list[Encoded]:
-        """Inputs of one list of texts, or of two."""
+        """Inputs of one list of texts, or of two, in which marks are written by `Letters`."""
         backend = self.tokenizer.backend_tokenizer
-        pieces = [backend.encode_batch(part, add_special_tokens=False) for part in parts]
+        pieces = [self._letters.encodings(part) for part in parts]
         special = backend.num_special_tokens_to_add(len(parts) == 2)
         return [self._joined(list(row), max(self._limit - special, 0)) for row in zip(*pieces, strict=True)]
 

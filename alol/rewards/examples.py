@@ -1,7 +1,8 @@
 """What a reward model is trained on: pairs of responses of which the first is the better one, or texts with a class or
 a number, which are the task's own responses or texts of `clean.labels`.
 
-Examples of validation and test prompts are left out, so that the full model may score those splits.
+Examples of validation and test prompts, and of conversations there, are left out, so that the full model may score
+those splits.
 """
 
 from __future__ import annotations
@@ -13,16 +14,16 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from alol.base.errors import InputError
 from alol.data import schema
-from alol.rewards.folds import fold, key
+from alol.rewards.folds import fold, key, unseen
 from alol.rewards.options import PAIRS, RESPONSES, Critic, Objective, Trainable, objective
 
 log = logging.getLogger(__name__)
 Row = tuple[str, str, dict[str, Any]]  # prompt, response, context
-COLUMNS = ["prompt_id", "prompt", "response", "context", "turns", "subset", "rank"]
+COLUMNS = ["prompt_id", "prompt", "response", "context", "turns", "subset", "rank", "marks"]
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,29 @@ class Examples:
     members: list[tuple[int, ...]]  # the rows of each example
     targets: list[float]  # its class (an integer) or its number; 0 for a pair
     keys: list[str]  # what decides its fold
-    shared: bool  # with the prompts of the training split
+    related: list[tuple[str, ...]]  # the keys of all rows and examples that have its text, its own among them
+    shared: bool  # with the prompts or the conversations of the training split
     objective: Objective
+
+
+class Fold(NamedTuple):
+    """Examples that a model is measured on, and those that it is trained on; some may be in neither."""
+
+    out: list[int]
+    kept: list[int]
+
+
+class _Keys(dict[str, tuple[str, ...]]):
+    """Text that must be unseen -> the keys of the rows that have it."""
+
+    def put(self, text: str, key: str) -> None:
+        there = self.get(text, ())
+        if key not in there:
+            self[text] = (*there, key)
+
+    def names(self) -> set[str]:
+        """All of the texts and keys."""
+        return set(self).union(*self.values())
 
 
 def split_rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -44,21 +66,25 @@ def split_rows(path: Path) -> Iterator[dict[str, Any]]:
             yield {**row, "context": context}
 
 
-def _keys(path: Path, options: Trainable, where: str) -> set[str]:
-    return {key(options, where, row["prompt"], row["response"], row["context"]) for row in split_rows(path)}
+def _keys(path: Path, options: Trainable, where: str) -> _Keys:
+    found = _Keys()
+    for row in split_rows(path):
+        cells = row["prompt"], row["response"], row["context"]
+        found.put(unseen(options, where, *cells), key(options, where, *cells))
+    return found
 
 
 def gather(clean: Path, options: Trainable, where: str) -> Examples:
     """The examples of a component from data/clean/<task>; raises InputError when none are left."""
-    validation, test = (_keys(clean / f"{split}.parquet", options, where) for split in (schema.VALIDATION, schema.TEST))
-    held, texts = validation | test, options.train.texts
+    train, *others = (_keys(clean / f"{split}.parquet", options, where) for split in schema.SPLITS)
+    held, texts = set().union(*(keys.names() for keys in others)), options.train.texts
     source = clean / "train.parquet"
     if texts == PAIRS:
-        found, wanted = _pairs(source, options, where, held), "two ranked responses to a prompt"
+        found, wanted = _pairs(source, options, where, held, train), "two ranked responses to a prompt"
     elif texts == RESPONSES:
-        found, wanted = _responses(source, options, where, held), f"a response with context.{options.train.column}"
+        wanted = f"a response with context.{options.train.column}"
+        found = _responses(source, options, where, held, train)
     else:
-        train = _keys(source, options, where)
         source = clean / "labels" / f"{texts}.parquet"
         found, wanted = _labelled(source, options, where, held, train), "a labelled text"
     if not found.members:
@@ -66,9 +92,9 @@ def gather(clean: Path, options: Trainable, where: str) -> Examples:
     return found
 
 
-def _labelled(path: Path, options: Trainable, where: str, held: set[str], train: set[str]) -> Examples:
+def _labelled(path: Path, options: Trainable, where: str, held: set[str], train: _Keys) -> Examples:
     learnt = objective(options)
-    rows, targets, keys, dropped = [], [], [], 0
+    rows, targets, keys, texts, dropped = [], [], [], [], 0
     unknown: Counter[str] = Counter()
     name_of = "score" if learnt == "scores" else "label"
     for group in schema.read(path, schema.SCORED if learnt == "scores" else schema.LABELLED):
@@ -77,38 +103,43 @@ def _labelled(path: Path, options: Trainable, where: str, held: set[str], train:
             if isinstance(options, Critic) and row["context"].get("relation") not in options.relations:
                 unknown[str(row["context"].get("relation"))] += 1
                 continue
-            name = key(options, where, *cells)
-            if name in held:
+            name, text = key(options, where, *cells), unseen(options, where, *cells)
+            if name in held or text in held:
                 dropped += 1
                 continue
             rows.append(cells)
             targets.append(row[name_of])
             keys.append(name)
+            texts.append(text)
     if dropped:
         log.info("%s: %d labelled texts left out, for validation and test have their prompts", where, dropped)
     if unknown:
         listed = ", ".join(f"{name} {count}" for name, count in unknown.most_common())
         log.info("%s: %d labelled texts left out, whose relation has no words (%s)", where, unknown.total(), listed)
-    return Examples(rows, [(i,) for i in range(len(rows))], targets, keys, not train.isdisjoint(keys), learnt)
+    shared, related = not train.names().isdisjoint([*keys, *texts]), _related(train, keys, texts)
+    return Examples(rows, [(i,) for i in range(len(rows))], targets, keys, related, shared, learnt)
 
 
-def _responses(path: Path, options: Trainable, where: str, held: set[str]) -> Examples:
+def _responses(path: Path, options: Trainable, where: str, held: set[str], train: _Keys) -> Examples:
     """The training responses whose context has the column; raises InputError for what is no number or no class."""
     learnt, column = objective(options), options.train.column
-    rows, targets, keys, dropped, without = [], [], [], 0, 0
+    rows, targets, keys, texts, dropped, without = [], [], [], [], 0, 0
     for row in split_rows(path):
         cells = (row["prompt"], row["response"], row["context"])
-        value, name = row["context"].get(column), key(options, where, *cells)
-        if value is None or name in held:
+        value = row["context"].get(column)
+        name, text = key(options, where, *cells), unseen(options, where, *cells)
+        if value is None or name in held or text in held:
             without, dropped = without + (value is None), dropped + (value is not None)
             continue
         targets.append(_target(value, learnt, f"{where}.train.column: context.{column} of prompt '{row['prompt_id']}'"))
         rows.append(cells)
         keys.append(name)
+        texts.append(text)
     for count, why in ((without, f"which have no {column}"), (dropped, "for validation and test have their prompts")):
         if count:
             log.info("%s: %d training responses left out, %s", where, count, why)
-    return Examples(rows, [(i,) for i in range(len(rows))], targets, keys, True, learnt)
+    single = [(i,) for i in range(len(rows))]
+    return Examples(rows, single, targets, keys, _related(train, keys, texts), True, learnt)
 
 
 def _target(value: Any, learnt: Objective, what: str) -> float:
@@ -120,13 +151,14 @@ def _target(value: Any, learnt: Objective, what: str) -> float:
     return int(value) if learnt == "labels" else float(value)
 
 
-def _pairs(path: Path, options: Trainable, where: str, held: set[str]) -> Examples:
+def _pairs(path: Path, options: Trainable, where: str, held: set[str], train: _Keys) -> Examples:
     """All pairs i < j of the ranks of one prompt; its rows are adjacent."""
-    rows, members, keys, dropped = [], [], [], 0
+    rows, members, keys, texts, dropped = [], [], [], [], 0
     for _, group in itertools.groupby(split_rows(path), lambda row: row["prompt_id"]):
         ranked = sorted(group, key=lambda row: row["rank"])
-        name = key(options, where, ranked[0]["prompt"], "", ranked[0]["context"])
-        if name in held:
+        cells = ranked[0]["prompt"], "", ranked[0]["context"]
+        name, text = key(options, where, *cells), unseen(options, where, *cells)
+        if name in held or text in held:
             dropped += 1
             continue
         start = len(rows)
@@ -134,19 +166,35 @@ def _pairs(path: Path, options: Trainable, where: str, held: set[str]) -> Exampl
         found = list(itertools.combinations(range(start, len(rows)), 2))
         members += found
         keys += [name] * len(found)
+        texts += [text] * len(found)
     if dropped:
         log.info("%s: the pairs of %d prompts left out, for validation and test have them", where, dropped)
-    return Examples(rows, members, [0] * len(members), keys, True, "pairs")
+    return Examples(rows, members, [0] * len(members), keys, _related(train, keys, texts), True, "pairs")
 
 
-def divide(examples: Examples, folds: int, holdout: float) -> list[list[int]]:
-    """The examples held out in turn: one list per fold, or a single list when no prompt is shared.
+def _related(train: _Keys, keys: list[str], texts: list[str]) -> list[tuple[str, ...]]:
+    for name, text in zip(keys, texts, strict=True):
+        train.put(text, name)
+    return [train[text] for text in texts]
 
-    The single list takes about `holdout` of the keys, those with the smallest hashes.
+
+def divide(examples: Examples, folds: int, holdout: float) -> list[Fold]:
+    """The examples held out in turn: one fold after the other, or a single one when no prompt is shared.
+
+    The single one takes about `holdout` of the keys, those with the smallest hashes. What has the conversation of a row
+    that is held out has its key, too; what has its prompt is not trained on either.
     """
+    everything = range(len(examples.keys))
     if examples.shared:
-        numbers = [fold(name, folds) for name in examples.keys]
-        return [[i for i, number in enumerate(numbers) if number == k] for k in range(folds)]
+        own = [fold(name, folds) for name in examples.keys]
+        seen = [{fold(name, folds) for name in names} for names in examples.related]
+        return [Fold([i for i in everything if own[i] == k], [i for i in everything if k not in seen[i]])
+                for k in range(folds)]  # fmt: skip
     ordered = sorted(set(examples.keys), key=lambda name: (fold(name, 2**61), name))
     out = set(ordered[: max(1, round(holdout * len(ordered)))])
-    return [[i for i, name in enumerate(examples.keys) if name in out]]
+    return [
+        Fold(
+            [i for i in everything if examples.keys[i] in out],
+            [i for i in everything if out.isdisjoint(examples.related[i])],
+        )
+    ]

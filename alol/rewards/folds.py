@@ -1,19 +1,22 @@
-"""Which model of a trained component may score a row: the rows of a prompt share a fold, by a hash that never changes.
+"""Which model of a trained component may score a row: a hash that never changes says in which fold it is.
 
-A model of fold k has not seen the prompts of fold k, so that training rows are not scored by a model that knows them by
-heart. Light: no model is loaded here.
+The rows of a conversation share a fold (`context.group`, where a format says it), other rows that of their prompt. A
+model of fold k has seen neither the conversations nor the prompts of the training rows in fold k, so that these are not
+scored by a model that knows them by heart. A prompt may stand in several conversations, and thus in several folds, or
+in a labelled text that has none: an example is left out of every fold that has its prompt (alol.rewards.examples).
+Light: no model is loaded here.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from typing import Any
 
 from alol.base.errors import InputError
 from alol.rewards.options import Preference, Trainable
 
 CONTEXT = "context."
+GROUP = "group"  # key of the context: what its conversation is called
 
 
 def fold(key: str, folds: int) -> int:
@@ -26,7 +29,15 @@ def fold_folder(number: int) -> str:
 
 
 def key(options: Trainable, where: str, prompt: str, response: str, context: dict[str, Any]) -> str:
-    """What must be unseen: the classifier's first text that is not the response; else the prompt, else the response."""
+    """What decides a row's fold: its conversation, or else the text that must be unseen."""
+    group = context.get(GROUP)
+    if isinstance(group, str | int) and group != "":
+        return f"{GROUP} {group}"
+    return unseen(options, where, prompt, response, context)
+
+
+def unseen(options: Trainable, where: str, prompt: str, response: str, context: dict[str, Any]) -> str:
+    """The text that must be: the classifier's first one of a context; else the prompt, else the response."""
     if not isinstance(options, Preference):
         for name in options.inputs:
             if name.startswith(CONTEXT):
@@ -46,9 +57,3 @@ def text(name: str, where: str, prompt: str, response: str, context: dict[str, A
         given = "is missing" if value is None else f"is {value!r}, not a text"
         raise InputError(f"{where}.inputs: {name} {given}; keys of this row's context: {listed}")
     return value
-
-
-def texts(
-    name: str, where: str, prompts: Sequence[str], responses: Sequence[str], contexts: Sequence[dict[str, Any]]
-) -> list[str]:
-    return [text(name, where, *row) for row in zip(prompts, responses, contexts, strict=True)]

@@ -24,12 +24,15 @@ from alol.config.ranges import (
     Resamples,
     Seed,
     Size,
+    Text,
     at_least,
     between,
 )
+from alol.models.templates import TEXT
 
 SMALLEST_VOCABULARY = 300  # 256 bytes, the special tokens and a few merges
 SHORTEST = 4  # tokens of a text: two of a pair, and what stands around them
+CONVERSATION = ["prompt", "response"]  # inputs of a classifier that a chat template can write
 PAIRS = "pairs"  # of Training.texts: the task's own response pairs
 RESPONSES = "responses"  # of Training.texts: its own responses, each with a number in its context
 FULL = "full"  # folder of the model that is trained on every training row
@@ -100,6 +103,7 @@ class Classifier:
     model: str | None
     revision: str | None
     sha256: str | None
+    template: Text
     inputs: list[str]
     output: Literal["softmax", "sigmoid", "logit"]
     label: Annotated[int, at_least(0)] | str
@@ -138,6 +142,7 @@ class Critic:
     train: Training | None
 
     inputs: ClassVar[tuple[str, ...]] = ("context.head", "response")
+    template: ClassVar[str] = "text"
     output: ClassVar[str] = "sigmoid"
     label: ClassVar[int] = 1
 
@@ -164,6 +169,7 @@ class Preference:
     model: str | None
     revision: str | None
     sha256: str | None
+    template: Text
     human: str
     assistant: str
     output: Literal["sigmoid", "logit"]
@@ -223,7 +229,21 @@ def parse(table: dict[str, Any], where: str) -> Any:
     """The dataclass of the table's kind; raises ParameterError naming the key below `where` (`rewards.safe`)."""
     if table.get("kind") not in KINDS:
         raise ParameterError(f"{where}.kind", f"is {table.get('kind')!r:.80}; known: {', '.join(sorted(KINDS))}")
-    return build(KINDS[table["kind"]][0], table, where)
+    built = build(KINDS[table["kind"]][0], table, where)
+    if isinstance(built, Classifier | Preference) and built.template != TEXT:
+        _check_template(built, f"{where}.template")
+    return built
+
+
+def _check_template(built: Classifier | Preference, key: str) -> None:
+    """A template writes the whole conversation, with marks that a tokenizer from scratch has not."""
+    if built.train is not None and built.train.init == "scratch":
+        raise ParameterError(
+            key, f"is {built.template}, but train.init is scratch; start from a model whose tokenizer has its marks"
+        )
+    if isinstance(built, Classifier) and built.inputs != CONVERSATION:
+        inputs, wanted = ", ".join(built.inputs), ", ".join(CONVERSATION)
+        raise ParameterError(key, f"is {built.template}, which writes the inputs {wanted}, not {inputs}")
 
 
 def fitted(specs: dict[str, dict[str, Any]]) -> Iterator[tuple[str, Any]]:

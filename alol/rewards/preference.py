@@ -6,6 +6,8 @@ The classes have that project's names of weights and configuration, so its check
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
@@ -24,7 +26,9 @@ from transformers.models.gpt_neox.modeling_gpt_neox import GPTNeoXPreTrainedMode
 from alol.base.errors import InputError
 from alol.compute import packed_models
 from alol.models import loading
-from alol.rewards import backbones
+from alol.models.letters import Letters
+from alol.models.templates import TEXT, Turns, turns_of
+from alol.rewards import backbones, chats
 from alol.rewards.classifier import ClassifierNetwork, sigmoid
 from alol.rewards.network import Encoded, Network, batch_of, complete, last_attended, last_states, packed, positions
 from alol.rewards.options import Preference
@@ -69,31 +73,62 @@ class RewardModel(GPTNeoXPreTrainedModel):
 AutoConfig.register(RewardModelConfig.model_type, RewardModelConfig, exist_ok=True)  # AutoTokenizer reads it
 
 
-def dialogue(options: Preference, where: str, eos: str, prompt: str, response: str, context: dict[str, Any]) -> str:
-    """Each turn as role mark, text and end of text; the response is the last turn. Without turns the prompt is one."""
-    marks, turns = {"human": options.human, "assistant": options.assistant}, context.get("turns")
-    parts = []
-    for turn in [*(turns or [{"role": "human", "text": prompt}]), {"role": "assistant", "text": response}]:
+def dialogue(
+    options: Preference, where: str, eos: str, prompt: str, response: str, context: dict[str, Any]
+) -> tuple[str, list[int]]:
+    """Each turn as role mark, text and end of text, and where marks begin and end in this; the response is last.
+
+    Without turns the prompt is one. There is no mark for a system: its turn at the beginning is the first paragraph of
+    the human's turn that follows. Raises InputError for another turn without a mark.
+    """
+    marks, pieces = {"human": options.human, "assistant": options.assistant}, [""]  # every second one is a mark
+    for turn in [*_joined(turns_of(prompt, context.get("turns"))), {"role": "assistant", "text": response}]:
         if turn["role"] not in ROLES:
-            raise InputError(f"{where}: a turn has the role '{turn['role']}'; known: {', '.join(ROLES)}")
-        parts.append(marks[turn["role"]] + turn["text"] + eos)
-    return "".join(parts)
+            raise InputError(
+                f"{where}: a turn has the role '{turn['role']}', which has no mark; known: {', '.join(ROLES)}, and a "
+                "system's turn right before the first human's; template: chat takes the roles of the model's template"
+            )
+        pieces[-1] += marks[turn["role"]]
+        pieces += [turn["text"], eos]
+    if not context.get("turns"):
+        own = [0, *chats.marks("prompt", prompt, prompt, context), len(prompt)]
+        pieces[1:2] = [prompt[start:end] for start, end in pairwise(own)]
+    return "".join(pieces), list(accumulate(map(len, ["", *pieces])))
+
+
+def _joined(turns: Turns) -> Turns:
+    """A system's turn at the beginning as part of the human's that follows it."""
+    if [turn["role"] for turn in turns[:2]] != ["system", "human"]:
+        return turns
+    first = "\n\n".join(turn["text"] for turn in turns[:2] if turn["text"])
+    return [{"role": "human", "text": first}, *turns[2:]]
 
 
 class PreferenceNetwork:
-    """The reward model and its tokenizer; an input is a dialogue, cut on the left."""
+    """The reward model and its tokenizer; an input is a dialogue, cut on the left.
+
+    Only marks are special tokens, whatever texts spell.
+    """
 
     def __init__(self, model: RewardModel, tokenizer: Any, options: Preference, where: str) -> None:
-        if tokenizer.eos_token is None:
+        if options.template == TEXT and tokenizer.eos_token is None:
             raise InputError(f"{where}: its tokenizer has no end-of-text token, which must end every turn")
         self.model, self.tokenizer, self._options, self._where = model, tokenizer, options, where
+        self._chat = chats.template(tokenizer, options, where)
+
+    @cached_property
+    def _letters(self) -> Letters:
+        return Letters(self.tokenizer, {self._options.human, self._options.assistant})
 
     def encode(self, prompts: Sequence[str], responses: Sequence[str], contexts: Sequence[dict]) -> list[Encoded]:
         """At most `max_length` tokens per row: the newest."""
+        limit = self._options.max_length
+        if self._chat is not None:
+            return chats.encode(self._chat, limit, prompts, responses, contexts)
         rows = zip(prompts, responses, contexts, strict=True)
-        texts = [dialogue(self._options, self._where, self.tokenizer.eos_token, *row) for row in rows]
-        ids = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
-        kept = [np.array(row[-self._options.max_length :], np.int32) for row in ids]
+        dialogues = (dialogue(self._options, self._where, self.tokenizer.eos_token, *row) for row in rows)
+        ids = self._letters.encode([self._letters.marked(*one) for one in dialogues])
+        kept = [np.array(row[-limit:], np.int32) for row in ids]
         return [Encoded(row, np.zeros_like(row)) for row in kept]
 
     def logits(self, rows: Sequence[Encoded]) -> torch.Tensor:
@@ -121,7 +156,9 @@ class DialogueClassifier(ClassifierNetwork):
         self._newest = min(options.max_length, positions(model)) - len(self._first)
 
     def encode(self, prompts: Sequence[str], responses: Sequence[str], contexts: Sequence[dict]) -> list[Encoded]:
-        """The newest tokens of each row."""
+        """The newest tokens of each row; those of a chat template as it writes them."""
+        if self._chat is not None:
+            return super().encode(prompts, responses, contexts)
         found = self._reader.encode(prompts, responses, contexts)
         rows = [np.array([*self._first, *row.ids[-self._newest :]], np.int32) for row in found]
         return [Encoded(row, np.zeros_like(row)) for row in rows]

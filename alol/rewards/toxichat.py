@@ -7,6 +7,7 @@ language model and one linear layer, `off_classifier`, on its hidden states.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from transformers import GPT2Config, GPT2Model, GPT2PreTrainedModel
 
 from alol.base.errors import InputError
 from alol.compute import packed_models
+from alol.data.schema import PROMPT_MARKS
+from alol.models.letters import Letters
 from alol.rewards.classifier import softmax
 from alol.rewards.network import Encoded, NetworkReward, batch_of, last_attended, last_states
 from alol.rewards.options import Toxichat
@@ -42,7 +45,10 @@ class OffensiveModel(GPT2PreTrainedModel):
 
 
 class OffensiveNetwork:
-    """The model and its tokenizer; an input is prompt, end of text, response, end of text."""
+    """The model and its tokenizer; an input is prompt, end of text, response, end of text.
+
+    Within a prompt only its format's marks are special tokens, within a response nothing.
+    """
 
     def __init__(self, model: OffensiveModel, tokenizer: Any, options: Toxichat, where: str) -> None:
         if tokenizer.eos_token_id is None:
@@ -52,15 +58,19 @@ class OffensiveNetwork:
 
     def encode(self, prompts: Sequence[str], responses: Sequence[str], contexts: Sequence[dict]) -> list[Encoded]:
         """At most `max_length` tokens a row, the last of them end of text; a long prompt loses its oldest tokens."""
-        end = self.tokenizer.eos_token
-        earlier, said = (
-            self.tokenizer([text.removesuffix(end) for text in texts], add_special_tokens=False, verbose=False)[
-                "input_ids"
-            ]
-            for texts in (prompts, responses)
-        )
+        end, letters = self.tokenizer.eos_token_id, self._letters
+        asked = [
+            letters.marked(prompt, context.get(PROMPT_MARKS) or ())
+            for prompt, context in zip(prompts, contexts, strict=True)
+        ]
+        earlier = [ids[:-1] if ids[-1:] == [end] else ids for ids in letters.encode(asked)]  # a format's own, if any
+        said = letters.encode(responses)
         rows = [self._joined(*pair) for pair in zip(earlier, said, strict=True)]
         return [Encoded(row, np.zeros_like(row)) for row in rows]
+
+    @cached_property
+    def _letters(self) -> Letters:
+        return Letters(self.tokenizer)
 
     def _joined(self, prompt: list[int], response: list[int]) -> np.ndarray:
         """When both are long, each gets half; when one is short, the other gets what is left."""

@@ -113,16 +113,16 @@ class _Trainer:
         held = divide(self.examples, train.folds, train.holdout)
         rules = Rules(self.examples, self.options, self.where)
         everything = range(len(self.examples.members))
-        for number, out in enumerate(held):
-            if not out:  # the full model has not seen this fold's prompts either
+        for number, (out, kept) in enumerate(held):
+            if len(kept) == len(everything):  # the full model has not seen this fold's prompts either
                 continue
-            kept = sorted(set(everything) - set(out))
             if not kept:
                 raise InputError(f"{self.where}.train: all examples have the same prompt, so none can be held out")
             title = f"{self.name}, fold {number + 1} of {len(held)}" if self.examples.shared else self.name
             target = folder / (fold_folder(number) if self.examples.shared else FULL)
             found |= dict(zip(out, self._model(kept, out, title, target), strict=True))
-            self._try(lambda kept=kept, out=out: rules.fold(kept, out))
+            if out:
+                self._try(lambda kept=kept, out=out: rules.fold(kept, out))
         if self.examples.shared:
             self._model(everything, [], f"{self.name}, all", folder / FULL)
         measured = outputs(self.examples, found)
@@ -219,7 +219,7 @@ class _Trainer:
         if train.init != "scratch":
             return backbones.checkpoint_tokenizer(self.options, self.where)
         if isinstance(self.options, Preference):
-            dialogues = (dialogue(self.options, self.where, untrained.END, *row) for row in rows)
+            dialogues = (dialogue(self.options, self.where, untrained.END, *row)[0] for row in rows)
             return untrained.preference_tokenizer(dialogues, train, self.options)
         if isinstance(self.options, Critic):
             texts = (part for row in rows for part in sentences(self.options, self.where, *row[1:]))

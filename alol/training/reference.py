@@ -46,7 +46,7 @@ def make(params: Params, clean: Path, folder: Path | None, main: Accelerator, wo
     else:
         start = _start(policy, clean / "train.parquet", settings.seed)
     if policy.template not in (templates.TEXT, templates.CHAT):  # whoever loads the policy finds it beside
-        start.tokenizer.chat_template = templates.read(policy, start.tokenizer)
+        start.tokenizer.chat_template = templates.read(policy.template, start.tokenizer)
     policies.check_context(start.model, policy.max_prompt, policy.max_response, "policy.max_response")
     if not settings.train:
         if policy.model == "scratch":

@@ -61,7 +61,7 @@ def pairs(count: int) -> Examples:
         words = [f"w{i % 7}"] * (2 + i % 2), [f"w{i % 5}"] * (3 - i % 2)
         rows += [(f"p {i}", " ".join(["good", *words[0]]), {}), (f"p {i}", " ".join(["bad", *words[1]]), {})]
     members = [(2 * i, 2 * i + 1) for i in range(count)]
-    return Examples(rows, members, [0] * count, [f"p {i}" for i in range(count)], True, "pairs")
+    return Examples(rows, members, [0] * count, [f"p {i}" for i in range(count)], [], True, "pairs")
 
 
 def test_the_bag_of_words_knows_what_the_length_rule_does_not(tmp_path):
@@ -94,7 +94,7 @@ def test_rules_for_numbers_and_classes(tmp_path):
     spec = {"kind": "classifier", "inputs": ["response"], "train": {}}
     options = parse(load(tmp_path, {"a": spec}).rewards["a"], "rewards.a")
     for objective, targets in (("scores", [float(i) for i in range(12)]), ("labels", [int(i > 5) for i in range(12)])):
-        rules = Rules(Examples(rows, single, targets, keys, True, objective), options, "rewards.a")
+        rules = Rules(Examples(rows, single, targets, keys, [], True, objective), options, "rewards.a")
         rules.fold(range(0, 12, 2), range(1, 12, 2))
         found = rules.outputs(range(1, 12, 2))["length"].values
         if objective == "scores":
@@ -107,7 +107,9 @@ def test_rules_name_the_only_class_that_they_have_seen(tmp_path):
     rows, targets = [("p", text, {}) for text in ("a b", "c", "d e f")], [1, 1, 0]
     spec = {"kind": "classifier", "inputs": ["response"], "train": {}}
     options = parse(load(tmp_path, {"a": spec}).rewards["a"], "rewards.a")
-    rules = Rules(Examples(rows, [(0,), (1,), (2,)], targets, ["x", "y", "z"], True, "labels"), options, "rewards.a")
+    rules = Rules(
+        Examples(rows, [(0,), (1,), (2,)], targets, ["x", "y", "z"], [], True, "labels"), options, "rewards.a"
+    )
     rules.fold([0, 1], [2])
     assert [one.values.argmax(1).tolist() for one in rules.outputs([2]).values()] == [[1], [1]]
 
@@ -116,7 +118,7 @@ def test_a_ridge_head_has_its_closed_form():
     """x = -1, 0, 1 standardised by sqrt(2/3), y = -1, 0, 1, l2 1: w = 3 / (3 + 1) in standardised units."""
     states = np.array([[1.0], [2.0], [3.0]])
     spread = math.sqrt(2 / 3)
-    examples = Examples([], [(0,), (1,), (2,)], [-1.0, 0.0, 1.0], ["a", "b", "c"], True, "scores")
+    examples = Examples([], [(0,), (1,), (2,)], [-1.0, 0.0, 1.0], ["a", "b", "c"], [], True, "scores")
     head = heads.fit(states, examples, [0, 1, 2], 1, 1.0)
     slope = (2 / spread) / (3 + 1) / spread
     assert head.weight.tolist() == [[pytest.approx(slope)]]
@@ -126,7 +128,7 @@ def test_a_ridge_head_has_its_closed_form():
 def test_a_head_of_pairs_is_bradley_terry_without_a_bias():
     """Where w is best, l2 x w is the sum of d x sigmoid(-w d) over the differences d, which keep their units here."""
     states = np.array([[2.0], [1.0], [1.0], [2.0], [3.0], [2.0]])
-    examples = Examples([], [(0, 1), (2, 3), (4, 5)], [0] * 3, ["a", "b", "c"], True, "pairs")
+    examples = Examples([], [(0, 1), (2, 3), (4, 5)], [0] * 3, ["a", "b", "c"], [], True, "pairs")
     head = heads.fit(states, examples, [0, 1, 2], 1, 0.5)
     w, differences = head.weight[0, 0], np.array([1.0, -1.0, 1.0])
     assert head.bias.tolist() == [0.0]
@@ -136,7 +138,7 @@ def test_a_head_of_pairs_is_bradley_terry_without_a_bias():
 def test_two_logits_of_a_head_are_as_likely_as_one():
     states = np.random.default_rng(1).normal(size=(40, 3))
     targets = (states[:, 0] > 0).astype(int).tolist()
-    examples = Examples([], [(i,) for i in range(40)], targets, [str(i) for i in range(40)], True, "labels")
+    examples = Examples([], [(i,) for i in range(40)], targets, [str(i) for i in range(40)], [], True, "labels")
     one, two = (heads.fit(states, examples, range(40), count, None) for count in (1, 2))
     assert two.weight[0].tolist() == [0.0] * 3
     assert two.weight[1].tolist() == one.weight[0].tolist()
@@ -147,8 +149,8 @@ def test_cross_validation_takes_a_strong_penalty_where_there_is_nothing_to_learn
     draw = np.random.default_rng(2)
     states = draw.normal(size=(60, 20))
     single, keys = [(i,) for i in range(60)], [str(i // 2) for i in range(60)]
-    noise = Examples([], single, draw.normal(size=60).tolist(), keys, True, "scores")
-    exact = Examples([], single, states[:, 0].tolist(), keys, True, "scores")
+    noise = Examples([], single, draw.normal(size=60).tolist(), keys, [], True, "scores")
+    exact = Examples([], single, states[:, 0].tolist(), keys, [], True, "scores")
     assert heads.fit(states, noise, range(60), 1, None).l2 >= 1e3
     assert heads.fit(states, exact, range(60), 1, None).l2 == 1.0
     assert measures.RULES == ("length", "words")

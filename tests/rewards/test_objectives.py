@@ -224,6 +224,22 @@ def test_adapters_are_trained_saved_alone_and_share_a_base(tmp_path, request, gi
         assert error == pytest.approx(metrics["mse"], rel=1e-3)
 
 
+@pytest.mark.parametrize("tuning", ["head", "lora", "full"])
+@pytest.mark.parametrize("kind", ["preference", "classifier"])
+def test_chats_by_a_template_can_be_learnt_too(tmp_path, decoder, tuning, kind):
+    """From a file, which travels with what was trained or is read again beside it."""
+    template = tmp_path / "chat.jinja"
+    template.write_text("{% for m in messages %}[{{ m.role }}]{{ m.content }}\n{% endfor %}")
+    clean = write_clean(tmp_path / "clean", train=pairs(30))
+    keys = {"init": decoder, "tuning": tuning, "folds": 2, "epochs": 1, "objective": "pairs"}
+    spec = {"kind": kind, "output": "logit", "max_length": 64, "template": str(template), **OPEN, "train": keys}
+    metrics, components = train(tmp_path, spec, clean)
+    assert metrics["rows"] == 30
+    network = components._components["it"]._network
+    [row] = network.encode(["why?"], ["it is"], [{}])
+    assert network.tokenizer.decode(row.ids) == "[user]why?\n[assistant]it is\n"
+
+
 def test_a_head_that_looks_like_the_body_gets_no_adapters(encoder):
     from tests.rewards.test_rewards_networks import training as defaults
 

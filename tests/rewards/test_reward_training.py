@@ -18,7 +18,7 @@ from alol.base.errors import InputError
 from alol.data import schema
 from alol.rewards import training
 from alol.rewards.examples import divide, gather
-from alol.rewards.folds import fold
+from alol.rewards.folds import fold, key
 from alol.rewards.options import fitted
 from stages import annotate, reward_model
 from tests.reward_project import load, row, write_clean, write_labels
@@ -192,11 +192,115 @@ def test_the_held_out_share_is_of_prompts(tmp_path):
     given = load(tmp_path, {"good": classifier()}, clean={"labels": LABELS})
     [(_, options)] = fitted(given.rewards)
     found = gather(clean, options, "rewards.good")
-    [out] = divide(found, folds=5, holdout=0.2)
+    [(out, kept)] = divide(found, folds=5, holdout=0.2)
     keys = {found.keys[i] for i in out}
     assert len(keys) == 6
     assert len(out) == 12
-    assert keys.isdisjoint(found.keys[i] for i in range(60) if i not in out)
+    assert keys.isdisjoint(found.keys[i] for i in kept)
+    assert sorted([*out, *kept]) == list(range(60))
+
+
+def talk(group: str | None, prompts: list[str]) -> list[dict]:
+    """A conversation's rows, each a prompt with two responses."""
+    said = {} if group is None else {"group": group}
+    return [row(prompt, text, i, **said) | {"prompt_id": f"{group} {prompt}"}
+            for prompt in prompts for i, text in enumerate(("good", "bad"))]  # fmt: skip
+
+
+# Two conversations begin alike; of five folds, theirs and that of the prompt they share are all different.
+TALKS = talk("a", ["hi", "hi, you", "hi, you, well"]) + talk("d", ["hi", "hi, no"]) + talk("c", ["why?"])
+TALKS += talk("b", ["so"]) + talk(None, ["hi", "then"])
+
+
+def test_a_conversations_fold_is_that_of_its_group(tmp_path):
+    given = load(tmp_path, {"liked": preference(folds=5)})
+    [(_, options)] = fitted(given.rewards)
+    assert key(options, "w", "hi", "", {"group": "a"}) == key(options, "w", "hi, you", "", {"group": "a"}) == "group a"
+    assert key(options, "w", "hi", "", {"group": 7}) == "group 7"
+    assert {key(options, "w", " hi ", "", context) for context in ({}, {"group": None}, {"group": ""})} == {"hi"}
+    numbers = [fold(name, 5) for name in ("group a", "group d", "hi")]
+    assert len(set(numbers)) == 3
+
+
+def test_no_model_has_seen_the_conversation_or_the_prompt_of_the_rows_in_its_fold(tmp_path):
+    clean = write_clean(tmp_path / "clean", train=TALKS)
+    given = load(tmp_path, {"liked": preference(folds=5)})
+    [(_, options)] = fitted(given.rewards)
+    found = gather(clean, options, "rewards.liked")
+    assert len(found.members) == 9
+    prompts = [found.rows[first][0] for first, _ in found.members]
+    groups = [found.rows[first][2].get("group") for first, _ in found.members]
+    held = divide(found, 5, 0.1)
+    assert sorted(i for out, _ in held for i in out) == list(range(9))  # each is measured once
+    for number, (out, kept) in enumerate(held):
+        rows = [r for r in TALKS if fold(key(options, "w", r["prompt"], "", r["context"]), 5) == number]
+        assert {found.rows[row_][0] for i in out for row_ in found.members[i]} == {r["prompt"] for r in rows}
+        assert {prompts[i] for i in kept}.isdisjoint(r["prompt"] for r in rows)
+        assert {groups[i] for i in kept if groups[i]}.isdisjoint(r["context"].get("group") for r in rows)
+    own = divide(found, 5, 0.1)[fold("group a", 5)]
+    assert {prompts[i] for i in own.out} >= {"hi", "hi, you", "hi, you, well"}
+    assert {groups[i] for i in own.kept} >= {"d"}  # but for its "hi"
+    assert [prompts[i] for i in own.kept if groups[i] == "d"] == ["hi, no"]
+
+
+def test_labelled_texts_without_conversations_are_held_out_by_the_prompts_of_theirs(tmp_path):
+    clean = write_clean(tmp_path / "clean", train=TALKS)
+    write_labels(clean, "tone", [("hi", "x", 0), ("hi, you", "y", 1), ("so", "z", 0), ("elsewhere", "u", 1)])
+    given = load(tmp_path, {"good": classifier(folds=5)}, clean={"labels": LABELS})
+    [(_, options)] = fitted(given.rewards)
+    found = gather(clean, options, "rewards.good")
+    assert found.shared
+    assert found.keys == ["hi", "hi, you", "so", "elsewhere"]
+    assert [set(names) for names in found.related] == [
+        {"group a", "group d", "hi"}, {"group a", "hi, you"}, {"group b", "so"}, {"elsewhere"}
+    ]  # fmt: skip
+    held = divide(found, 5, 0.1)
+    for i, names in enumerate(found.related):
+        assert [number for number in range(5) if i not in held[number].kept] == sorted({fold(n, 5) for n in names})
+
+
+def test_what_shares_a_conversation_or_a_prompt_with_validation_or_test_is_left_out(tmp_path):
+    validation = [row("other", "x", group="a")]
+    test = [row("why?", "x", group="e")]
+    clean = write_clean(tmp_path / "clean", train=TALKS, validation=validation, test=test)
+    given = load(tmp_path, {"liked": preference(folds=5)})
+    [(_, options)] = fitted(given.rewards)
+    found = gather(clean, options, "rewards.liked")
+    assert {found.rows[i][2].get("group") for members in found.members for i in members} == {"b", "d", None}
+
+
+def test_a_held_out_share_has_no_prompt_of_what_is_trained_on(tmp_path):
+    """Labelled texts that name their conversations, none of them the training data's."""
+    clean = write_clean(tmp_path / "clean")
+    with schema.writing(clean / "labels/tone.parquet", schema.LABELLED) as writer:
+        for i in range(20):
+            group = f"g{i // 2}" if i > 1 else f"alone {i}"
+            prompt = "same" if i < 2 else f"own {i}"
+            writer.write([{"prompt": prompt, "response": "r", "context": {"group": group}, "label": i % 2}])
+    given = load(tmp_path, {"good": classifier()}, clean={"labels": LABELS})
+    [(_, options)] = fitted(given.rewards)
+    found = gather(clean, options, "rewards.good")
+    assert not found.shared
+    for share in np.linspace(0.05, 0.95, 10):
+        [(out, kept)] = divide(found, 5, share)
+        for name in ({i: found.keys[i] for i in range(20)}, {i: found.rows[i][0] for i in range(20)}):
+            assert {name[i] for i in out}.isdisjoint(name[i] for i in kept)
+
+
+def test_a_row_is_scored_by_the_model_of_its_conversations_fold(tmp_path):
+    clean = write_clean(tmp_path / "clean", train=TALKS)
+    metrics, components = trained(tmp_path, {"liked": preference(folds=5, epochs=1)}, clean)
+    assert metrics["liked"]["rows"] == 9
+    rows = [r for r in TALKS if r["rank"] == 0]
+    given = [r["prompt"] for r in rows], ["a text"] * 9, [r["context"] for r in rows]
+    scores = components.score(*given, origin="train")["liked"]
+    for i, one in enumerate(rows):
+        group = one["context"].get("group")
+        number = fold(one["prompt"] if group is None else f"group {group}", 5)
+        spec = {**preference(), "train": None, "model": str(tmp_path / f"models/liked/fold{number}")}
+        loaded = load(tmp_path / "alone", {"liked": spec})
+        alone = rewards.load(loaded.rewards, tmp_path / "none", loaded.launch)
+        assert scores[i] == pytest.approx(alone.score(*([x[i]] for x in given))["liked"][0], abs=1e-6)
 
 
 def test_every_batch_order_covers_every_example():

@@ -65,7 +65,9 @@ def bert(folder: Path, labels: int = 3, names: dict[int, str] | None = None) -> 
 
 def gpt2(folder: Path) -> Path:
     """As DialogRPT is published: one token is padding, separator and end of text, and there is a single logit."""
-    marks = options.Preference("preference", None, None, None, "[H]", "[A]", "logit", 64, 64, 8192, None, None, None)
+    marks = options.Preference(
+        "preference", None, None, None, "text", "[H]", "[A]", "logit", 64, 64, 8192, None, None, None
+    )
     tokenizer = untrained.preference_tokenizer(TEXTS, training(), marks)
     tokenizer.pad_token = tokenizer.eos_token
     torch.manual_seed(1)
@@ -113,14 +115,18 @@ def test_a_decoder_classifier_reads_the_last_attended_token(tmp_path):
     model = GPT2ForSequenceClassification.from_pretrained(folder).eval()
     tokenizer = untrained.PreTrainedTokenizerFast.from_pretrained(folder)
     texts = ["cats<|endoftext|>dogs", "dogs<|endoftext|>", "what do you think?<|endoftext|>I do not know"]
-    spec = {"kind": "classifier", "model": str(folder), "inputs": ["response"], "output": "logit"}
-    found = scores(tmp_path, spec, PROMPTS, texts)
+    spec = {"kind": "classifier", "model": str(folder), "inputs": ["prompt"], "output": "logit"}
+    end = "<|endoftext|>"
+    marked = [{"prompt_marks": [text.index(end), text.index(end) + len(end)]} for text in texts]
+    found = scores(tmp_path, spec, texts, RESPONSES, marked)
     for text, score in zip(texts, found, strict=True):
         ids = tokenizer(text, return_tensors="pt")["input_ids"]
         with torch.no_grad():
             direct = model.score(model.transformer(ids).last_hidden_state)[0, -1, 0]
         assert score == pytest.approx(float(direct), rel=1e-3, abs=1e-5)
-    assert scores(tmp_path, {**spec, "output": "sigmoid"}, PROMPTS, texts) == pytest.approx(sigmoid(found), abs=1e-6)
+    assert scores(tmp_path, {**spec, "output": "sigmoid"}, texts, RESPONSES, marked) == pytest.approx(
+        sigmoid(found), abs=1e-6
+    )
 
 
 def test_no_text_is_too_long_or_too_short(tmp_path):
@@ -146,7 +152,7 @@ def network(inputs: list[str], max_length: int) -> ClassifierNetwork:
     tokenizer = untrained.classifier_tokenizer(["abcdefghij"], training(), 40)
     config = BertConfig(**SIZES, vocab_size=len(tokenizer), max_position_embeddings=40, pad_token_id=0)
     given = options.Classifier(
-        "classifier", None, None, None, inputs, "softmax", 1, max_length, 64, 8192, 0.0, 1.0, None
+        "classifier", None, None, None, "text", inputs, "softmax", 1, max_length, 64, 8192, 0.0, 1.0, None
     )
     return ClassifierNetwork(BertForSequenceClassification(config), tokenizer, given, "rewards.it")
 
@@ -255,7 +261,7 @@ def test_training_on_texts_without_padding_gives_the_gradients_of_padded_ones(co
 
 def reward_model(folder: Path, pooling: str) -> Path:
     marks = options.Preference(
-        "preference", None, None, None, "<|prompter|>", "<|assistant|>", "logit", 64, 64, 8192, None, None, None
+        "preference", None, None, None, "text", "<|prompter|>", "<|assistant|>", "logit", 64, 64, 8192, None, None, None
     )
     tokenizer = untrained.preference_tokenizer(TEXTS, training(), marks)
     torch.manual_seed(2)
@@ -281,7 +287,9 @@ def test_a_reward_models_score_is_the_same_under_both_paddings(tmp_path, pooling
         pooled = hidden[-1] if pooling == "last" else hidden.mean(0)
         direct = pooled @ model.out_proj.weight[0] + model.out_proj.bias
     rows = [Encoded(np.arange(4, end, dtype=np.int32), np.zeros(end - 4, np.int32)) for end in (11, 9, 20)]
-    marks = options.Preference("preference", None, None, None, "[H]", "[A]", "logit", 64, 64, 8192, None, None, None)
+    marks = options.Preference(
+        "preference", None, None, None, "text", "[H]", "[A]", "logit", 64, 64, 8192, None, None, None
+    )
     it = PreferenceNetwork(model, SimpleNamespace(eos_token="</s>"), marks, "it")
     with torch.no_grad():
         unpadded = it.logits(rows)[:, 0]
@@ -320,14 +328,34 @@ def test_a_reward_model_has_the_published_names(tmp_path):
 
 
 def test_a_dialogue_marks_every_turn_and_ends_it():
-    marks = options.Preference("preference", None, None, None, "[H]", "[A]", "logit", 64, 64, 8192, None, None, None)
+    marks = options.Preference(
+        "preference", None, None, None, "text", "[H]", "[A]", "logit", 64, 64, 8192, None, None, None
+    )
     turns = [
         {"role": "human", "text": "hi"}, {"role": "assistant", "text": "hello"}, {"role": "human", "text": "why?"}
     ]  # fmt: skip
-    assert dialogue(marks, "w", "$", "unused", "so", {"turns": turns}) == "[H]hi$[A]hello$[H]why?$[A]so$"
-    assert dialogue(marks, "w", "$", "ask", "so", {"turns": None}) == "[H]ask$[A]so$"
-    with pytest.raises(InputError, match="role 'system'"):
-        dialogue(marks, "w", "$", "", "", {"turns": [{"role": "system", "text": ""}]})
+    text, places = dialogue(marks, "w", "$", "unused", "so", {"turns": turns})
+    assert (text, places) == ("[H]hi$[A]hello$[H]why?$[A]so$", [0, 3, 5, 9, 14, 18, 22, 26, 28, 29])
+    assert dialogue(marks, "w", "$", "ask", "so", {"turns": None}) == ("[H]ask$[A]so$", [0, 3, 6, 10, 12, 13])
+    own = {"turns": None, "prompt_marks": [1, 2]}
+    assert dialogue(marks, "w", "$", "ask", "so", own) == ("[H]ask$[A]so$", [0, 3, 4, 5, 6, 10, 12, 13])
+
+
+def test_a_system_turn_is_the_first_paragraph_of_the_human_turn_after_it():
+    marks = options.Preference(
+        "preference", None, None, None, "text", "[H]", "[A]", "logit", 64, 64, 8192, None, None, None
+    )
+    system, human, tool = (
+        {"role": role, "text": text} for role, text in [("system", "Be."), ("human", "hi"), ("tool", "x")]
+    )
+    assert dialogue(marks, "w", "$", "", "so", {"turns": [system, human]})[0] == "[H]Be.\n\nhi$[A]so$"
+    empty = {"role": "system", "text": ""}
+    assert dialogue(marks, "w", "$", "", "so", {"turns": [empty, human]})[0] == "[H]hi$[A]so$"
+    for turns in ([system], [human, system], [system, tool, human], [human, tool]):
+        with pytest.raises(
+            InputError, match=r"^w: a turn has the role '(system|tool)', which .*; template: chat takes"
+        ):
+            dialogue(marks, "w", "$", "", "", {"turns": turns})
 
 
 def test_a_long_dialogue_keeps_its_end(tmp_path):

@@ -161,7 +161,9 @@ def test_a_critic_is_trained_by_folds_of_heads_and_knows_its_relations_alone(tmp
 
 def offensive(folder: Path) -> Path:
     """A checkpoint as it is published: a language model's weights with its head, and `off_classifier`."""
-    marks = options.Preference("preference", None, None, None, "[H]", "[A]", "logit", 64, 64, 8192, None, None, None)
+    marks = options.Preference(
+        "preference", None, None, None, "text", "[H]", "[A]", "logit", 64, 64, 8192, None, None, None
+    )
     tokenizer = untrained.preference_tokenizer(TEXTS, small_training(), marks)
     torch.manual_seed(4)
     config = GPT2Config(n_layer=2, n_embd=16, n_head=2, n_positions=32, vocab_size=len(tokenizer))
@@ -185,11 +187,11 @@ def test_safety_is_read_at_the_last_end_of_text(tmp_path, prompt):
     with torch.no_grad():
         direct = model.off_classifier(model.transformer(ids).last_hidden_state)[0, -1].softmax(-1)
     spec = {"kind": "toxichat", "model": str(folder)}
-    found = scores(tmp_path, spec, [prompt, "why?"], ["I do not know", "another one about dogs and cats"])
+    contexts = [{"prompt_marks": [18, len(prompt)]}, {}]  # the format's own separator, where there is one
+    texts = [prompt, "why?"], ["I do not know", "another one about dogs and cats"]
+    found = scores(tmp_path, spec, *texts, contexts)
     assert found[0] == pytest.approx(float(direct[0]), abs=1e-6)
-    assert scores(tmp_path, {**spec, "label": 1}, [prompt], ["I do not know"])[0] == pytest.approx(
-        float(direct[1]), abs=1e-6
-    )
+    assert scores(tmp_path, {**spec, "label": 1}, *texts, contexts)[0] == pytest.approx(float(direct[1]), abs=1e-6)
 
 
 def test_long_empty_and_marked_texts_are_scored(tmp_path):
