@@ -35,7 +35,7 @@ def main(p: params.Params) -> None:
     if training.good is not None:
         result["filter"] = summary.filtered(training.good, training.columns["advantage"])
     heldout = summary.heldout(paths.value(p.task) / "heldout.json")
-    write(report.Run(p, result, rows, measured, training, history, heldout))
+    write(report.Run(p, result, rows, measured, training, history, heldout, reward_model))
 
 
 def measure(p: params.Params, split: str, policy: Path) -> tuple[dict[str, summary.Rows], dict[str, summary.Measured]]:
@@ -60,7 +60,8 @@ def write(run: report.Run) -> None:
     write_json(paths.METRICS / "summary.json", run.summary)
     write_json(paths.METRICS / "headline.json", summary.headline(run.summary))
     click.echo(summary.terminal_table(run.summary))
-    click.echo(report.headline(run))
+    for line in (report.headline(run), *report.doubts(run)):
+        click.echo(line)
     click.echo(f"report: {paths.METRICS / 'report.html'}")
 
 

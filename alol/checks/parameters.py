@@ -159,7 +159,7 @@ def _format(chosen: Params) -> Iterator[ParameterError]:
         return
     yield from _errors(lambda: clean.options(chosen.clean))
     for name, labels in chosen.clean.labels.items():
-        yield from _errors(lambda: clean.class_of(labels.classes, f"clean.labels.{name}"))  # noqa: B023
+        yield from _errors(lambda: clean.check_labels(labels, f"clean.labels.{name}"))  # noqa: B023
 
 
 def _policy(chosen: Params) -> Iterator[ParameterError]:

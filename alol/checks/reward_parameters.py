@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from alol.base.errors import ParameterError
 from alol.config import model_names, paths
 from alol.config.params import Params
+from alol.config.sections import Labels
 from alol.models import templates
 from alol.rewards.folds import CONTEXT
 from alol.rewards.options import (
     PAIRS,
+    RESPONSES,
     Classifier,
     Critic,
     Likelihood,
@@ -22,7 +23,7 @@ from alol.rewards.options import (
     Stored,
     Toxichat,
     Trainable,
-    Training,
+    objective,
     parse,
 )
 from alol.rewards.python import resolve
@@ -93,11 +94,12 @@ def _model(where: str, built: Trainable, params: Params) -> Iterator[ParameterEr
     yield from _template(where, built.template)
     labels = params.clean.labels
     if built.train is not None:
-        yield from _training(f"{where}.train", built.train, isinstance(built, Preference), labels)
+        yield from _training(f"{where}.train", built, labels)
     if isinstance(built, Critic) and not built.relations:
         yield ParameterError(f"{where}.relations", "is empty; give the words of each relation")
-    if not isinstance(built, Preference) and built.train is not None and built.train.texts in labels:
-        classes = len(labels[built.train.texts].classes)
+    if built.train is not None and objective(built) == "labels":
+        texts = built.train.texts
+        classes = 2 if texts == RESPONSES else len(labels[texts].classes) if texts in labels else 0
         if classes > 1:  # else that is the mistake, and named by itself
             yield from _classes(where, built, classes)
 
@@ -132,27 +134,44 @@ def _inputs(where: str, inputs: list[str]) -> Iterator[ParameterError]:
             )
 
 
-def _training(where: str, train: Training, pairs: bool, labels: dict[str, Any]) -> Iterator[ParameterError]:
-    if pairs and train.texts != PAIRS:
-        yield ParameterError(f"{where}.texts", f"is '{train.texts}'; a preference model is trained on '{PAIRS}'")
-    if not pairs and train.texts not in labels:
-        listed = ", ".join(labels) or "none"
-        yield ParameterError(
-            f"{where}.texts", f"is '{train.texts}', which is no entry of clean.labels; known: {listed}"
-        )
+def _training(where: str, built: Trainable, labels: dict[str, Labels]) -> Iterator[ParameterError]:
+    train, learnt, of = built.train, objective(built), f"{where}.texts"
+    if learnt == "pairs":
+        if train.texts != PAIRS:
+            yield ParameterError(of, f"is '{train.texts}'; objective pairs is trained on '{PAIRS}'")
+        if not isinstance(built, Preference) and built.output == "softmax":
+            yield ParameterError(f"{where}.objective", "is pairs, which needs one logit; output: logit")
+    elif train.texts == RESPONSES:
+        if not train.column:
+            yield ParameterError(f"{where}.column", "is not set; name the key of `context` with the number to learn")
+    elif train.texts not in labels:
+        listed = ", ".join([RESPONSES, *labels])
+        yield ParameterError(of, f"is '{train.texts}', which is no entry of clean.labels; known: {listed}")
+    elif (labels[train.texts].score is not None) != (learnt == "scores"):
+        other = "classes" if learnt == "scores" else "a score"
+        yield ParameterError(f"{where}.objective", f"is {learnt}, but clean.labels.{train.texts} has {other}")
+    if train.column and train.texts != RESPONSES:
+        yield ParameterError(f"{where}.column", f"is read with texts: {RESPONSES} alone; delete it")
+    if learnt == "scores" and built.output != "logit":
+        reason = "a critic's output is a probability; train a classifier" if isinstance(built, Critic) else (
+            "numbers come as they are; set output to logit, and low and high to their bounds (null: open)"
+        )  # fmt: skip
+        yield ParameterError(f"{where}.objective", f"is scores, but {reason}")
     if train.init == "scratch" and train.width % train.heads:
         yield ParameterError(f"{where}.width", f"is {train.width}, which {train.heads} heads do not divide")
+    if train.init == "scratch" and train.tuning != "full":
+        yield ParameterError(f"{where}.tuning", f"is {train.tuning}, which needs a model: name one in init")
     init = None if train.init == "scratch" else train.init
     yield from _source(where, "init", init, "init_sha256", train.init_sha256)
 
 
-def _classes(where: str, built: Classifier | Critic, classes: int) -> Iterator[ParameterError]:
+def _classes(where: str, built: Trainable, classes: int) -> Iterator[ParameterError]:
     if built.output == "softmax" and (isinstance(built.label, str) or not 0 <= built.label < classes):
         yield ParameterError(f"{where}.label", f"is {built.label!r}, but the trained classes are 0 to {classes - 1}")
-    if built.output == "sigmoid" and classes != 2:
+    if (built.output == "sigmoid" or isinstance(built, Preference)) and classes != 2:
         yield ParameterError(
             f"{where}.output",
-            f"is sigmoid, which needs 2 classes, but clean.labels.{built.train.texts} has {classes}",
+            f"is {built.output}, which needs 2 classes, but clean.labels.{built.train.texts} has {classes}",
         )
 
 

@@ -46,8 +46,10 @@ def ready(model: nn.Module, kinds: Sequence[str]) -> bool:
     return config._attn_implementation == NAME
 
 
-def states(model: nn.Module, packed: Any, read: Tensor | None = None) -> Tensor:
+def states(model: nn.Module, packed: Any, read: Tensor | None = None, **inputs: Tensor) -> Tensor:
     """Last hidden states [L, H] of a decoder for which `packable` was found true, in the model's own precision.
+
+    Or of an encoder for which `ready` was, with its further `inputs` (token_type_ids [1, L]).
 
     With positions `read` [N], theirs alone: [N, H]. The last layer's feed-forward network, two thirds of that layer's
     operations, then leaves the other positions out.
@@ -55,7 +57,7 @@ def states(model: nn.Module, packed: Any, read: Tensor | None = None) -> Tensor:
     if model.config._attn_implementation != NAME:  # another attention would let sequences see each other
         raise ValueError("ask `packable` or `ready` first")
     base = getattr(model, "get_base_model", lambda: model)()
-    options = {} if read is None else {"read": read.unique()}
+    options = inputs if read is None else {**inputs, "read": read.unique()}
     found = base.base_model(**_inputs(packed), **options, use_cache=False).last_hidden_state[0]
     return found if read is None else found[read]
 

@@ -63,14 +63,15 @@ class Source:
 
 @dataclass(frozen=True)
 class Labels:
-    """Labelled texts for training a classifier: a raw file and the meaning of its columns."""
+    """Labelled texts to train a reward on, or texts with scores: a raw file and the meaning of its columns."""
 
     file: Text
     prompt: str | None
     response: str
     context: dict[str, str]
-    label: str
+    label: str | None
     classes: list[list[Any]]
+    score: str | None
 
 
 @dataclass(frozen=True)

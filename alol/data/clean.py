@@ -20,6 +20,7 @@ from alol.config.sections import Clean, Labels, NearDuplicates
 from alol.data import formats, rawfiles, rawtext, schema, shards
 from alol.data.compact_sets import Seen, digest
 from alol.data.formats import Row
+from alol.data.formats.conversations import number
 from alol.data.near_duplicates import HeldOut
 from alol.data.schema import SPLITS, TEST, TRAIN
 
@@ -114,13 +115,16 @@ def checked(rows: Iterable[Row], split: str, limit: int | None) -> Iterator[Row]
 
 def _write_labels(path: Path, raw: Path, labels: Labels, where: str) -> None:
     """The rows whose label stands in one of the classes; the rest is counted by label and left out."""
+    check_labels(labels, where)
+    if labels.score is not None:
+        return _write_scores(path, raw, labels, where)
     indices = class_of(labels.classes, where)
     kept: Counter[int] = Counter()
     other: Counter[str] = Counter()
     empty: list[str] = []
     with schema.writing(path, schema.LABELLED) as writer:
         for record in tqdm(shards.records(shards.find(raw, labels.file)), desc=f"clean {path.stem}", disable=None):
-            label = str(rawfiles.column(record, labels.label))
+            label = str(rawfiles.column(record, str(labels.label)))
             if label not in indices:
                 other[label] += 1
                 continue
@@ -128,7 +132,7 @@ def _write_labels(path: Path, raw: Path, labels: Labels, where: str) -> None:
                 empty.append(record.where)
                 continue
             kept[indices[label]] += 1
-            writer.write([_labelled(record, labels, indices[label])])
+            writer.write([{**_texts(record, labels), "label": indices[label]}])
         for index, values in enumerate(labels.classes):
             if not kept[index]:
                 found = ", ".join(f"'{label}'" for label, _ in other.most_common(8)) or "none"
@@ -137,6 +141,36 @@ def _write_labels(path: Path, raw: Path, labels: Labels, where: str) -> None:
     dropped = f"; left out: {other.total()} ({', '.join(sorted(other)[:8])})" if other else ""
     dropped += f"; left out as empty: {len(empty)} (the first: {empty[0]})" if empty else ""
     logger.info("labels/%s  %d rows (%s)%s", path.stem, kept.total(), counts, dropped)
+
+
+def _write_scores(path: Path, raw: Path, labels: Labels, where: str) -> None:
+    """The rows with a number; those with an empty cell or an empty text are counted and left out."""
+    left_out: Counter[str] = Counter()
+    found: list[float] = []
+    with schema.writing(path, schema.SCORED) as writer:
+        for record in tqdm(shards.records(shards.find(raw, labels.file)), desc=f"clean {path.stem}", disable=None):
+            score = _score(record, str(labels.score))
+            if score is None or not _says_something(record, labels):
+                left_out["a score" if score is None else "a text"] += 1
+                continue
+            found.append(score)
+            writer.write([{**_texts(record, labels), "score": score}])
+        if len(set(found)) < 2:
+            given = f"the number {found[0]:g} alone" if found else "no number"
+            raise InputError(f"{where}: column '{labels.score}' of {labels.file} has {given}; name one that varies")
+    dropped = "".join(f"; {count} without {what} left out" for what, count in sorted(left_out.items()))
+    spread = f"from {min(found):g} to {max(found):g}"
+    logger.info("labels/%s  %d rows (scores %s)%s", path.stem, len(found), spread, dropped)
+
+
+def _score(record: rawfiles.Record, name: str) -> float | None:
+    """The number of a cell, also one that is written as a text; None for an empty one."""
+    value = rawfiles.column(record, name)
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return None
+    if (score := number(value)) is None:
+        raise InputError(f"{record.where}: column '{name}' must be a number, but is {value!r:.60}")
+    return float(score)
 
 
 def _says_something(record: rawfiles.Record, labels: Labels) -> bool:
@@ -158,10 +192,20 @@ def class_of(classes: list[list[Any]], where: str) -> dict[str, int]:
     return indices
 
 
-def _labelled(record: rawfiles.Record, labels: Labels, label: int) -> dict[str, Any]:
+def check_labels(labels: Labels, where: str) -> None:
+    """Raises ParameterError unless there is either a label with its classes or a score."""
+    if labels.score is not None:
+        if labels.label is not None or labels.classes:
+            raise ParameterError(f"{where}.score", "stands beside label and classes; give one or the other")
+        return
+    class_of(labels.classes, where)
+    if labels.label is None:
+        raise ParameterError(f"{where}.label", "is not set; name the column of the label, or that of a `score`")
+
+
+def _texts(record: rawfiles.Record, labels: Labels) -> dict[str, Any]:
     return {
         "prompt": rawfiles.text(record, labels.prompt) if labels.prompt else "",
         "response": rawfiles.text(record, labels.response),
         "context": {key: rawfiles.plain(record, column) for key, column in labels.context.items()},
-        "label": label,
     }

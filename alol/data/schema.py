@@ -46,6 +46,9 @@ SAMPLES = pa.schema([*ROLLOUTS, ("sample", pa.int32())])  # several answers to a
 LABELLED = pa.schema(
     [("prompt", pa.string()), ("response", pa.string()), ("context", pa.string()), ("label", pa.int32())]
 )
+SCORED = pa.schema(
+    [("prompt", pa.string()), ("response", pa.string()), ("context", pa.string()), ("score", pa.float64())]
+)
 ADVANTAGES = pa.schema(
     [
         ("prompt_id", pa.string()),
@@ -62,7 +65,7 @@ ADVANTAGES = pa.schema(
 LOG_RATIOS = pa.schema(
     [("prompt_id", pa.string()), ("tokens", pa.int32()), ("log_ratio", pa.float64())]  # summed over an answer's tokens
 )
-TABLES = (RESPONSES, ROLLOUTS, SAMPLES, LABELLED, ADVANTAGES, LOG_RATIOS)
+TABLES = (RESPONSES, ROLLOUTS, SAMPLES, LABELLED, SCORED, ADVANTAGES, LOG_RATIOS)
 _TYPES = {field.name: field.type for table in TABLES for field in table}
 _OPEN = {"subset", "prompt", "cuts", "marks", "turns"}  # columns that may have empty cells
 Columns = pa.Schema | list[str] | None

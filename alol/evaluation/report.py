@@ -65,6 +65,7 @@ class Run:
     training: Training
     history: History
     heldout: Heldout
+    reward_model: Mapping[str, Mapping[str, float]]  # what its training measured, by component
 
 
 def training(annotated: Path, advantages: Path, params: Params) -> Training:
@@ -278,6 +279,25 @@ def headline(run: Run) -> str:
     )
 
 
+def doubts(run: Run) -> list[str]:
+    """One sentence for each simple rule that a trained reward is not better than: its lead's interval reaches 0."""
+    found = []
+    for component, measured in run.reward_model.items():
+        name = "accuracy" if "accuracy" in measured else "spearman"
+        figure = "accuracy" if name == "accuracy" else "rank correlation"
+        for rule, what in (("length", "the number of words"), ("words", "a bag of words")):
+            lead = f"{name}_over_{rule}"
+            if measured.get(f"{lead}_low", 1.0) > 0:
+                continue
+            ends = f"{measured[f'{lead}_low']:+.3f} to {measured[f'{lead}_high']:+.3f}"
+            found.append(
+                f"The reward '{component}' is not shown to be better than {what}: {figure} {measured[name]:.3f} "
+                f"against {measured[f'{rule}_{name}']:.3f} on {measured['rows']:,.0f} unseen examples, a lead of "
+                f"{measured[lead]:+.3f} (95 % interval {ends})."
+            )
+    return found
+
+
 def _p(value: float) -> str:
     return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
 
@@ -346,6 +366,7 @@ def render(run: Run) -> str:
         params=run.params,
         summary=run.summary,
         headline=headline(run),
+        doubts=doubts(run),
         formula=_formula(run.params.reward),
         kept=_kept(bool(run.summary["selected"])),
         names=[_short(name) for name in _score_names(run)],

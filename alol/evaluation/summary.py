@@ -260,15 +260,18 @@ def heldout(path: Path) -> Heldout:
 
 def run_numbers(training: History, value: ValueFit, reward_model: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
     """The keys of the summary that earlier stages measured."""
+    accuracy, rank = (
+        {component: number(measured[name]) for component, measured in reward_model.items() if name in measured}
+        for name in ("accuracy", "spearman")
+    )
     return {
         "discarded": number(training["discarded"]),
         "selected": int(training["selected"]),
         "value_mse": number(value["value_mse"]),
         "value_mse_constant": number(value["value_mse_constant"]),
         **{name: number(value[name]) for name in JUDGED if name in value},
-        "reward_accuracy": {
-            name: number(measured["accuracy"]) for name, measured in reward_model.items() if "accuracy" in measured
-        },
+        "reward_accuracy": accuracy,
+        **({"reward_rank_correlation": rank} if rank else {}),
     }
 
 

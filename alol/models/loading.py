@@ -71,6 +71,14 @@ def headless(load: Callable[..., Any], name: str, revision: str | None, what: st
     return _whole(model, lacking, name, what)
 
 
+def backbone(load: Callable[..., Any], name: str, revision: str | None, what: str, **keywords: Any) -> Any:
+    """A model without a head, of which only the pooler, of which no state is read, may be lacking."""
+    model, info = loaded(load, name, revision, what, output_loading_info=True, **keywords)
+    lacking = {key: [one for one in info[key] if not _key(one).startswith("pooler.")]
+               for key in ("missing_keys", "mismatched_keys")}  # fmt: skip
+    return _whole(model, lacking, name, what)
+
+
 def _key(entry: Any) -> str:
     return entry if isinstance(entry, str) else entry[0]
 

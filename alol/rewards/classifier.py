@@ -6,23 +6,36 @@ pad token, which is the wrong one where padding, separator and end of text are o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModel, AutoModelForSequenceClassification
 
 from alol.base.errors import InputError, known
 from alol.compute import packed_models
 from alol.models.letters import Letters
 from alol.rewards import (
+    backbones,
     chats,
     critic_model,  # which registers its architecture with the auto classes
 )
 from alol.rewards.folds import text
-from alol.rewards.network import Encoded, Network, NetworkReward, batch_of, last_attended, last_states, packed
-from alol.rewards.options import Classifier
+from alol.rewards.network import (
+    Encoded,
+    Network,
+    batch_of,
+    first_position,
+    last_attended,
+    last_states,
+    packed,
+    positions,
+)
+from alol.rewards.options import Classifier, Critic
+from alol.rewards.trained import TrainedReward
 
 
 class ClassifierNetwork:
@@ -81,14 +94,19 @@ class ClassifierNetwork:
             if "token_type_ids" in self.tokenizer.model_input_names:
                 segments[0] = torch.from_numpy(np.concatenate([row.segments for row in rows]))
             return packed_models.pooled_first(self.model, texts, segments).logits
-        if packed_models.packable(self.model) and isinstance(getattr(self.model, "score", None), torch.nn.Linear):
-            return self.model.score(last_states(self, rows))
+        if packed_models.packable(self.model) and self._linear() is not None:
+            return self._linear()(last_states(self, rows))
         return self.padded_logits(batch_of(self, rows))
+
+    def _linear(self) -> Any:
+        """A decoder's linear head, also where it is trained beside adapters; None where there is another head."""
+        head = getattr(self.model, "score", None)
+        return head if isinstance(getattr(head, "original_module", head), torch.nn.Linear) else None
 
     def padded_logits(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """[B, C] of a padded batch."""
-        head = getattr(self.model, "score", None)
-        if not isinstance(head, torch.nn.Linear):  # an encoder, which pools its first token
+        head = self._linear()
+        if head is None:  # an encoder, which pools its first token
             return self.model(**batch).logits
         batch = {name: tensor for name, tensor in batch.items() if name != "token_type_ids"}
         hidden = self.model.base_model(**batch, use_cache=False).last_hidden_state  # [B, T, H]
@@ -96,23 +114,13 @@ class ClassifierNetwork:
         return head(hidden[rows, last_attended(batch["attention_mask"])])
 
 
-def first_position(model: Any) -> int:
-    """The position of a text's first token: encoders of the RoBERTa family start counting after their pad id."""
-    padding = model.base_model.embeddings.position_embeddings.padding_idx
-    return 0 if padding is None else padding + 1
+def frozen(options: Classifier | Critic, where: str, network: Callable[..., Network]) -> Network:
+    """The model of `train.init` without a head."""
+    headed = backbones.config(options, where).model_type == critic_model.CriticConfig.model_type
+    return backbones.frozen(options, where, network, AutoModelForSequenceClassification if headed else AutoModel)
 
 
-def positions(model: Any) -> int:
-    """How many tokens the model can take; encoders of the RoBERTa family start counting after their pad id."""
-    limit = getattr(model.config, "max_position_embeddings", None) or 10**9
-    for name, module in model.named_modules():
-        if name.endswith("position_embeddings") and isinstance(module, torch.nn.Embedding):
-            limit = min(limit, module.num_embeddings)
-            limit -= 0 if module.padding_idx is None else module.padding_idx + 1
-    return limit
-
-
-class ClassifierReward(NetworkReward):
+class ClassifierReward(TrainedReward):
     """The component of kind `classifier`."""
 
     model, network = AutoModelForSequenceClassification, ClassifierNetwork
@@ -120,6 +128,23 @@ class ClassifierReward(NetworkReward):
     def open(self, name: str, revision: str | None) -> Network:
         network = super().open(name, revision)
         self._column = column(network.model.config, self._options, self._where)
+        return network
+
+    def start(self, tokenizer: Any, outputs: int) -> Network:
+        load, keys = self.model.from_pretrained, {"num_labels": outputs}
+        return backbones.started(load, self._options, self._where, tokenizer, self.network, **keys)
+
+    def frozen(self) -> Network:
+        return frozen(self._options, self._where, self.network)
+
+    def trained(self, folder: Path) -> Network:
+        network = super().trained(folder)
+        if isinstance(network, backbones.HeadNetwork):
+            count = len(network.head.bias)
+            made = SimpleNamespace(num_labels=count, id2label={i: str(i) for i in range(count)})
+            self._column = column(made, self._options, self._where)
+        else:
+            self._column = column(network.model.config, self._options, self._where)
         return network
 
     def output(self, logits: np.ndarray) -> np.ndarray:

@@ -1,4 +1,5 @@
-"""What a reward model is trained on: labelled texts, or pairs of responses of which the first is the better one.
+"""What a reward model is trained on: pairs of responses of which the first is the better one, or texts with a class or
+a number, which are the task's own responses or texts of `clean.labels`.
 
 Examples of validation and test prompts, and of conversations there, are left out, so that the full model may score
 those splits.
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,7 +19,7 @@ from typing import Any, NamedTuple
 from alol.base.errors import InputError
 from alol.data import schema
 from alol.rewards.folds import fold, key, unseen
-from alol.rewards.options import Classifier, Critic, Preference, Trainable
+from alol.rewards.options import PAIRS, RESPONSES, Critic, Objective, Trainable, objective
 
 log = logging.getLogger(__name__)
 Row = tuple[str, str, dict[str, Any]]  # prompt, response, context
@@ -26,14 +28,15 @@ COLUMNS = ["prompt_id", "prompt", "response", "context", "turns", "subset", "ran
 
 @dataclass(frozen=True)
 class Examples:
-    """Rows to encode, and what is learnt: an example is one row and its class, or a better and a worse row."""
+    """Rows to encode, and what is learnt: an example is a row and its class or number, or a better and a worse row."""
 
     rows: list[Row]
     members: list[tuple[int, ...]]  # the rows of each example
-    labels: list[int]  # its class; 0 for a pair
+    targets: list[float]  # its class (an integer) or its number; 0 for a pair
     keys: list[str]  # what decides its fold
     related: list[tuple[str, ...]]  # the keys of all rows and examples that have its text, its own among them
     shared: bool  # with the prompts or the conversations of the training split
+    objective: Objective
 
 
 class Fold(NamedTuple):
@@ -74,23 +77,27 @@ def _keys(path: Path, options: Trainable, where: str) -> _Keys:
 def gather(clean: Path, options: Trainable, where: str) -> Examples:
     """The examples of a component from data/clean/<task>; raises InputError when none are left."""
     train, *others = (_keys(clean / f"{split}.parquet", options, where) for split in schema.SPLITS)
-    held = set().union(*(keys.names() for keys in others))
-    if isinstance(options, Preference):
-        source = clean / "train.parquet"
-        found = _pairs(source, options, where, held, train)
+    held, texts = set().union(*(keys.names() for keys in others)), options.train.texts
+    source = clean / "train.parquet"
+    if texts == PAIRS:
+        found, wanted = _pairs(source, options, where, held, train), "two ranked responses to a prompt"
+    elif texts == RESPONSES:
+        wanted = f"a response with context.{options.train.column}"
+        found = _responses(source, options, where, held, train)
     else:
-        source = clean / "labels" / f"{options.train.texts}.parquet"
-        found = _labelled(source, options, where, held, train)
+        source = clean / "labels" / f"{texts}.parquet"
+        found, wanted = _labelled(source, options, where, held, train), "a labelled text"
     if not found.members:
-        wanted = "two ranked responses to a prompt" if isinstance(options, Preference) else "a labelled text"
         raise InputError(f"{where}.train: {source} has no example ({wanted}) whose prompt is not in validation or test")
     return found
 
 
-def _labelled(path: Path, options: Classifier | Critic, where: str, held: set[str], train: _Keys) -> Examples:
-    rows, labels, keys, texts, dropped = [], [], [], [], 0
+def _labelled(path: Path, options: Trainable, where: str, held: set[str], train: _Keys) -> Examples:
+    learnt = objective(options)
+    rows, targets, keys, texts, dropped = [], [], [], [], 0
     unknown: Counter[str] = Counter()
-    for group in schema.read(path, schema.LABELLED):
+    name_of = "score" if learnt == "scores" else "label"
+    for group in schema.read(path, schema.SCORED if learnt == "scores" else schema.LABELLED):
         for row in group:
             cells = (row["prompt"] or "", row["response"], row["context"])
             if isinstance(options, Critic) and row["context"].get("relation") not in options.relations:
@@ -101,7 +108,7 @@ def _labelled(path: Path, options: Classifier | Critic, where: str, held: set[st
                 dropped += 1
                 continue
             rows.append(cells)
-            labels.append(row["label"])
+            targets.append(row[name_of])
             keys.append(name)
             texts.append(text)
     if dropped:
@@ -109,11 +116,42 @@ def _labelled(path: Path, options: Classifier | Critic, where: str, held: set[st
     if unknown:
         listed = ", ".join(f"{name} {count}" for name, count in unknown.most_common())
         log.info("%s: %d labelled texts left out, whose relation has no words (%s)", where, unknown.total(), listed)
-    shared = not train.names().isdisjoint([*keys, *texts])
-    return Examples(rows, [(i,) for i in range(len(rows))], labels, keys, _related(train, keys, texts), shared)
+    shared, related = not train.names().isdisjoint([*keys, *texts]), _related(train, keys, texts)
+    return Examples(rows, [(i,) for i in range(len(rows))], targets, keys, related, shared, learnt)
 
 
-def _pairs(path: Path, options: Preference, where: str, held: set[str], train: _Keys) -> Examples:
+def _responses(path: Path, options: Trainable, where: str, held: set[str], train: _Keys) -> Examples:
+    """The training responses whose context has the column; raises InputError for what is no number or no class."""
+    learnt, column = objective(options), options.train.column
+    rows, targets, keys, texts, dropped, without = [], [], [], [], 0, 0
+    for row in split_rows(path):
+        cells = (row["prompt"], row["response"], row["context"])
+        value = row["context"].get(column)
+        name, text = key(options, where, *cells), unseen(options, where, *cells)
+        if value is None or name in held or text in held:
+            without, dropped = without + (value is None), dropped + (value is not None)
+            continue
+        targets.append(_target(value, learnt, f"{where}.train.column: context.{column} of prompt '{row['prompt_id']}'"))
+        rows.append(cells)
+        keys.append(name)
+        texts.append(text)
+    for count, why in ((without, f"which have no {column}"), (dropped, "for validation and test have their prompts")):
+        if count:
+            log.info("%s: %d training responses left out, %s", where, count, why)
+    single = [(i,) for i in range(len(rows))]
+    return Examples(rows, single, targets, keys, _related(train, keys, texts), True, learnt)
+
+
+def _target(value: Any, learnt: Objective, what: str) -> float:
+    """A finite number, or the class 0 or 1; true is 1."""
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        raise InputError(f"{what} is {value!r:.60}, but must be a number")
+    if learnt == "labels" and value not in (0, 1):
+        raise InputError(f"{what} is {value:g}, but must be 0 or 1; write objective: scores to learn a number")
+    return int(value) if learnt == "labels" else float(value)
+
+
+def _pairs(path: Path, options: Trainable, where: str, held: set[str], train: _Keys) -> Examples:
     """All pairs i < j of the ranks of one prompt; its rows are adjacent."""
     rows, members, keys, texts, dropped = [], [], [], [], 0
     for _, group in itertools.groupby(split_rows(path), lambda row: row["prompt_id"]):
@@ -131,7 +169,7 @@ def _pairs(path: Path, options: Preference, where: str, held: set[str], train: _
         texts += [text] * len(found)
     if dropped:
         log.info("%s: the pairs of %d prompts left out, for validation and test have them", where, dropped)
-    return Examples(rows, members, [0] * len(members), keys, _related(train, keys, texts), shared=True)
+    return Examples(rows, members, [0] * len(members), keys, _related(train, keys, texts), True, "pairs")
 
 
 def _related(train: _Keys, keys: list[str], texts: list[str]) -> list[tuple[str, ...]]:

@@ -96,6 +96,22 @@ def last_attended(mask: torch.Tensor) -> torch.Tensor:
     return (positions * mask.long()).argmax(-1)
 
 
+def first_position(model: Any) -> int:
+    """The position of a text's first token: encoders of the RoBERTa family start counting after their pad id."""
+    padding = model.base_model.embeddings.position_embeddings.padding_idx
+    return 0 if padding is None else padding + 1
+
+
+def positions(model: Any) -> int:
+    """How many tokens the model can take; encoders of the RoBERTa family start counting after their pad id."""
+    limit = getattr(model.config, "max_position_embeddings", None) or 10**9
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, torch.nn.Embedding):
+            limit = min(limit, module.num_embeddings)
+            limit -= 0 if module.padding_idx is None else module.padding_idx + 1
+    return limit
+
+
 def by_length(lengths: Sequence[int], size: int) -> Iterator[np.ndarray]:
     """Indices in batches of `size` with like lengths, longest first: what does not fit into memory fails at once."""
     order = np.argsort(-np.asarray(lengths), kind="stable")
@@ -123,8 +139,8 @@ def all_logits(network: Network, rows: Sequence[Encoded], options: Trainable | T
 class NetworkReward(ABC):
     """A component that scores with a published network, or with those that stage reward_model trained.
 
-    Subclasses say what loads the weights, what makes inputs of rows, and what becomes of the logits. One fold's model
-    is held at a time.
+    Subclasses say what loads the weights, what makes inputs of rows, and what becomes of the logits. The folds' models
+    are loaded when they are first asked for, and stay.
     """
 
     model: Any  # with from_pretrained
@@ -134,11 +150,10 @@ class NetworkReward(ABC):
         self._where, self._options, self._folder, self._launch = where, options, folder, launch
         if options.train is not None and not (folder / FULL).exists():
             raise InputError(f"{where}: {folder / FULL} is missing; run `dvc repro` to train it")
-        trained = options.train is not None
-        if not trained and options.model is not None:
+        if options.train is None and options.model is not None:
             model_names.check_sha256(options.model, options.sha256, f"{where}.sha256")
-        self._network = self._placed(*((str(folder / FULL), None) if trained else (options.model, options.revision)))
-        self._of_fold: tuple[int, Network] | None = None
+        self._networks: dict[str, Network] = {}
+        self._network = self._named(FULL)
 
     def open(self, name: str, revision: str | None) -> Network:
         where = f"{self._where}.model"
@@ -146,9 +161,17 @@ class NetworkReward(ABC):
         model = complete(self.model.from_pretrained, name, revision, where)
         return self.network(model, tokenizer, self._options, where)
 
+    def trained(self, folder: Path) -> Network:
+        """A model that stage reward_model wrote to `folder`."""
+        return self.open(str(folder), None)
+
     @abstractmethod
     def output(self, logits: np.ndarray) -> np.ndarray:
         """[N] from [N, C]"""
+
+    def scores(self, logits: np.ndarray, name: str) -> np.ndarray:
+        """[N] from the logits [N, C] of the model that is called `name` (full, fold0, ...)."""
+        return self.output(logits)
 
     def score(
         self, prompts: Sequence[str], responses: Sequence[str], contexts: Sequence[dict], origin: Origin
@@ -159,9 +182,11 @@ class NetworkReward(ABC):
         scores = np.zeros(len(rows))
         for number in sorted(set(numbers.tolist())):
             indices = np.flatnonzero(numbers == number)
-            network = self._unseen(number) if number >= 0 else self._network
+            name = fold_folder(number) if number >= 0 else FULL
+            network = self._named(name)
             encoded = network.encode(*zip(*(rows[i] for i in indices), strict=True))
-            scores[indices] = self.output(all_logits(network, encoded, self._options, self._where))
+            logits = all_logits(network, encoded, self._options, self._where)
+            scores[indices] = self.scores(logits, name)
         return scores
 
     def _fold(self, prompt: str, response: str, context: dict) -> int:
@@ -171,15 +196,16 @@ class NetworkReward(ABC):
         number = fold(key(self._options, self._where, prompt, response, context), self._options.train.folds)
         return number if (self._folder / fold_folder(number)).exists() else -1
 
-    def _unseen(self, number: int) -> Network:
-        if self._of_fold is None or self._of_fold[0] != number:
-            self._of_fold = (number, self._placed(str(self._folder / fold_folder(number)), None))
-        return self._of_fold[1]
-
-    def _placed(self, name: str | None, revision: str | None) -> Network:
-        if name is None:
-            raise InputError(f"{self._where} has neither `model` nor `train`; give one")
-        network = self.open(name, revision)
-        network.model.requires_grad_(False)
-        network.model.to(device(self._launch)).eval()
-        return network
+    def _named(self, name: str) -> Network:
+        if name not in self._networks:
+            options = self._options
+            if options.train is not None:
+                network = self.trained(self._folder / name)
+            elif options.model is not None:
+                network = self.open(options.model, options.revision)
+            else:
+                raise InputError(f"{self._where} has neither `model` nor `train`; give one")
+            network.model.requires_grad_(False)
+            network.model.to(device(self._launch)).eval()
+            self._networks[name] = network
+        return self._networks[name]

@@ -19,7 +19,9 @@ from alol.config.ranges import (
     Number,
     Part,
     Passes,
+    Positive,
     Rate,
+    Resamples,
     Seed,
     Size,
     Text,
@@ -33,7 +35,29 @@ SMALLEST_VOCABULARY = 300  # 256 bytes, the special tokens and a few merges
 SHORTEST = 4  # tokens of a text: two of a pair, and what stands around them
 CONVERSATION = ["prompt", "response"]  # inputs of a classifier that a chat template can write
 PAIRS = "pairs"  # of Training.texts: the task's own response pairs
+RESPONSES = "responses"  # of Training.texts: its own responses, each with a number in its context
 FULL = "full"  # folder of the model that is trained on every training row
+
+
+Objective = Literal["pairs", "labels", "scores"]
+
+
+@dataclass(frozen=True)
+class Lora:
+    """Adapters on the linear layers of the model that training starts from."""
+
+    r: Annotated[int, between(1, 65_536)]
+    alpha: Positive
+    dropout: BelowOne
+
+
+@dataclass(frozen=True)
+class Measured:
+    """How a trained component is measured on the examples that it has not seen."""
+
+    resamples: Resamples
+    bins: Annotated[int, between(1, 1000)]
+    words: Count
 
 
 @dataclass(frozen=True)
@@ -44,7 +68,7 @@ class Training:
     init: str
     init_revision: str | None
     init_sha256: str | None
-    pooling: Literal["last", "mean"]
+    pooling: Literal["auto", "last", "mean"]
     layers: Layers
     width: Size
     heads: Size
@@ -57,6 +81,13 @@ class Training:
     folds: Annotated[int, between(2, 1000)]
     holdout: Part
     seed: Seed
+    objective: Literal["auto", "pairs", "labels", "scores"]
+    column: str | None
+    tuning: Literal["full", "lora", "head"]
+    l2: Positive | None
+    lora: Lora
+    precision: Literal["fp32", "bf16"]
+    measured: Measured
 
 
 @dataclass(frozen=True)
@@ -209,6 +240,13 @@ KINDS: dict[str, tuple[type, str]] = {
     "tfidf": (Tfidf, "alol.rewards.tfidf:TfidfReward"),
     "likelihood": (Likelihood, "alol.rewards.likelihood:LikelihoodReward"),
 }
+
+
+def objective(options: Trainable) -> Objective:
+    """What a component with a `train` section learns: `auto` is pairs of a preference model and labels of others."""
+    if options.train.objective != "auto":
+        return options.train.objective
+    return "pairs" if isinstance(options, Preference) else "labels"
 
 
 def parse(table: dict[str, Any], where: str) -> Any:

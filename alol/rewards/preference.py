@@ -13,17 +13,26 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from transformers import AutoConfig, GPTNeoXConfig, GPTNeoXModel
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    GPTNeoXConfig,
+    GPTNeoXModel,
+)
 from transformers.models.gpt_neox.modeling_gpt_neox import GPTNeoXPreTrainedModel
 
 from alol.base.errors import InputError
 from alol.compute import packed_models
+from alol.models import loading
 from alol.models.letters import Letters
 from alol.models.templates import TEXT, Turns, turns_of
-from alol.rewards import chats
-from alol.rewards.classifier import sigmoid
-from alol.rewards.network import Encoded, NetworkReward, batch_of, last_attended, last_states, packed
+from alol.rewards import backbones, chats
+from alol.rewards.classifier import ClassifierNetwork, sigmoid
+from alol.rewards.network import Encoded, Network, batch_of, complete, last_attended, last_states, packed, positions
 from alol.rewards.options import Preference
+from alol.rewards.trained import TrainedReward
 
 ROLES = ("human", "assistant")
 
@@ -134,10 +143,73 @@ class PreferenceNetwork:
         return self.model.out_proj(torch.stack([part.mean(0) for part in parts]))
 
 
-class PreferenceReward(NetworkReward):
+class DialogueClassifier(ClassifierNetwork):
+    """Any other sequence classifier with one logit, or a bare model; it reads what a PreferenceNetwork reads.
+
+    That of an encoder begins with its first token ([CLS]); positions bound the length.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, options: Preference, where: str) -> None:
+        super().__init__(model, tokenizer, options, where)
+        self._reader = PreferenceNetwork(model, tokenizer, options, where)
+        self._first = [] if tokenizer.cls_token_id is None else [tokenizer.cls_token_id]
+        self._newest = min(options.max_length, positions(model)) - len(self._first)
+
+    def encode(self, prompts: Sequence[str], responses: Sequence[str], contexts: Sequence[dict]) -> list[Encoded]:
+        """The newest tokens of each row; those of a chat template as it writes them."""
+        if self._chat is not None:
+            return super().encode(prompts, responses, contexts)
+        found = self._reader.encode(prompts, responses, contexts)
+        rows = [np.array([*self._first, *row.ids[-self._newest :]], np.int32) for row in found]
+        return [Encoded(row, np.zeros_like(row)) for row in rows]
+
+
+def of_our_own(config: Any) -> bool:
+    """Whether a model becomes a `RewardModel`; else it is a sequence classifier of transformers."""
+    return config.model_type in (RewardModelConfig.model_type, GPTNeoXConfig.model_type)
+
+
+def started(options: Preference, where: str, tokenizer: Any) -> Network:
+    """The network of `train.init` with a new head; the caller seeds torch's generator."""
+    if of_our_own(backbones.config(options, where)):
+        keys = {"pooling": pooling(options)}
+        return backbones.started(RewardModel.from_pretrained, options, where, tokenizer, PreferenceNetwork, **keys)
+    load = AutoModelForSequenceClassification.from_pretrained
+    return backbones.started(load, options, where, tokenizer, DialogueClassifier, num_labels=1)
+
+
+def frozen(options: Preference, where: str) -> Network:
+    """That without a head."""
+    headed = backbones.config(options, where).model_type == RewardModelConfig.model_type
+    return backbones.frozen(options, where, DialogueClassifier, RewardModel if headed else AutoModel)
+
+
+def pooling(options: Preference) -> str:
+    """Of a `RewardModel`, which is a decoder."""
+    return "last" if options.train.pooling == "auto" else options.train.pooling
+
+
+class PreferenceReward(TrainedReward):
     """The component of kind `preference`."""
 
     model, network = RewardModel, PreferenceNetwork
+
+    def open(self, name: str, revision: str | None) -> Network:
+        where = f"{self._where}.model"
+        config = loading.loaded(AutoConfig.from_pretrained, name, revision, where)
+        if of_our_own(config):
+            return super().open(name, revision)
+        tokenizer = loading.loaded(AutoTokenizer.from_pretrained, name, revision, where)
+        model = complete(AutoModelForSequenceClassification.from_pretrained, name, revision, where)
+        if model.config.num_labels != 1:
+            raise InputError(f"{where}: '{name}' has {model.config.num_labels} outputs; a preference model has one")
+        return DialogueClassifier(model, tokenizer, self._options, where)
+
+    def start(self, tokenizer: Any, outputs: int) -> Network:
+        return started(self._options, self._where, tokenizer)
+
+    def frozen(self) -> Network:
+        return frozen(self._options, self._where)
 
     def output(self, logits: np.ndarray) -> np.ndarray:
         return sigmoid(logits[:, 0]) if self._options.output == "sigmoid" else logits[:, 0]

@@ -1,50 +1,59 @@
 """Trains the reward components that have a `train` section, and fits tf-idf.
 
 A component whose examples share prompts with the training split gets one model per fold, which has not seen the fold's
-prompts, and a full one for everything else. Reported accuracy is always that on examples the model has not seen.
+prompts, and a full one for everything else. What is reported is always of examples the model has not seen.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import logging
 import math
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, logsigmoid
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, logsigmoid, mse_loss
 from tqdm import tqdm
 
 from alol.base.errors import InputError, known
 from alol.base.files import read_json, replacing, write_json
 from alol.base.work import Work
+from alol.compute.batching import chunks
 from alol.compute.progress import Progress
 from alol.config import model_names
 from alol.config.params import SETTINGS
 from alol.config.sections import Launch
 from alol.data import schema
+from alol.data.parts import Parts, pieces
 from alol.models.loading import quiet
-from alol.rewards import tfidf, untrained
+from alol.rewards import adapters, backbones, heads, tfidf, trained, untrained
 from alol.rewards.critic import sentences
 from alol.rewards.examples import Examples, divide, gather
 from alol.rewards.folds import fold_folder, text
+from alol.rewards.measures import Rules, measure, outputs
 from alol.rewards.network import Encoded, Network, all_logits, by_length, device
-from alol.rewards.options import FULL, Critic, Preference, Tfidf, Trainable, Training, fitted
+from alol.rewards.options import FULL, Critic, Objective, Preference, Tfidf, Trainable, fitted
 from alol.rewards.preference import dialogue
 
 log = logging.getLogger(__name__)
-HITS = "hits.json"
+HELD = "held.json"
+STATES = pa.schema([("state", pa.list_(pa.float32()))])
+Held = list[list[list[float]]]  # of each held-out example, for each of its members, the logits
+Scale = tuple[float, float]  # mean and standard deviation
 CHUNK = 32  # batches that are sorted by length together
 
 
 def train(
     specs: dict[str, dict[str, Any]], clean: Path, folder: Path, launch: Launch, work: Work | None = None
 ) -> dict[str, dict[str, float]]:
-    """Writes the fitted state of every component to `folder`; component -> accuracy, rows (measured on) and models.
+    """Writes the fitted state of every component to `folder`; component -> what `measures.measure` says,
+    and how many models there are.
 
     `specs` are written beside it, as by `alol.config.params.keep`. `work`: where a run that is killed leaves what it
     has done, and this one goes on.
@@ -84,46 +93,131 @@ class _Trainer:
         if train.init != "scratch":
             model_names.check_sha256(train.init, train.init_sha256, f"{self.where}.train.init_sha256")
         self.examples = gather(clean, options, self.where)
-        self.tokenizer = self._tokenizer()
-        self.encoded = self._network().encode(*zip(*self.examples.rows, strict=True))
+        self._check_bounds()
+        self.outputs = self._count()
+        self.backbone: str | None = None  # what tells the model of `init` from others
+        if train.tuning == "head":
+            self.frozen = untrained.frozen(options, self.where)
+            self.backbone = backbones.identity(options, self.where, self.frozen.model.config)
+            self.encoded = self.frozen.encode(*zip(*self.examples.rows, strict=True))
+            self.states = self._states()
+        else:
+            self.tokenizer = self._tokenizer()
+            network = self._network()
+            if train.tuning == "lora":
+                self.backbone = backbones.identity(options, self.where, network.model.config)
+            self.encoded = network.encode(*zip(*self.examples.rows, strict=True))
 
     def run(self, folder: Path) -> dict[str, float]:
-        train = self.options.train
+        train, found = self.options.train, {}
         held = divide(self.examples, train.folds, train.holdout)
-        everything, hits = range(len(self.examples.members)), []
+        rules = Rules(self.examples, self.options, self.where)
+        everything = range(len(self.examples.members))
         for number, (out, kept) in enumerate(held):
             if len(kept) == len(everything):  # the full model has not seen this fold's prompts either
                 continue
             if not kept:
                 raise InputError(f"{self.where}.train: all examples have the same prompt, so none can be held out")
             title = f"{self.name}, fold {number + 1} of {len(held)}" if self.examples.shared else self.name
-            hits += self._model(kept, out, title, folder / (fold_folder(number) if self.examples.shared else FULL))
+            target = folder / (fold_folder(number) if self.examples.shared else FULL)
+            found |= dict(zip(out, self._model(kept, out, title, target), strict=True))
+            if out:
+                self._try(lambda kept=kept, out=out: rules.fold(kept, out))
         if self.examples.shared:
             self._model(everything, [], f"{self.name}, all", folder / FULL)
-        models = sum(path.is_dir() for path in folder.iterdir())
-        log.info("%s: accuracy %.3f on %d unseen examples", self.name, np.mean(hits), len(hits))
-        return {"accuracy": float(np.mean(hits)), "rows": len(hits), "models": models}
+        measured = outputs(self.examples, found)
+        result = measure(self.examples, measured, rules.outputs(measured.rows), train.measured, train.seed)
+        result["models"] = sum(path.is_dir() for path in folder.iterdir())
+        log.info("%s: %s", self.name, in_words(result))
+        return result
 
-    def _model(self, chosen: Sequence[int], out: Sequence[int], title: str, folder: Path) -> list[bool]:
-        """Trains one model on the examples `chosen`, into `folder`; whether it is right about each of those `out`."""
+    def _model(self, chosen: Sequence[int], out: Sequence[int], title: str, folder: Path) -> Held:
+        """Trains one model on the examples `chosen`, into `folder`; its logits for the members of those `out`."""
+        if self.options.train.tuning == "head":
+            return self._head(chosen, out, folder)
         work = self.work.of(folder.name) if self.work is not None else None
         finished = work.folder / "finished" if work is not None else None
         if finished is not None and finished.exists():
             shutil.copytree(finished / "model", folder)
-            return read_json(finished / HITS)
-        network = self._trained(chosen, title, Progress(work.of("training") if work is not None else None))
-        hits = self._hits(network, out)
-        _save(network, folder)
+            return read_json(finished / HELD)
+        network, scale, peft = self._trained(chosen, title, Progress(work.of("training") if work is not None else None))
+        held = self._held(network, out, scale)
+        self._save(network, peft, scale, folder)
         if finished is not None:
             with replacing(finished) as partial:
                 shutil.copytree(folder, partial / "model")
-                write_json(partial / HITS, hits)
-        return hits
+                write_json(partial / HELD, held)
+        return held
+
+    def _save(self, network: Network, peft: Any, scale: Scale | None, folder: Path) -> None:
+        with quiet():
+            if peft is None:
+                network.model.save_pretrained(folder)
+                network.tokenizer.save_pretrained(folder)
+            else:
+                adapters.save(peft, self.options.train.init, folder)
+        if scale is not None or peft is not None:
+            trained.note(folder, self.outputs, self.backbone, scale)
+
+    def _states(self) -> np.ndarray:
+        """The frozen model's pooled states of all rows [rows, H], each computed once; `work` keeps them."""
+        network = self.frozen
+        network.model.to(device(self.launch))
+        bare = backbones.HeadNetwork(network, backbones.pooling(self.options, network.model))
+        parts = Parts(self.work.of("states") if self.work is not None else None, STATES)
+        with tqdm(total=len(self.encoded), initial=parts.rows, desc=f"{self.name}, states", unit="text") as bar:
+
+            def compute(_: int, rows: Sequence[Any]) -> list[dict[str, Any]]:
+                found = all_logits(bare, rows, self.options, self.name)
+                bar.update(len(rows))
+                return [{"state": row.tolist()} for row in found]
+
+            through = parts.through(lambda: pieces([self.encoded], schema.ROW_GROUP), compute)
+            return np.array([row["state"] for _, found in through for row in found], np.float32)
+
+    def _head(self, chosen: Sequence[int], out: Sequence[int], folder: Path) -> Held:
+        scale = self._scale(chosen)
+        examples = self.examples
+        if scale is not None:
+            mean, std = scale
+            examples = dataclasses.replace(examples, targets=[(target - mean) / std for target in examples.targets])
+        head = self._try(lambda: heads.fit(self.states, examples, chosen, self.outputs, self.options.train.l2))
+        head.save(folder, str(self.backbone))
+        if scale is not None:
+            trained.note(folder, self.outputs, self.backbone, scale)
+        logits = self.states.astype(np.float64) @ head.weight.T + head.bias
+        return [_rescaled([logits[row].tolist() for row in examples.members[i]], scale) for i in out]
+
+    def _try(self, fit: Callable[[], Any]) -> Any:
+        try:
+            return fit()
+        except InputError as error:
+            raise InputError(f"{self.where}.train: {error}") from None
+
+    def _scale(self, chosen: Sequence[int]) -> Scale | None:
+        """Mean and standard deviation of the numbers to learn; None of classes and pairs."""
+        if self.examples.objective != "scores":
+            return None
+        targets = np.array([self.examples.targets[i] for i in chosen])
+        return float(targets.mean()), float(targets.std()) or 1.0
+
+    def _check_bounds(self) -> None:
+        """Predictions are kept within the declared bounds, so the numbers that they are learnt from must be."""
+        if self.examples.objective != "scores":
+            return
+        least, most = min(self.examples.targets), max(self.examples.targets)
+        low, high = self.options.low, self.options.high
+        if (low is not None and least < low) or (high is not None and most > high):
+            given = ", ".join("open" if end is None else f"{end:g}" for end in (low, high))
+            raise InputError(
+                f"{self.where}.train: the numbers to learn run from {least:g} to {most:g}, beyond the component's "
+                f"bounds [{given}]; set {self.where}.low and high (null: open)"
+            )
 
     def _tokenizer(self) -> Any:
         train, rows = self.options.train, self.examples.rows
         if train.init != "scratch":
-            return untrained.checkpoint_tokenizer(self.options, self.where)
+            return backbones.checkpoint_tokenizer(self.options, self.where)
         if isinstance(self.options, Preference):
             dialogues = (dialogue(self.options, self.where, untrained.END, *row)[0] for row in rows)
             return untrained.preference_tokenizer(dialogues, train, self.options)
@@ -133,58 +227,73 @@ class _Trainer:
             texts = (text(name, self.where, *row) for row in rows for name in self.options.inputs)
         return untrained.classifier_tokenizer(texts, train, self.options.max_length)
 
+    def _count(self) -> int:
+        """How many logits a model has: one for pairs, numbers and two classes that a single one tells apart."""
+        if self.examples.objective != "labels":
+            return 1
+        classes, output = int(max(self.examples.targets)) + 1, self.options.output
+        single = output == "sigmoid" or (output == "logit" and (classes == 2 or isinstance(self.options, Preference)))
+        if classes < 2 or (single and classes > 2):
+            needed = "two" if single else "two or more"
+            raise InputError(f"{self.where}.train: the texts have {classes} classes, but {output} needs {needed}")
+        return 1 if single else classes
+
     def _network(self) -> Network:
         if isinstance(self.options, Preference):
             return untrained.preference(self.options, self.where, self.tokenizer)
-        classes, output = max(self.examples.labels) + 1, self.options.output
-        if classes < 2 or (output == "sigmoid" and classes > 2):
-            needed = "two" if output == "sigmoid" else "two or more"
-            raise InputError(f"{self.where}.train: the texts have {classes} classes, but {output} needs {needed}")
-        single = output == "sigmoid" or (output == "logit" and classes == 2)
-        return untrained.classifier(self.options, self.where, self.tokenizer, 1 if single else classes)
+        return untrained.classifier(self.options, self.where, self.tokenizer, self.outputs)
 
-    def _trained(self, chosen: Sequence[int], title: str, progress: Progress) -> Network:
-        """A network fitted to the chosen examples; the same numbers for the same seed on one machine."""
+    def _trained(self, chosen: Sequence[int], title: str, progress: Progress) -> tuple[Network, Scale | None, Any]:
+        """A network fitted to the chosen examples, the scale of its numbers, and its adapters, if it has any.
+
+        The same numbers for the same seed on one machine.
+        """
+        train, scale = self.options.train, self._scale(chosen)
         with torch.random.fork_rng():
-            torch.manual_seed(self.options.train.seed)
+            torch.manual_seed(train.seed)
             network = self._network()
+            peft = adapters.wrapped(network.model, train.lora, self.where) if train.tuning == "lora" else None
             network.model.to(device(self.launch))
-            fit(network, self.encoded, self.examples, chosen, self.options.train, title, progress)
-        return network
+            fit(network, self.encoded, self.examples, chosen, self.options, title, progress, scale)
+        return network, scale, peft
 
-    def _hits(self, network: Network, out: Sequence[int]) -> list[bool]:
+    def _held(self, network: Network, out: Sequence[int], scale: Scale | None) -> Held:
         rows = sorted({row for i in out for row in self.examples.members[i]})
         logits = all_logits(network, [self.encoded[row] for row in rows], self.options, self.name)
-        of = dict(zip(rows, logits, strict=True))
-        return [_right([of[row] for row in self.examples.members[i]], self.examples.labels[i]) for i in out]
+        of = dict(zip(rows, logits.tolist(), strict=True))
+        return [_rescaled([of[row] for row in self.examples.members[i]], scale) for i in out]
 
 
-def _right(logits: list[np.ndarray], label: int) -> bool:
-    """Whether the better response of a pair scores higher, or the class is the likeliest."""
-    if len(logits) == 2:
-        return bool(logits[0][0] > logits[1][0])
-    if len(logits[0]) == 1:
-        return bool((logits[0][0] > 0) == (label == 1))
-    return int(logits[0].argmax()) == label
+def _rescaled(logits: list[list[float]], scale: Scale | None) -> list[list[float]]:
+    """In the units of the numbers that were learnt."""
+    return logits if scale is None else [[value * scale[1] + scale[0] for value in row] for row in logits]
 
 
-def _save(network: Network, folder: Path) -> None:
-    with quiet():
-        network.model.save_pretrained(folder)
-        network.tokenizer.save_pretrained(folder)
+def in_words(measured: Mapping[str, float]) -> str:
+    """The figure, its interval, and the rules' beside it."""
+    name = "accuracy" if "accuracy" in measured else "spearman"
+    what = "accuracy" if name == "accuracy" else "rank correlation"
+    return (
+        f"{what} {measured[name]:.3f} [{measured[f'{name}_low']:.3f}, {measured[f'{name}_high']:.3f}] on "
+        f"{measured['rows']:,} unseen examples; length {measured[f'length_{name}']:.3f}, "
+        f"bag of words {measured[f'words_{name}']:.3f}"
+    )
 
 
-def loss(logits: torch.Tensor, labels: torch.Tensor, size: int) -> torch.Tensor:
-    """Mean over the examples: cross-entropy of labelled texts, or -log sigmoid(s_better - s_worse) (Bradley-Terry).
+def loss(logits: torch.Tensor, targets: torch.Tensor, objective: Objective) -> torch.Tensor:
+    """Mean over the examples: -log sigmoid(s_better - s_worse) of pairs (Bradley-Terry), cross-entropy of classes, or
+    squared errors of (standardised) numbers.
 
-    `logits` [size x B, C]; with size 2, the better responses come first.
+    `logits` [B, C]; of pairs [2 x B, 1], the better responses first.
     """
-    if size == 2:
+    if objective == "pairs":
         better, worse = logits[:, 0].chunk(2)
         return -logsigmoid(better - worse).mean()
+    if objective == "scores":
+        return mse_loss(logits[:, 0], targets.to(logits.dtype))
     if logits.shape[-1] == 1:
-        return binary_cross_entropy_with_logits(logits[:, 0], labels.to(logits.dtype))
-    return cross_entropy(logits, labels)
+        return binary_cross_entropy_with_logits(logits[:, 0], targets.to(logits.dtype))
+    return cross_entropy(logits, targets)
 
 
 def _batches(lengths: np.ndarray, size: int, epochs: int, seed: int) -> Iterator[np.ndarray]:
@@ -199,23 +308,65 @@ def _batches(lengths: np.ndarray, size: int, epochs: int, seed: int) -> Iterator
                 yield chunk[batches[i]]
 
 
+def _parts(lengths: np.ndarray, size: int, options: Trainable) -> list[list[int]]:
+    """The places of a batch's examples, of `size` rows each, in parts of at most `batch_size` and `batch_tokens`.
+
+    Not those of `launch`, which no stage depends on: in other parts sums are rounded otherwise.
+    """
+    rows, tokens = max(1, options.batch_size // size), options.batch_tokens // size
+    if len(lengths) <= rows and len(lengths) * lengths.max() <= tokens:
+        return [list(range(len(lengths)))]
+    return chunks(lengths.tolist(), rows, tokens)
+
+
+def _lengths(encoded: list[Encoded], examples: Examples, chosen: Sequence[int]) -> np.ndarray:
+    return np.array([max(len(encoded[row].ids) for row in examples.members[i]) for i in chosen])
+
+
+def accumulate(
+    network: Network,
+    encoded: list[Encoded],
+    examples: Examples,
+    batch: Sequence[int],
+    options: Trainable,
+    scale: Scale | None = None,
+) -> None:
+    """Adds the gradient of the batch's mean loss, computed in parts; `scale` standardises numbers to learn."""
+    mean, std = scale or (0.0, 1.0)
+    kind = torch.float32 if examples.objective == "scores" else torch.long
+    bf16 = options.train.precision == "bf16"
+    for part in _parts(_lengths(encoded, examples, batch), len(examples.members[0]), options):
+        some = [batch[place] for place in part]
+        members = [examples.members[i] for i in some]
+        rows = [encoded[row] for column in zip(*members, strict=True) for row in column]
+        targets = [(examples.targets[i] - mean) / std if scale else examples.targets[i] for i in some]
+        with torch.autocast(network.model.device.type, torch.bfloat16, enabled=bf16):
+            logits = network.logits(rows).float()
+        found = loss(logits, torch.tensor(targets, dtype=kind, device=logits.device), examples.objective)
+        (found if len(part) == len(batch) else found * (len(part) / len(batch))).backward()
+
+
 def fit(
     network: Network,
     encoded: list[Encoded],
     examples: Examples,
     chosen: Sequence[int],
-    train: Training,
+    options: Trainable,
     title: str,
     progress: Progress,
+    scale: Scale | None = None,
 ) -> None:
     """AdamW with a learning rate that falls linearly to 0, over `epochs` of the chosen examples.
 
+    A batch goes through the model in parts of what may be scored together; `scale` standardises numbers to learn.
     `progress` says where an earlier run was killed.
     """
+    train = options.train
+    trainable = [parameter for parameter in network.model.parameters() if parameter.requires_grad]
     chosen = np.asarray(chosen)
-    lengths = np.array([max(len(encoded[row].ids) for row in examples.members[i]) for i in chosen])
+    lengths = _lengths(encoded, examples, chosen)
     steps = train.epochs * math.ceil(len(chosen) / train.batch_size)  # chunks are whole batches, but for the last
-    optimizer = torch.optim.AdamW(network.model.parameters(), lr=train.lr, weight_decay=train.weight_decay, fused=True)
+    optimizer = torch.optim.AdamW(trainable, lr=train.lr, weight_decay=train.weight_decay, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
     done = 0
     if found := progress.restore(network.model, optimizer):
@@ -225,11 +376,8 @@ def fit(
     left = itertools.islice(_batches(lengths, train.batch_size, train.epochs, train.seed), done, None)
     bar = tqdm(left, title, initial=done, total=steps, unit="batch")
     for step, batch in enumerate(bar, start=done + 1):
-        members = [examples.members[i] for i in chosen[batch]]
-        rows = [encoded[row] for column in zip(*members, strict=True) for row in column]
-        labels = torch.tensor([examples.labels[i] for i in chosen[batch]], device=network.model.device)
         optimizer.zero_grad()
-        loss(network.logits(rows), labels, len(members[0])).backward()
+        accumulate(network, encoded, examples, chosen[batch], options, scale)
         optimizer.step()
         schedule.step()
         if progress.due():

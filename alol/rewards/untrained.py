@@ -8,23 +8,22 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoModelForSequenceClassification,
-    AutoTokenizer,
     BertConfig,
     BertForSequenceClassification,
     PreTrainedTokenizerFast,
 )
 
-from alol.models.loading import headless, loaded
-from alol.models.templates import TEXT
-from alol.rewards import chats
+from alol.rewards import backbones
 from alol.rewards.classifier import ClassifierNetwork
+from alol.rewards.classifier import frozen as classifier_frozen
 from alol.rewards.critic import CriticNetwork
+from alol.rewards.network import Network
 from alol.rewards.options import Classifier, Critic, Preference, Trainable, Training
-from alol.rewards.preference import PreferenceNetwork, RewardModel, RewardModelConfig
+from alol.rewards.preference import PreferenceNetwork, RewardModel, RewardModelConfig, pooling, started
+from alol.rewards.preference import frozen as preference_frozen
 
 PAD, CLS, SEP, END = "[PAD]", "[CLS]", "[SEP]", "<|endoftext|>"
 
@@ -76,10 +75,8 @@ def classifier(options: Classifier | Critic, where: str, tokenizer: Any, labels:
     train = options.train
     network = CriticNetwork if isinstance(options, Critic) else ClassifierNetwork
     if train.init != "scratch":
-        load, place = AutoModelForSequenceClassification.from_pretrained, f"{where}.train.init"
-        keywords = {"dtype": torch.float32, "num_labels": labels}
-        model = headless(load, train.init, train.init_revision, place, **keywords)
-        return network(model, tokenizer, options, place)
+        load = AutoModelForSequenceClassification.from_pretrained
+        return backbones.started(load, options, where, tokenizer, network, num_labels=labels)
     config = BertConfig(
         vocab_size=len(tokenizer),
         hidden_size=train.width,
@@ -95,16 +92,11 @@ def classifier(options: Classifier | Critic, where: str, tokenizer: Any, labels:
     return network(BertForSequenceClassification(config), tokenizer, options, where)
 
 
-def preference(options: Preference, where: str, tokenizer: Any) -> PreferenceNetwork:
+def preference(options: Preference, where: str, tokenizer: Any) -> Network:
     """A network to train; the caller seeds torch's generator."""
     train = options.train
     if train.init != "scratch":
-        place = f"{where}.train.init"
-        load, keywords = RewardModel.from_pretrained, {"dtype": torch.float32, "pooling": train.pooling}
-        model = headless(load, train.init, train.init_revision, place, **keywords)
-        if len(tokenizer) > model.config.vocab_size:  # role marks that the checkpoint did not have
-            model.resize_token_embeddings(len(tokenizer))
-        return PreferenceNetwork(model, tokenizer, options, place)
+        return started(options, where, tokenizer)
     config = RewardModelConfig(
         vocab_size=len(tokenizer),
         hidden_size=train.width,
@@ -116,17 +108,13 @@ def preference(options: Preference, where: str, tokenizer: Any) -> PreferenceNet
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
         bos_token_id=None,
-        pooling=train.pooling,
+        pooling=pooling(options),
     )
     return PreferenceNetwork(RewardModel(config), tokenizer, options, where)
 
 
-def checkpoint_tokenizer(options: Trainable, where: str) -> Any:
-    """The tokenizer of `train.init`; a reward model's gets the role marks it lacks, and any the template of a file."""
-    train = options.train
-    tokenizer = loaded(AutoTokenizer.from_pretrained, train.init, train.init_revision, f"{where}.train.init")
-    if isinstance(options, Preference) and options.template == TEXT:
-        vocabulary = tokenizer.get_vocab()
-        marks = [mark for mark in (options.human, options.assistant) if mark not in vocabulary]
-        tokenizer.add_special_tokens({"extra_special_tokens": marks}, replace_extra_special_tokens=False)
-    return chats.kept(tokenizer, options, f"{where}.train.init")
+def frozen(options: Trainable, where: str) -> Network:
+    """The network of `train.init` without a head."""
+    if isinstance(options, Preference):
+        return preference_frozen(options, where)
+    return classifier_frozen(options, where, CriticNetwork if isinstance(options, Critic) else ClassifierNetwork)

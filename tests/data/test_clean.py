@@ -153,3 +153,45 @@ def test_the_context_survives_the_way_through_parquet(folder):
     project(folder, {}, {"format": "hha", "options": HHA})
     run(main)
     assert [row["context"] for row in schema.rows(CLEAN / "train.parquet")] == [{"reward": 0.1}, {"reward": -3.0}]
+
+
+def test_numbers_of_further_texts_are_read_also_from_csv(folder):
+    write_raw([dialogue("0", ["a", "b"])])
+    cells = ["q,a,n,stars", "q,one,1,4.5", "q,two,2,", "q,,3,1", "q,three,4,-2e0", "q,four,5,3"]
+    (RAW / "archive" / "rated.csv").write_text("\n".join(cells) + "\n")
+    labels = {"file": "archive/rated.csv", "prompt": "q", "response": "a", "score": "stars"}
+    project(folder, {}, {"format": "hha", "options": HHA, "labels": {"rated": labels}})
+    result = run(main)
+    assert result.exit_code == 0, result.output
+    rows = schema.rows(CLEAN / "labels" / "rated.parquet", schema.SCORED)
+    assert [(row["response"], row["score"]) for row in rows] == [("one", 4.5), ("three", -2.0), ("four", 3.0)]
+    last = result.stderr.splitlines()[-1]
+    assert last == "labels/rated  3 rows (scores from -2 to 4.5); 1 without a score left out; 1 without a text left out"
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [("good", "rated.csv, line 3: column 'stars' must be a number, but is 'good'"), ("4", "has the number 4 alone")],
+)
+def test_scores_that_say_nothing_are_refused(folder, cell, message):
+    write_raw([dialogue("0", ["a", "b"])])
+    (RAW / "archive" / "rated.csv").write_text(f"a,stars\none,4\ntwo,{cell}\n")
+    labels = {"file": "archive/rated.csv", "response": "a", "score": "stars"}
+    project(folder, {}, {"format": "hha", "options": HHA, "labels": {"rated": labels}})
+    result = run(main)
+    assert result.exit_code == 1
+    assert message in result.stderr
+    assert not CLEAN.exists()
+
+
+def test_labels_and_scores_exclude_each_other(folder):
+    write_raw([dialogue("0", ["a", "b"])], [{"a": "x", "good": 1}])
+    both = {"file": "archive/rated.jsonl", "response": "a", "label": "good", "classes": [[0], [1]], "score": "good"}
+    for labels, message in (
+        (both, "clean.labels.rated.score stands beside label and classes"),
+        ({**both, "score": None, "label": None}, "clean.labels.rated.label is not set"),
+    ):
+        project(folder, {}, {"format": "hha", "options": HHA, "labels": {"rated": labels}})
+        result = run(main)
+        assert result.exit_code == 1
+        assert message in result.stderr

@@ -22,7 +22,7 @@ from alol.compute.logprob import response_logp
 from alol.config import model_names, params, paths
 from alol.models import loading, policies, trainable
 from alol.models.tokens import Encoder
-from alol.rewards import options, untrained
+from alol.rewards import backbones, options, untrained
 from tests import small
 from tests.conftest import tiny_model
 from tests.models import gguf_file
@@ -277,7 +277,7 @@ def test_a_classifier_starts_from_a_whole_encoder(tmp_path, drop, refused):
     file = bert(tmp_path / "m") / "model.safetensors"
     save_file({k: v for k, v in load_file(file).items() if not k.startswith(drop)}, file, {"format": "pt"})
     given = classifier(init=str(tmp_path / "m"))
-    tokenizer = untrained.checkpoint_tokenizer(given, "rewards.it")
+    tokenizer = backbones.checkpoint_tokenizer(given, "rewards.it")
     if not refused:
         untrained.classifier(given, "rewards.it", tokenizer, 3)
         return
@@ -348,7 +348,7 @@ def test_the_published_language_model_answers():
 def test_a_classifier_starts_from_the_published_encoder():
     model_names.check_sha256(ENCODER, ENCODER_HASH, "rewards.it.train.init_sha256")
     given = classifier(init=ENCODER)
-    network = untrained.classifier(given, "rewards.it", untrained.checkpoint_tokenizer(given, "rewards.it"), 2)
+    network = untrained.classifier(given, "rewards.it", backbones.checkpoint_tokenizer(given, "rewards.it"), 2)
     stored = load_file(model_names.located(ENCODER, "it") / "model.safetensors")
     own = network.model.state_dict()
     assert all(torch.equal(own[f"bert.{name}"], weight) for name, weight in stored.items() if f"bert.{name}" in own)

@@ -177,9 +177,13 @@ def test_training_may_start_from_a_checkpoint(tmp_path):
 def test_the_loss_of_a_pair_is_bradley_terry():
     logits = torch.tensor([[1.0], [0.0], [0.0], [2.0]])  # better 1 and 0, worse 0 and 2
     expected = (math.log(1 + math.exp(-1)) + math.log(1 + math.exp(2))) / 2
-    assert training.loss(logits, torch.zeros(2, dtype=torch.long), 2).item() == pytest.approx(expected, rel=1e-6)
-    assert training.loss(torch.zeros(3, 4), torch.tensor([0, 1, 3]), 1).item() == pytest.approx(math.log(4), rel=1e-6)
-    assert training.loss(torch.zeros(2, 1), torch.tensor([0, 1]), 1).item() == pytest.approx(math.log(2), rel=1e-6)
+    assert training.loss(logits, torch.zeros(2, dtype=torch.long), "pairs").item() == pytest.approx(expected, rel=1e-6)
+    assert training.loss(torch.zeros(3, 4), torch.tensor([0, 1, 3]), "labels").item() == pytest.approx(
+        math.log(4), rel=1e-6
+    )
+    assert training.loss(torch.zeros(2, 1), torch.tensor([0, 1]), "labels").item() == pytest.approx(
+        math.log(2), rel=1e-6
+    )
 
 
 def test_the_held_out_share_is_of_prompts(tmp_path):
@@ -314,7 +318,7 @@ def test_the_stages_train_and_annotate(tmp_path, monkeypatch):
         assert CliRunner().invoke(stage.main, ["--task", "mine"], catch_exceptions=False).exit_code == 0
     metrics = json.loads(Path("metrics/reward_model.json").read_text())
     assert set(metrics) == {"liked"}
-    assert set(metrics["liked"]) == {"accuracy", "rows", "models"}
+    assert {"accuracy", "rows", "models"} < set(metrics["liked"])
     found = schema.rows(Path("data/annotated/mine/train.parquet"))
     assert all(0 < r["reward_liked"] < 1 for r in found)
     better = [a["reward_liked"] > b["reward_liked"] for a, b in zip(found[::2], found[1::2], strict=True)]

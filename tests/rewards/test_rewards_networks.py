@@ -39,7 +39,9 @@ RESPONSES = ["small cats", "I do not know, and nobody else does", ""]
 
 
 def training() -> options.Training:
-    return options.Training("pairs", "scratch", None, None, "last", 2, 16, 2, 300, 4, 1, 1e-3, 0.0, 0.0, 2, 0.1, 0)
+    sizes = ("last", 2, 16, 2, 300, 4, 1, 1e-3, 0.0, 0.0, 2, 0.1, 0)
+    lora, measured = options.Lora(2, 4.0, 0.0), options.Measured(50, 10, 100)
+    return options.Training("pairs", "scratch", None, None, *sizes, "auto", None, "full", None, lora, "fp32", measured)
 
 
 def strong(model: torch.nn.Module) -> torch.nn.Module:
