@@ -168,6 +168,13 @@ def test_a_reward_model_of_kind_preference_takes_a_template_too(tmp_path):
     assert encoded(network, turns, "Paris") == own_ids(tokenizer, turns, "Paris")
 
 
+def test_both_kinds_score_a_chat_alike(tmp_path):
+    folder = judge(tmp_path / "judge", "llama3")
+    given = ["unused"] * 2, ANSWERS[:2], [{"turns": HISTORY}, {"turns": [SYSTEM, *HISTORY]}]
+    expected = scores(tmp_path, spec(folder), *given)
+    assert scores(tmp_path, spec(folder, kind="preference"), *given) == pytest.approx(expected, abs=1e-6)
+
+
 def test_turns_that_a_template_does_not_take_are_one_line(tmp_path):
     network = encoder(tmp_path, tokenizers.gemma())
     with pytest.raises(
