@@ -226,9 +226,11 @@ def test_adapters_are_trained_saved_alone_and_share_a_base(tmp_path, request, gi
 
 @pytest.mark.parametrize("tuning", ["head", "lora", "full"])
 @pytest.mark.parametrize("kind", ["preference", "classifier"])
-def test_chats_by_a_template_can_be_learnt_too(tmp_path, decoder, tuning, kind):
+def test_chats_by_a_template_can_be_learnt_too(tmp_path, monkeypatch, decoder, tuning, kind):
     """From a file, which travels with what was trained or is read again beside it."""
-    template = tmp_path / "chat.jinja"
+    monkeypatch.chdir(tmp_path)
+    template = Path("templates/chat.jinja")
+    template.parent.mkdir()
     template.write_text("{% for m in messages %}[{{ m.role }}]{{ m.content }}\n{% endfor %}")
     clean = write_clean(tmp_path / "clean", train=pairs(30))
     keys = {"init": decoder, "tuning": tuning, "folds": 2, "epochs": 1, "objective": "pairs"}
