@@ -228,6 +228,7 @@ class Generate:
 @dataclass(frozen=True)
 class Value:
     head: Literal["linear", "mlp"]
+    start: Literal["random", "constant"]
     heads: Size
     dropout: BelowOne
     batch_size: Count

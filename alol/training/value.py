@@ -85,12 +85,18 @@ class ValueHead(nn.Module):
         raw = self.output(self.dropout(pooled[:, 0])).view(-1)
         return self.low + (self.high - self.low) * raw.sigmoid() if self.bounded else raw
 
-    def start_at(self, mean: float) -> None:
-        """Sets the last bias so that V starts near the mean reward: the head then begins as the best constant."""
+    def start_at(self, mean: float, *, constant: bool = False) -> None:
+        """Sets the last bias so that V starts near the mean reward; with `constant`, at it, for every prompt.
+
+        The states of a pretrained model can be so large that a head with random last weights begins far from the mean,
+        and few prompts do not bring it back.
+        """
         last = self.output[-1] if isinstance(self.output, nn.Sequential) else self.output
         share = (mean - self.low) / (self.high - self.low) if self.bounded else None
         bias = mean if share is None else float(np.log(np.clip(share, 0.01, 0.99) / (1 - np.clip(share, 0.01, 0.99))))
         nn.init.constant_(last.bias, bias)
+        if constant:
+            nn.init.zeros_(last.weight)
 
 
 @dataclass(frozen=True)
@@ -312,7 +318,7 @@ class _Training:
         settings = self.settings
         torch.manual_seed(settings.seed)
         head = ValueHead(self.states[0].shape[-1], settings.heads, settings.dropout, settings.head, self.bounds)
-        head.start_at(float(self.rewards[seen].mean()))
+        head.start_at(float(self.rewards[seen].mean()), constant=settings.start == "constant")
         generator = torch.Generator().manual_seed(settings.seed)
         optimizer = torch.optim.AdamW(head.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
         done = 0

@@ -66,6 +66,10 @@ def test_the_output_stays_between_the_bounds_and_is_linear_without():
 def test_the_head_starts_near_the_mean_reward(bounds, kind):
     torch.manual_seed(0)
     head = value.ValueHead(8, 2, 0.0, kind, bounds).eval()
+    states = 100 * torch.randn(5, 3, 8)
+    head.start_at(0.5, constant=True)
+    assert head(states, torch.ones(5, 3)).tolist() == pytest.approx([0.5] * 5, abs=1e-6)
+    head = value.ValueHead(8, 2, 0.0, kind, bounds).eval()
     head.start_at(0.5)
     assert head(torch.zeros(4, 3, 8), torch.ones(4, 3)).mean().item() == pytest.approx(0.5, abs=0.3)
 
