@@ -24,7 +24,6 @@ from alol.compute import generate, launch, packed_models, packing
 from alol.compute.logprob import ResponseLogp
 from alol.config import params
 from alol.data import schema
-from alol.models import policies
 from alol.models.tokens import Encoder
 from alol.rewards import options, untrained
 from alol.rewards.network import Network, all_logits
@@ -84,7 +83,7 @@ def padding(size: Size) -> Iterator[dict[str, Any]]:
     p = params.load(size.task, "a_lol", dialogues.ROOT)
     p = dataclasses.replace(p, launch=dataclasses.replace(p.launch, device="cpu", precision="fp32"))
     rows = [row for row in found.train if row["response"]][: size.scored]
-    encoder = policies.encoder(found, p.policy)
+    encoder = Encoder(found.tokenizer, p.policy)
     prompts, responses = encoder.prompts(rows), encoder.responses([row["response"] for row in rows])
     few, many = p.train.batch_size, p.launch.generate_batch
     for name, work, parts, batch in (
