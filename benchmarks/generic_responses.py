@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import shutil
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -24,9 +25,10 @@ from alol.base.errors import ParameterError
 from alol.base.files import write_json
 from alol.config import params, paths
 from alol.config.params import Params
+from alol.data import schema
 from alol.evaluation.summary import align
 from alol.rewards import mismatched, training
-from alol.rewards.examples import Examples, gather
+from alol.rewards.examples import Examples, gather, parts
 from alol.rewards.options import Trainable, fitted
 from stages._cli import mistakes, speak
 
@@ -50,44 +52,57 @@ def area(good: np.ndarray, bad: np.ndarray) -> float:
     return float((below + upto).mean() / 2 / len(ordered))
 
 
-def measure(p: Params, component: str, given: Examples, others: Examples, count: int) -> dict[str, float]:
-    """What one training makes of the given examples, and of those at the end of `others`, which are mismatched."""
-    options = dict(fitted(p.rewards))[component]
+def prepare(task: str, folder: Path, options: Trainable, where: str, alone: bool) -> Path:
+    """Cleaned data like the task's; `alone`: without training responses, so that one model is trained, not folds."""
+    clean = folder / "clean"
+    shutil.copytree(paths.clean(task), clean)
+    if alone:
+        schema.write(clean / f"{schema.TRAIN}.parquet", schema.RESPONSES, [])
+    if options.train.texts not in {path.stem for path in (clean / "labels").glob("*.parquet")}:
+        raise ParameterError(f"{where}.train.texts", f"is {options.train.texts}, no entry of clean.labels")
+    return clean
+
+
+def measure(p: Params, component: str, clean: Path, count: int, seen: Trainable) -> dict[str, float]:
+    """What one training makes of the examples that it has not seen, and of mismatched ones of the options `seen`."""
+    where, options = f"rewards.{component}", dict(fitted(p.rewards))[component]
+    given = gather(clean, options, where)
+    others = mismatched.added(given, seen, where)
     with tempfile.TemporaryDirectory() as place:
-        found = training.train({component: p.rewards[component]}, paths.clean(p.task), Path(place) / "m", p.launch)
+        found = training.train({component: p.rewards[component]}, clean, Path(place) / "m", p.launch)
         scorer = rewards.load({component: p.rewards[component]}, Path(place) / "m", p.launch)
-        cells = [list(column) for column in zip(*others.rows, strict=True)]
-        scores = scorer.score(*cells, origin="train")[component]
-    targets = np.array(given.targets) == mismatched.best(options)
-    own, other = scores[: len(targets)], scores[len(targets) :]
-    kinds = _kinds(options, given, targets, count)
-    of_other = _kinds_of(options, others, len(targets), kinds)
+        own = parts(others, options.train.folds, options.train.holdout)
+        held = [i for i in range(len(others.rows)) if given.shared or own[i] == 0]
+        cells = zip(*(others.rows[i] for i in held), strict=True)
+        scores = dict(zip(held, scorer.score(*map(list, cells), origin="train")[component].tolist(), strict=True))
+    good = mismatched.best(options)
+    first = len(given.rows)
+    kinds = _kinds(given, good, count)
     result = {key: found[component].get(key, float("nan")) for key in ("accuracy", "accuracy_mismatched")}
-    result |= {"area": area(own[targets], own[~targets]), "bad": float(own[~targets].mean())}
+    sides = {
+        name: np.array([scores[i] for i in held if i < first and (given.targets[i] == good) == wanted])
+        for name, wanted in (("good", True), ("bad", False))
+    }
+    result |= {"area": area(sides["good"], sides["bad"]), "bad": float(sides["bad"].mean())}
     for name, kind in kinds.items():
-        result[f"{name}_own"] = float(
-            own[[i for i in np.flatnonzero(targets) if _said(options, given, i) in kind]].mean()
-        )
-        result[f"{name}_other"] = float(other[of_other[name]].mean())
+        chosen = [i for i in held if (i >= first or others.targets[i] == good) and _said(others, i) in kind]
+        result[f"{name}_own"] = float(np.mean([scores[i] for i in chosen if i < first]))
+        result[f"{name}_other"] = float(np.mean([scores[i] for i in chosen if i >= first]))
     return result
 
 
-def _said(options: Trainable, examples: Examples, i: int) -> str:
+def _said(examples: Examples, i: int) -> str:
     _, response, context = examples.rows[i]
     return f"{context.get('relation')} {' '.join(response.split()).casefold()}"
 
 
-def _kinds(options: Trainable, given: Examples, good: np.ndarray, count: int) -> dict[str, set[str]]:
-    said = Counter(_said(options, given, i) for i in np.flatnonzero(good))
+def _kinds(given: Examples, good: int, count: int) -> dict[str, set[str]]:
+    """The `count` most frequent good responses, and those that came once (of one relation, where there are some)."""
+    said = Counter(_said(given, i) for i, target in enumerate(given.targets) if target == good)
     return {
         "generic": {text for text, _ in said.most_common(count)},
         "specific": {text for text, times in said.items() if times == 1},
     }
-
-
-def _kinds_of(options: Trainable, others: Examples, start: int, kinds: dict[str, set[str]]) -> dict[str, list[int]]:
-    rows = range(start, len(others.rows))
-    return {name: [i - start for i in rows if _said(options, others, i) in kind] for name, kind in kinds.items()}
 
 
 def with_share(p: Params, component: str, share: float, keys: dict[str, Any]) -> Params:
@@ -108,21 +123,27 @@ def table(rows: list[dict[str, Any]]) -> str:
 @click.option("--component", required=True, help="A classifier or a critic with a `train` section.")
 @click.option("--shares", default="0,0.5,1", show_default=True, help="Values of train.mismatched.")
 @click.option("--count", default=20, show_default=True, type=click.IntRange(1), help="How many responses are generic.")
+@click.option(
+    "--holdout", type=click.FloatRange(0, 1, True, True), help="Train once, on the other prompts; else folds."
+)
+@click.option("--tuning", type=click.Choice(["full", "lora", "head"]), help="What is trained; else as the task says.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="A JSON file for the rows.")
-def main(task: str, component: str, shares: str, count: int, out: Path | None) -> None:
+def main(
+    task: str, component: str, shares: str, count: int, holdout: float | None, tuning: str | None, out: Path | None
+) -> None:
     """Print what mismatched examples do to the scores of generic responses."""
     speak()
-    with mistakes(task):
-        p, where = params.load(task), f"rewards.{component}"
+    with mistakes(task), tempfile.TemporaryDirectory() as place:
+        p, where, rows = params.load(task), f"rewards.{component}", []
         options = dict(fitted(p.rewards)).get(component)
         if not isinstance(options, Trainable) or options.train is None:
             raise ParameterError(where, "is no component with a `train` section")
-        given = gather(paths.clean(task), options, where)
-        asked = dict(fitted(with_share(p, component, OTHERS, {}).rewards))[component]
-        others, rows = mismatched.added(given, asked, where), []
+        clean = prepare(task, Path(place), options, where, holdout is not None)
+        keys = {key: value for key, value in (("holdout", holdout), ("tuning", tuning)) if value is not None}
+        seen = dict(fitted(with_share(p, component, OTHERS, keys).rewards))[component]
         for share in shares.split(","):
-            here = with_share(p, component, float(share), {})
-            rows.append({"share": float(share), **measure(here, component, given, others, count)})
+            here = with_share(p, component, float(share), keys)
+            rows.append({"share": float(share), **measure(here, component, clean, count, seen)})
             click.echo(table(rows))
         if out is not None:
             write_json(out, rows)
