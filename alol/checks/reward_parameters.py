@@ -152,6 +152,8 @@ def _training(where: str, built: Trainable, labels: dict[str, Labels]) -> Iterat
         yield ParameterError(f"{where}.objective", f"is {learnt}, but clean.labels.{train.texts} has {other}")
     if train.column and train.texts != RESPONSES:
         yield ParameterError(f"{where}.column", f"is read with texts: {RESPONSES} alone; delete it")
+    if train.mismatched:
+        yield from _mismatched(f"{where}.mismatched", built, labels)
     if learnt == "scores" and built.output != "logit":
         reason = "a critic's output is a probability; train a classifier" if isinstance(built, Critic) else (
             "numbers come as they are; set output to logit, and low and high to their bounds (null: open)"
@@ -163,6 +165,18 @@ def _training(where: str, built: Trainable, labels: dict[str, Labels]) -> Iterat
         yield ParameterError(f"{where}.tuning", f"is {train.tuning}, which needs a model: name one in init")
     init = None if train.init == "scratch" else train.init
     yield from _source(where, "init", init, "init_sha256", train.init_sha256)
+
+
+def _mismatched(where: str, built: Trainable, labels: dict[str, Labels]) -> Iterator[ParameterError]:
+    learnt, given = objective(built), f"is {built.train.mismatched:g}, but"
+    classes = len(labels[built.train.texts].classes) if built.train.texts in labels else 2
+    if learnt != "labels":
+        yield ParameterError(where, f"{given} objective {learnt} has no class for bad examples; set it to 0")
+    elif classes > 2:
+        yield ParameterError(where, f"{given} clean.labels.{built.train.texts} has {classes} classes; two are needed")
+    elif isinstance(built, Classifier) and not ("response" in built.inputs and len(built.inputs) == 2):
+        reason = f"{given} inputs has only {', '.join(built.inputs)}; the response and a text of its prompt are needed"
+        yield ParameterError(where, reason)
 
 
 def _classes(where: str, built: Trainable, classes: int) -> Iterator[ParameterError]:

@@ -37,6 +37,7 @@ class Examples:
     related: list[tuple[str, ...]]  # the keys of all rows and examples that have its text, its own among them
     shared: bool  # with the prompts or the conversations of the training split
     objective: Objective
+    mismatched: int = 0  # how many at the end are responses to another prompt (alol.rewards.mismatched)
 
 
 class Fold(NamedTuple):
@@ -178,23 +179,28 @@ def _related(train: _Keys, keys: list[str], texts: list[str]) -> list[tuple[str,
     return [train[text] for text in texts]
 
 
+def parts(examples: Examples, folds: int, holdout: float) -> list[int]:
+    """Where each example is held out: the number of its fold, or 0 and 1 (not held out) where no prompt is shared.
+
+    Those held out are then about `holdout` of the keys, with the smallest hashes.
+    """
+    if examples.shared:
+        return [fold(name, folds) for name in examples.keys]
+    ordered = sorted(set(examples.keys), key=lambda name: (fold(name, 2**61), name))
+    out = set(ordered[: max(1, round(holdout * len(ordered)))])
+    return [int(name not in out) for name in examples.keys]
+
+
 def divide(examples: Examples, folds: int, holdout: float) -> list[Fold]:
     """The examples held out in turn: one fold after the other, or a single one when no prompt is shared.
 
-    The single one takes about `holdout` of the keys, those with the smallest hashes. What has the conversation of a row
-    that is held out has its key, too; what has its prompt is not trained on either.
+    What has the conversation of a row that is held out has its key, too; what has its prompt is not trained on either.
     """
-    everything = range(len(examples.keys))
+    everything, own = range(len(examples.keys)), parts(examples, folds, holdout)
     if examples.shared:
-        own = [fold(name, folds) for name in examples.keys]
         seen = [{fold(name, folds) for name in names} for names in examples.related]
         return [Fold([i for i in everything if own[i] == k], [i for i in everything if k not in seen[i]])
                 for k in range(folds)]  # fmt: skip
-    ordered = sorted(set(examples.keys), key=lambda name: (fold(name, 2**61), name))
-    out = set(ordered[: max(1, round(holdout * len(ordered)))])
-    return [
-        Fold(
-            [i for i in everything if examples.keys[i] in out],
-            [i for i in everything if out.isdisjoint(examples.related[i])],
-        )
-    ]
+    out = {examples.keys[i] for i in everything if own[i] == 0}
+    kept = [i for i in everything if out.isdisjoint(examples.related[i])]
+    return [Fold([i for i in everything if own[i] == 0], kept)]

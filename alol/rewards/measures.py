@@ -20,6 +20,7 @@ from alol.rewards.folds import text
 from alol.rewards.options import Critic, Measured, Preference, Trainable
 
 RULES = ("length", "words")
+MISMATCHED = "accuracy_mismatched"
 SOFT = 1.0  # l2 of the rules: scikit-learn's own
 Array = np.ndarray
 
@@ -110,7 +111,34 @@ def _texts(options: Trainable, where: str, row: tuple[str, str, dict[str, Any]])
 def measure(
     examples: Examples, model: Outputs, rules: dict[str, Outputs], settings: Measured, seed: int
 ) -> dict[str, float]:
-    """Accuracy or rank correlation with its 95 % interval, calibration, the rules' figures and the model's lead."""
+    """Accuracy or rank correlation with its 95 % interval, calibration, the rules' figures and the model's lead.
+
+    All of these are of the given examples. Of mismatched ones there is the accuracy with its interval, and the rules'.
+    """
+    own = len(examples.members) - examples.mismatched
+    given = _some(model, rules, range(own))
+    found = _figures(examples, *given, settings, seed)
+    pairs = _some(model, rules, range(own, len(examples.members)))
+    if pairs[0].rows:
+        figures = _figures(examples, *pairs, settings, seed)
+        shown = ("accuracy", "accuracy_low", "accuracy_high", *(f"{key}_accuracy" for key in rules))
+        found |= {key.replace("accuracy", MISMATCHED): figures[key] for key in shown}
+        found["rows_mismatched"] = figures["rows"]
+    objective, values = examples.objective, given[0].values
+    targets = np.array([examples.targets[i] for i in given[0].rows], np.float64)
+    return found | calibration(objective, values, targets, settings.bins)
+
+
+def _some(model: Outputs, rules: dict[str, Outputs], wanted: range) -> tuple[Outputs, dict[str, Outputs]]:
+    """The outputs for the wanted examples alone."""
+    places = [place for place, row in enumerate(model.rows) if row in wanted]
+    few = [model.rows[place] for place in places]
+    return Outputs(few, model.values[places]), {key: Outputs(few, one.values[places]) for key, one in rules.items()}
+
+
+def _figures(
+    examples: Examples, model: Outputs, rules: dict[str, Outputs], settings: Measured, seed: int
+) -> dict[str, float]:
     name = "spearman" if examples.objective == "scores" else "accuracy"
     targets = np.array([examples.targets[i] for i in model.rows], np.float64)
     _, groups = np.unique([examples.keys[i] for i in model.rows], return_inverse=True)
@@ -129,7 +157,7 @@ def measure(
         found[lead] = found[name] - found[f"{key}_{name}"]
         found[f"{lead}_low"], found[f"{lead}_high"] = _interval(np.subtract(draws[""], draws[key]))
     found["rows"] = len(targets)
-    return found | calibration(examples.objective, model.values, targets, settings.bins)
+    return found
 
 
 def _interval(values: Any) -> tuple[float, float]:

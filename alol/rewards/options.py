@@ -83,6 +83,7 @@ class Training:
     seed: Seed
     objective: Literal["auto", "pairs", "labels", "scores"]
     column: str | None
+    mismatched: Annotated[float, between(0, 100)]
     tuning: Literal["full", "lora", "head"]
     l2: Positive | None
     lora: Lora

@@ -32,11 +32,11 @@ from alol.config.sections import Launch
 from alol.data import schema
 from alol.data.parts import Parts, pieces
 from alol.models.loading import quiet
-from alol.rewards import adapters, backbones, heads, tfidf, trained, untrained
+from alol.rewards import adapters, backbones, heads, mismatched, tfidf, trained, untrained
 from alol.rewards.critic import sentences
 from alol.rewards.examples import Examples, divide, gather
 from alol.rewards.folds import fold_folder, text
-from alol.rewards.measures import Rules, measure, outputs
+from alol.rewards.measures import MISMATCHED, Rules, measure, outputs
 from alol.rewards.network import Encoded, Network, all_logits, by_length, device
 from alol.rewards.options import FULL, Critic, Objective, Preference, Tfidf, Trainable, fitted
 from alol.rewards.preference import dialogue
@@ -92,7 +92,7 @@ class _Trainer:
         train = options.train
         if train.init != "scratch":
             model_names.check_sha256(train.init, train.init_sha256, f"{self.where}.train.init_sha256")
-        self.examples = gather(clean, options, self.where)
+        self.examples = mismatched.added(gather(clean, options, self.where), options, self.where)
         self._check_bounds()
         self.outputs = self._count()
         self.backbone: str | None = None  # what tells the model of `init` from others
@@ -277,6 +277,14 @@ def in_words(measured: Mapping[str, float]) -> str:
         f"{what} {measured[name]:.3f} [{measured[f'{name}_low']:.3f}, {measured[f'{name}_high']:.3f}] on "
         f"{measured['rows']:,} unseen examples; length {measured[f'length_{name}']:.3f}, "
         f"bag of words {measured[f'words_{name}']:.3f}"
+    ) + (f"; {_mismatched_in_words(measured)}" if MISMATCHED in measured else "")
+
+
+def _mismatched_in_words(measured: Mapping[str, float]) -> str:
+    ends = f"[{measured[f'{MISMATCHED}_low']:.3f}, {measured[f'{MISMATCHED}_high']:.3f}]"
+    return (
+        f"accuracy {measured[MISMATCHED]:.3f} {ends} on {measured['rows_mismatched']:,} unseen mismatched ones; length "
+        f"{measured[f'length_{MISMATCHED}']:.3f}, bag of words {measured[f'words_{MISMATCHED}']:.3f}"
     )
 
 

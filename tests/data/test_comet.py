@@ -19,6 +19,7 @@ OPTIONS = {
     "atomic2020": "skd/test.tsv",
     "test": ["atomic2020"],
     "relations": RELATIONS,
+    "train_prompts": None,
     "validation_rows": None,
     "test_prompts": None,
     "seed": 901,
@@ -131,6 +132,16 @@ def test_test_prompts_are_drawn_with_all_their_tails(tmp_path):
     assert len({row["prompt"] for row in rows}) == 5
     assert len(rows) == 15
     assert rows != read(tmp_path, test_prompts=5, seed=1)["test"]
+
+
+def test_training_prompts_are_drawn_from_all_of_a_sorted_file_with_all_their_tails(tmp_path):
+    triples = [triple(f"PersonX does {i // 2}", RELATIONS[i // 20], f"tail {i}", 0.5) for i in range(60)]
+    write(tmp_path, triples)
+    rows = read(tmp_path, train_prompts=12)["train"]
+    assert len({row["prompt"] for row in rows}) == 12 and len(rows) == 24
+    assert {row["context"]["relation"] for row in rows} == set(RELATIONS)
+    assert [row["response"] for row in rows] == sorted((row["response"] for row in rows), key=lambda t: int(t[5:]))
+    assert len(read(tmp_path, train_prompts=99)["train"]) == 60
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,7 @@ class Options:
     atomic2020: str | None  # tab-separated, without a header
     test: list[Literal["atomic2020", "atomic10x"]]  # where test prompts come from; the subsets' names
     relations: list[str]  # rows of others are left out and counted
+    train_prompts: Count | None  # drawn from the train split, whose file may be sorted; null: all
     validation_rows: Count | None  # drawn from the val split; null: all
     test_prompts: Count | None  # drawn from each subset; null: all
     seed: Seed  # of these draws
@@ -109,7 +110,14 @@ def _key(record: Record) -> Key:
 
 def _train(path: Path, options: Options) -> Iterator[Row]:
     triples = _Triples(path, "train", options)
-    yield from _rows(triples, triples.count(), TRAIN)
+    yield from _rows(triples, _drawn(triples.count(), options.train_prompts, options.seed), TRAIN)
+
+
+def _drawn(counts: Counts, wanted: int | None, seed: int) -> Mapping[Key, int]:
+    """As many prompts as are wanted, each with all of its rows; all where there are no more."""
+    if wanted is None or wanted >= len(counts):
+        return counts
+    return {key: counts[key] for key in random.Random(seed).sample(sorted(counts), wanted)}
 
 
 def _rows(records: Iterable[Record], counts: Mapping[Key, int], subset: str) -> Iterator[Row]:
@@ -162,11 +170,7 @@ def _test(raw: Path, path: Path, options: Options) -> Iterator[Row]:
     for subset in options.test:
         place = path if subset == ATOMIC10X else rawfiles.find(raw, str(options.atomic2020))
         triples = _Triples(place, "test" if subset == ATOMIC10X else None, options)
-        counts: Mapping[Key, int] = triples.count()
-        if options.test_prompts is not None and options.test_prompts < len(counts):
-            kept = random.Random(options.seed).sample(sorted(counts), options.test_prompts)
-            counts = {key: counts[key] for key in kept}
-        yield from _rows(triples, counts, subset)
+        yield from _rows(triples, _drawn(triples.count(), options.test_prompts, options.seed), subset)
 
 
 FORMAT = Format(Options, read, {}, check)
