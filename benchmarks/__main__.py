@@ -27,6 +27,7 @@ PARTS = {
     "reads": ("counting", "reads"),
     "growth": ("growth", "tenfold"),
     "waits": ("startup", "waits"),
+    "smollm2": ("smollm2", "measured"),
 }
 SIZES = {"full": FULL, "tiny": TINY}
 
@@ -57,7 +58,15 @@ def table(found: list[dict[str, Any]], machine: dict[str, Any]) -> str:
         "| | against | times as fast (lowest to highest) | useful tokens/s | memory over idle, MB | differs by |",
         "|---|---|---:|---:|---:|---|",
     ]
-    lines += [_ratio(row) for row in found if "ratio" in row]
+    lines += [_ratio(row) for row in found if "ratio" in row and "asked" not in row]
+    if asked := [row for row in found if "ratio" in row and "asked" in row]:
+        lines += [
+            "",
+            "| one thread, processor seconds | against | times as fast (lowest to highest) | asked | useful tokens/s "
+            "| padding there | differs by |",
+            "|---|---|---:|---:|---:|---:|---|",
+            *(_asked(row) for row in asked),
+        ]
     others = [row for row in found if "ratio" not in row]
     if others:
         lines += ["", "| | |", "|---|---|", *(_other(row) for row in others)]
@@ -65,7 +74,6 @@ def table(found: list[dict[str, Any]], machine: dict[str, Any]) -> str:
 
 
 def _ratio(row: dict[str, Any]) -> str:
-    parity = ", ".join(f"{name} {_number(value)}" for name, value in row["parity"].items())
     cells = [
         row["name"],
         row["yardstick"],
@@ -73,9 +81,26 @@ def _ratio(row: dict[str, Any]) -> str:
         f"{row['tokens_per_second']:,} : {row['yardstick_tokens_per_second']:,}",
         f"{row['memory_mb']:,.0f} : {row['yardstick_memory_mb']:,.0f} "
         f"({row['memory_mb'] / max(row['yardstick_memory_mb'], 1e-9):.2f})",
-        parity,
+        _parity(row),
     ]
     return f"| {' | '.join(cells)} |"
+
+
+def _asked(row: dict[str, Any]) -> str:
+    cells = [
+        row["name"],
+        row["yardstick"],
+        f"**{row['ratio']:.2f}** ({row['low']:.2f} to {row['high']:.2f})",
+        _number(row["asked"]),
+        f"{row['tokens_per_second']:,} : {row['yardstick_tokens_per_second']:,}",
+        f"{row['padding']:.0%}" if "padding" in row else "",
+        _parity(row),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _parity(row: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {_number(value)}" for name, value in row["parity"].items())
 
 
 def _other(row: dict[str, Any]) -> str:
@@ -108,7 +133,8 @@ def main(size: str, only: tuple[str, ...], out: Path) -> None:
         kept[part] = []
         for row in told(rows(part, SIZES[size])):
             kept[part].append(row)
-            click.echo(f"  {_ratio(row) if 'ratio' in row else _other(row)}", err=True)
+            shown = _asked if "asked" in row and "ratio" in row else _ratio if "ratio" in row else _other
+            click.echo(f"  {shown(row)}", err=True)
             parts = {name: kept[name] for name in PARTS if name in kept}
             write_json(path, {"machine": machine, "size": size, "parts": parts})
     text = table([row for name in PARTS for row in kept.get(name, [])], machine)

@@ -13,6 +13,7 @@ from transformers import GenerationConfig
 
 from alol.compute import generate
 from alol.compute.batching import pad
+from alol.compute.ends import end_ids
 from alol.compute.kernels import fused
 from alol.config import params
 from benchmarks import dialogues, measure
@@ -46,18 +47,19 @@ class Library:
 
     def __init__(self, size: Size, model: nn.Module, tokenizer: Any) -> None:
         self.model, self.pad_id = model.eval(), tokenizer.pad_token_id
-        ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": self.pad_id}
+        self.ends = end_ids(model, tokenizer)
+        ends = {"eos_token_id": sorted(self.ends), "pad_token_id": self.pad_id}
         self.config = GenerationConfig(max_new_tokens=size.new_tokens, do_sample=False, **ends)
 
     @torch.no_grad()
     def __call__(self, prompts: list[list[int]]) -> list[list[int]]:
         found: list[list[int]] = []
-        end = self.config.eos_token_id
         for start in range(0, len(prompts), YARDSTICK_BATCH):
             ids, mask = pad(prompts[start : start + YARDSTICK_BATCH], self.pad_id, left=True)
             output = self.model.generate(input_ids=ids, attention_mask=mask, generation_config=self.config)
             for row in output[:, ids.shape[1] :].tolist():
-                found.append(row[: row.index(end) + 1] if end in row else row)
+                last = next((k for k, token in enumerate(row) if token in self.ends), len(row))
+                found.append(row[: last + 1])
         return found
 
 
@@ -71,7 +73,7 @@ def against_generate(size: Size) -> Iterator[dict[str, Any]]:
     for _ in range(size.repeats):
         sides = zip((ours, library), times, strict=True)
         found, expected = (measure.kept(side, prompts, spent) for side, spent in sides)
-        parity = _parity(library.model, prompts, found, expected)
+        parity = parity_of(library.model, prompts, found, expected)
     tokens = sum(map(len, prompts)) + sum(map(len, found))
     yield measure.row(
         f"generation, {len(prompts)} prompts", f"transformers' generate, batches of {YARDSTICK_BATCH} as they come",
@@ -94,13 +96,17 @@ def _prepared(side: type[Ours] | type[Library], size: Size) -> Any:
     return lambda: made(prompts[: 8 * YARDSTICK_BATCH])
 
 
-def _parity(
-    model: nn.Module, prompts: list[list[int]], found: list[list[int]], expected: list[list[int]]
+def parity_of(
+    model: nn.Module,
+    prompts: list[list[int]],
+    found: list[list[int]],
+    expected: list[list[int]],
+    same: float = SAME,
 ) -> dict[str, float]:
     """The share of equal responses, and the largest gap between the two best logits where others part."""
     different = [i for i in range(len(prompts)) if found[i] != expected[i]]
     share = 1 - len(different) / len(prompts)
-    measure.below("the share of different responses", 1 - share, 1 - SAME + 1e-9)
+    measure.below("the share of different responses", 1 - share, 1 - same + 1e-9)
     gap = max((_gap(model, prompts[i], found[i], expected[i]) for i in different), default=0.0)
     return {"equal": share, "gap": measure.below("a response, where the two best logits", gap, GAP)}
 

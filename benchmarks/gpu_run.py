@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import click
 import numpy as np
@@ -84,6 +84,16 @@ class Run:
         return self.sizes.tokens or self.sizes.micro * (self.sizes.prompt + self.sizes.response) // 2
 
 
+class Machine(Protocol):
+    """What a side needs of a run."""
+
+    @property
+    def main(self) -> Accelerator: ...
+
+    @property
+    def pad_id(self) -> int: ...
+
+
 def precision() -> str:
     return "bf16" if torch.cuda.is_available() else "fp32"
 
@@ -148,7 +158,7 @@ def useful(table: pa.Table) -> int:
     return int(sum(x.sum() for x in lengths(table)))
 
 
-def with_reference(run: Run, p: params.Params, model: nn.Module, table: pa.Table) -> pa.Table:
+def with_reference(run: Machine, p: params.Params, model: nn.Module, table: pa.Table) -> pa.Table:
     """`table` with the log-probabilities that `model` gives without its adapter."""
     prompts, responses = table["prompt_ids"].to_pylist(), table["response_ids"].to_pylist()
     logp: list[list[float]] = [[] for _ in prompts]
@@ -178,7 +188,7 @@ def moved(model: nn.Module) -> None:
 class Ours:
     """The pipeline's own step and optimizer over the rows of a table, in their order."""
 
-    def __init__(self, run: Run, p: params.Params, model: nn.Module, table: pa.Table, algorithm: str) -> None:
+    def __init__(self, run: Machine, p: params.Params, model: nn.Module, table: pa.Table, algorithm: str) -> None:
         chosen = registry.FROM_DATA[algorithm]
         examples = (planning.Groups if chosen.group else planning.Examples)(table)
         self.model, self.size, self.clip_norm = model, p.train.batch_size, p.train.optimizer.clip_norm

