@@ -27,14 +27,16 @@ PARTS = {
     "reads": ("counting", "reads"),
     "growth": ("growth", "tenfold"),
     "waits": ("startup", "waits"),
-    "smollm2": ("smollm2", "measured"),
+    "smollm2": ("smollm2", "updates"),
+    "smollm2-trl": ("smollm2", "updates_trl"),
+    "smollm2-reading": ("smollm2_reading", "measured"),
 }
 SIZES = {"full": FULL, "tiny": TINY}
 
 
 def rows(part: str, size: Size) -> Iterator[dict[str, Any]]:
     """The rows of a part; one that says so where what it compares with is not installed."""
-    if part == "trl" and not importlib.util.find_spec("trl"):
+    if part in ("trl", "smollm2-trl") and not importlib.util.find_spec("trl"):
         yield {"name": "TRL", "skipped": "not installed: pip install -r benchmarks/requirements.txt"}
         return
     module, function = PARTS[part]

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import functools
 import importlib.util
+import itertools
 import json
 import statistics
 import tempfile
@@ -75,23 +76,24 @@ def has_trl() -> bool:
     return all(importlib.util.find_spec(name) is not None for name in ("trl", "datasets"))
 
 
-def measured(size: Size) -> Iterator[dict[str, Any]]:
-    """The rows, each from a process of its own with one thread."""
-    from benchmarks import smollm2_reading
-
+def each(size: Size, *parts: tuple[Any, ...]) -> Iterator[dict[str, Any]]:
+    """The rows of parts, functions and what they take beside the size, from a process each."""
     if size != TINY and (lacking := missing()):
         yield {"name": "smollm2", "skipped": f"not installed: {', '.join(lacking)}; `make models` does"}
         return
-    for precision in ("fp32", "bf16"):
-        yield from measure.in_process(alone, against_plain, size, precision)
-        if not has_trl():
-            yield {"name": f"smollm2, TRL, {precision}", "skipped": "not installed"}
-            continue
-        for algorithm in ("nll", "dpo"):
-            yield from measure.in_process(alone, against_trl, size, precision, algorithm)
-    yield from measure.in_process(alone, precisions, size)
-    for part in (smollm2_reading.scoring, smollm2_reading.likelihood, smollm2_reading.generation):
-        yield from measure.in_process(alone, part, size)
+    for part, *arguments in parts:
+        yield from measure.in_process(alone, part, size, *arguments)
+
+
+def updates(size: Size) -> Iterator[dict[str, Any]]:
+    """Updates of a_lol against the plain method, in both precisions, and of these against each other."""
+    yield from each(size, (against_plain, "fp32"), (precisions,), (against_plain, "bf16"))
+
+
+def updates_trl(size: Size) -> Iterator[dict[str, Any]]:
+    """Updates of nll and dpo against TRL's, in both precisions."""
+    kinds = itertools.product(("fp32", "bf16"), ("nll", "dpo"))
+    yield from each(size, *((against_trl, *kind) for kind in kinds))
 
 
 def alone(part: Callable[..., Any], *arguments: Any) -> Any:

@@ -119,9 +119,15 @@ def test_batches_by_length_begin_with_the_longest_and_keep_pairs_together():
 
 def test_without_the_packages_one_line_says_so(monkeypatch):
     monkeypatch.setattr(smollm2, "PACKAGES", ("json", "no_such_package"))
-    assert list(benchmarks.rows("smollm2", FULL)) == [
-        {"name": "smollm2", "skipped": "not installed: no_such_package; `make models` does"}
-    ]
+    expected = [{"name": "smollm2", "skipped": "not installed: no_such_package; `make models` does"}]
+    assert list(benchmarks.rows("smollm2", FULL)) == expected
+    assert list(benchmarks.rows("smollm2-reading", FULL)) == expected
+
+
+@pytest.mark.slow
+def test_parts_run_in_processes_of_their_own():
+    names = [row["name"] for row in benchmarks.rows("smollm2-reading", TINY)]
+    assert names == ["smollm2, scoring by MiniLM", "smollm2, likelihood", "smollm2, generation, 6 prompts"]
 
 
 def test_what_is_asked_stands_beside_what_was_found():
