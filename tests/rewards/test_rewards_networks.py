@@ -25,11 +25,14 @@ from transformers import (
 from alol import rewards
 from alol.base.errors import InputError
 from alol.compute import packed_models
+from alol.config import yaml_files
+from alol.config.build import build
 from alol.rewards import options, untrained
 from alol.rewards.classifier import ClassifierNetwork, sigmoid
 from alol.rewards.critic_model import CriticConfig
 from alol.rewards.network import Encoded, batch_of, last_attended
 from alol.rewards.preference import PreferenceNetwork, RewardModel, RewardModelConfig, dialogue
+from tests.closure import ROOT
 from tests.reward_project import load
 
 TEXTS = ["a small text about cats", "another one about dogs and cats", "what do you think?", "I do not know"]
@@ -39,9 +42,12 @@ RESPONSES = ["small cats", "I do not know, and nobody else does", ""]
 
 
 def training() -> options.Training:
-    sizes = ("last", 2, 16, 2, 300, 4, 1, 1e-3, 0.0, 0.0, 2, 0.1, 0)
-    lora, measured = options.Lora(2, 4.0, 0.0), options.Measured(50, 10, 100)
-    return options.Training("pairs", "scratch", None, None, *sizes, "auto", None, "full", None, lora, "fp32", measured)
+    """The defaults of tasks/shared/rewards.yaml, but for a model of one's own that is tiny."""
+    defaults = yaml_files.read(ROOT / "tasks/shared/rewards.yaml")["training"]
+    tiny = {"pooling": "last", "width": 16, "heads": 2, "vocabulary": 300, "batch_size": 4, "epochs": 1, "folds": 2}
+    still = {"weight_decay": 0.0, "dropout": 0.0, "seed": 0}
+    lora, measured = {"r": 2, "alpha": 4.0, "dropout": 0.0}, {"resamples": 50, "bins": 10, "words": 100}
+    return build(options.Training, {**defaults, **tiny, **still, "lora": lora, "measured": measured}, "train")
 
 
 def strong(model: torch.nn.Module) -> torch.nn.Module:
