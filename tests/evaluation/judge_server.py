@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import http.server
 import json
@@ -58,13 +59,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
             server.bodies.append(body)
             step = server.plan.pop(0) if server.plan else server.always
         time.sleep(server.pause)
-        try:
+        with server.lock:
+            server.now -= 1  # before the answer, after which the client may ask the next one at once
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self.answer(step, body)
-        except (BrokenPipeError, ConnectionResetError):
-            pass
-        finally:
-            with server.lock:
-                server.now -= 1
 
     def answer(self, step, body) -> None:
         if isinstance(step, int):
