@@ -11,8 +11,8 @@ from stages._cli import command
 
 
 def inputs(params: Params) -> list[Path]:
-    """What the reference depends on beside the parameters: its data, and the file of its template where it has one."""
-    return [paths.clean(params.task), Path(params.policy.template)]
+    """What the reference depends on beside the parameters."""
+    return [paths.clean(params.task)]
 
 
 @command("reference", distributed=True, inputs=inputs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 from collections.abc import Sequence
@@ -59,6 +60,14 @@ def run(names: Sequence[str], algorithm: str = "a_lol") -> None:
     for name in names:
         result = stage(name, algorithm)
         assert result.exit_code == 0, f"{name}: {result.output} {result.exception!r}"
+
+
+def made(folder: Path, names: Sequence[str], **changes: Any) -> Path:
+    """The folder, as a small project in which these stages have run: what tests of a module share."""
+    write(folder, **changes)
+    with contextlib.chdir(folder):
+        run(names)
+    return folder
 
 
 def error(name: str, algorithm: str = "a_lol") -> str:

@@ -38,32 +38,12 @@ def generate(
     name: str = "generate",
     done: Callable[[int], object] | None = None,
     ends: Iterable[int] = (),
-) -> list[str]:
-    """One response text per prompt (token ids), in order; the work is shared by the processes of `main`.
-
-    The options are those of `answers`.
-    """
-    found = answers(model, tokenizer, prompts, settings, launch, seed=seed, main=main, name=name, done=done, ends=ends)
-    return [text for text, _ in found]
-
-
-def answers(
-    model: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[Sequence[int]],
-    settings: Generate,
-    launch: Launch,
-    *,
-    seed: int,
-    main: Accelerator,
-    name: str = "generate",
-    done: Callable[[int], object] | None = None,
-    ends: Iterable[int] = (),
 ) -> list[tuple[str, list[int]]]:
-    """Text and token ids of one response per prompt (token ids), in order; the ids are those of `sample_ids`.
+    """Text and token ids of one response per prompt (token ids), in order; the work is shared by `main`'s processes.
 
-    `model` must be in evaluation mode on main's device. Sampling draws from `seed` alone, so that a run repeats itself.
-    With `done`, which is told how many prompts were answered, this process answers them alone and shows no bar.
+    The ids are those of `sample_ids`. `model` must be in evaluation mode on main's device. Sampling draws from `seed`
+    alone, so that a run repeats itself. With `done`, which is told how many prompts were answered, this process answers
+    them alone and shows no bar.
     `ends` are tokens that end a response beside those of `end_ids` and `settings.stop_ids`.
     """
     ends = end_ids(model, tokenizer).union(ends)

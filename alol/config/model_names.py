@@ -100,7 +100,7 @@ def named(settings: Any) -> Iterator[Path]:
         if not isinstance(value, str):
             yield from named(value)
         elif value.endswith(TEMPLATE):
-            if (path := Path(os.path.expandvars(value))).is_file():
+            if (path := Path(value)).is_file():
                 yield path
         elif "/" in value or value.endswith(GGUF):
             path, _ = find(value)

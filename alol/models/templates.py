@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from alol.base import faults
 from alol.base.errors import InputError, ParameterError
+from alol.config.model_names import TEMPLATE
 from alol.models.letters import Letters
 
 if TYPE_CHECKING:  # `stages.check` does without
     from transformers import PreTrainedTokenizerBase
 
-KEY = "policy.template"
-FOLDER, SUFFIX = "templates", ".jinja"  # of files, of which DVC knows when they change
+POLICY = "policy"  # the section that names the template and the lengths of policies
+KEY = f"{POLICY}.template"
+FOLDER, SUFFIX = "templates", TEMPLATE  # of files, of which DVC knows when they change
 TEXT, CHAT = "text", "chat"  # values of it that are no file
 ROLES = {"human": "user"}  # a role of ours, as templates call it; the others are called the same
 ASKED, SAID = "Who?", "It is me."  # a dialogue that shows what a template writes around texts
@@ -25,7 +27,7 @@ Turns = Sequence[dict[str, str]]
 
 
 class Lengths(Protocol):
-    """How prompts and responses become tokens: these keys of the section `policy`."""
+    """How prompts and responses become tokens: these keys of the section `policy`, or of a reward that reads as one."""
 
     template: str
     max_prompt: int
@@ -72,12 +74,16 @@ def path(template: str, key: str = KEY) -> Path:
 
 @dataclass(frozen=True)
 class Chat:
-    """What a template makes of turns, and what it ends a response with; `key` is the parameter that names it."""
+    """What a template makes of turns, and what it ends a response with; `where` is the table that names it."""
 
     tokenizer: PreTrainedTokenizerBase
     template: str
     ends: frozenset[str] = frozenset()  # tokens that end a response beside the template's own; marks, too
-    key: str = KEY
+    where: str = POLICY
+
+    @property
+    def key(self) -> str:
+        return f"{self.where}.template"
 
     @cached_property
     def letters(self) -> Letters:
@@ -107,12 +113,12 @@ class Chat:
         if len(ids) <= limit:
             return ids
         if refuse:
-            raise too_long(row, len(ids), limit)
+            raise too_long(row, len(ids), limit, self.where)
         ids = _shortened(turns, limit, encode)
         if len(ids) > limit:
             raise InputError(
                 f"prompt {row['prompt_id']}: a system turn and the template's marks alone have {len(ids)} tokens, more "
-                f"than policy.max_prompt = {limit}; raise it"
+                f"than {self.where}.max_prompt = {limit}; raise it"
             )
         return ids
 
@@ -176,8 +182,8 @@ def _shortened(turns: Turns, limit: int, encode: Callable[[Turns], list[int]]) -
     return without(bisect_left(range(length), True, key=lambda count: len(without(count)) <= limit))
 
 
-def too_long(row: dict[str, Any], length: int, limit: int) -> InputError:
+def too_long(row: dict[str, Any], length: int, limit: int, where: str) -> InputError:
     return InputError(
-        f"prompt {row['prompt_id']} has {length} tokens, more than policy.max_prompt = {limit}; "
-        "raise it (within the model's context) or set policy.long_prompt: shorten"
+        f"prompt {row['prompt_id']} has {length} tokens, more than {where}.max_prompt = {limit}; "
+        f"raise it (within the model's context) or set {where}.long_prompt: shorten"
     )

@@ -12,13 +12,12 @@ from functools import cached_property
 from transformers import PreTrainedTokenizerBase
 
 from alol.models.letters import Letters
-from alol.models.templates import TEXT, Chat, Lengths, own, too_long
+from alol.models.templates import POLICY, TEXT, Chat, Lengths, own, too_long
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """A tokenizer with the template and lengths of `policy` in the task's file, or of a reward
-    that reads as a policy does.
+    """A tokenizer with a template and lengths: those of `policy` in the task's file, or of a reward's table `where`.
 
     A template from a file must be the tokenizer's own by now (alol.models.templates.keep), as the reference's is.
     `named` are the end tokens that the model's files name: they too are letters in texts of users, even those that the
@@ -28,6 +27,7 @@ class Encoder:
     tokenizer: PreTrainedTokenizerBase
     policy: Lengths
     named: Collection[int] = ()
+    where: str = POLICY
 
     def prompts(self, rows: Sequence[dict]) -> list[list[int]]:
         """Token ids of each row's `prompt`, at most `max_prompt`, special tokens included.
@@ -70,7 +70,7 @@ class Encoder:
     def _chat(self) -> Chat | None:
         if self.policy.template == TEXT:
             return None
-        return Chat(self.tokenizer, own(self.tokenizer), self._ends)
+        return Chat(self.tokenizer, own(self.tokenizer, f"{self.where}.template"), self._ends, self.where)
 
     @cached_property
     def _ends(self) -> frozenset[str]:
@@ -91,7 +91,7 @@ class Encoder:
     def _shorten(self, row: dict, length: int) -> list[int]:
         limit, letters = self.policy.max_prompt, self._letters
         if self.policy.long_prompt == "refuse":
-            raise too_long(row, length, limit)
+            raise too_long(row, length, limit, self.where)
         cuts = row["cuts"] or [0]
         kept = _written(letters, row, 0, cuts[0])
         for start in cuts[1:]:

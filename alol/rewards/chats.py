@@ -21,22 +21,22 @@ def template(tokenizer: Any, options: Classifier | Critic | Preference, where: s
     """
     if options.template == TEXT:
         return None
-    key = _key(where)
-    content = read(options.template if options.train is None else CHAT, tokenizer, key)
-    chat = Chat(tokenizer, content, key=key)
+    table = _table(where)
+    content = read(options.template if options.train is None else CHAT, tokenizer, f"{table}.template")
+    chat = Chat(tokenizer, content, where=table)
     _ = chat.letters  # which the template is tried for
     return chat
 
 
 def kept(tokenizer: Any, options: Classifier | Critic | Preference, where: str) -> Any:
     """The tokenizer of a model to train, with the template that a file holds as its own."""
-    keep(options.template, tokenizer, _key(where))
+    keep(options.template, tokenizer, f"{_table(where)}.template")
     return tokenizer
 
 
-def _key(where: str) -> str:
-    """`template` of the component whose model's key is `where`."""
-    return f"{where.removesuffix('.train.init').removesuffix('.model')}.template"
+def _table(where: str) -> str:
+    """The component whose model's key is `where`."""
+    return where.removesuffix(".train.init").removesuffix(".model")
 
 
 def encode(

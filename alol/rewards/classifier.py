@@ -90,10 +90,7 @@ class ClassifierNetwork:
         if packed_models.ready(self.model, (*packed_models.ENCODERS, critic_model.CriticConfig.model_type)):
             start = first_position(self.model)
             texts = packed(self, rows, causal=False, start=start)
-            segments = torch.zeros_like(texts.input_ids)
-            if "token_type_ids" in self.tokenizer.model_input_names:
-                segments[0] = torch.from_numpy(np.concatenate([row.segments for row in rows]))
-            return packed_models.pooled_first(self.model, texts, segments).logits
+            return packed_models.pooled_first(self.model, texts, backbones.segments(self, rows)).logits
         if packed_models.packable(self.model) and self._linear() is not None:
             return self._linear()(last_states(self, rows))
         return self.padded_logits(batch_of(self, rows))

@@ -15,6 +15,7 @@ from alol.compute.ends import end_ids
 from alol.compute.logprob import response_logp
 from alol.config import model_names
 from alol.config.sections import Launch
+from alol.data.schema import PROMPT_MARKS
 from alol.models import policies, templates
 from alol.models.tokens import Encoder
 from alol.rewards.components import Origin
@@ -40,14 +41,20 @@ class LikelihoodReward:
         self._model = model.requires_grad_(False).to(self._device, kind)
         tokenizer = policies.tokenizer_of(options.model, options.revision)
         templates.keep(options.template, tokenizer, f"{where}.template")
-        self._encoder = Encoder(tokenizer, options, frozenset(end_ids(model, tokenizer)))
+        self._encoder = Encoder(tokenizer, options, frozenset(end_ids(model, tokenizer)), where)
 
     def score(
         self, prompts: Sequence[str], responses: Sequence[str], contexts: Sequence[dict], origin: Origin
     ) -> np.ndarray:
         """float64 [N]: at most 0, or in [0, 1] as probabilities."""
         rows = [
-            {"prompt_id": f"row {i} (counted from 0)", "prompt": prompt, "cuts": [0], "turns": context.get("turns")}
+            {
+                "prompt_id": f"row {i} (counted from 0)",
+                "prompt": prompt,
+                "cuts": [0],
+                "turns": context.get("turns"),
+                "marks": context.get(PROMPT_MARKS),
+            }
             for i, (prompt, context) in enumerate(zip(prompts, contexts, strict=True))
         ]
         read, said = self._encoder.prompts(rows), self._encoder.responses(responses)

@@ -101,7 +101,7 @@ class Copy:
         `lock`, if there is one, is held by the process too.
         """
         name = run.stages if upto else run.name
-        if (before := self._about()) != name:
+        if (before := _name(self.folder)) != name:
             if before:
                 write_json(self._found.place / "cost" / f"{before}.json", costs(self._found, before))
             remove(self.folder / paths.cost("x").parent)
@@ -122,9 +122,6 @@ class Copy:
             self.end()
         code = self._started.wait()
         return None if code == 0 else _reason(log, code)
-
-    def _about(self) -> str | None:
-        return _name(self.folder)
 
     def end(self) -> None:
         """Ends what runs in the copy: first asked, so that stages keep what they have done."""

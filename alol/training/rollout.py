@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from alol.base.work import Work
-from alol.compute import generate
+from alol.compute.generate import generate
 from alol.compute.launch import placed
 from alol.config.params import Params
 from alol.config.sections import Generate
@@ -59,7 +59,7 @@ def rollouts(
     with tqdm(total=len(rows), initial=parts.rows, desc=name, unit="prompt", leave=False, disable=not shown) as bar:
 
         def answer(start: int, numbers: Sequence[int]) -> list[dict[str, Any]]:
-            found = generate.answers(
+            found = generate(
                 policy.model, policy.tokenizer, [prompts[i] for i in numbers], settings, params.launch,
                 seed=(seed * 1_000_003 + start) % 2**31, main=main, name=name, done=bar.update, ends=encoder.ends,
             )  # fmt: skip

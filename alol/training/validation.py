@@ -49,13 +49,13 @@ class Validation:
     scored: list[dict[str, Any]] = field(default_factory=list)
 
     def __call__(self) -> float:
-        texts = generate(
+        answers = generate(
             self.model, self.encoder.tokenizer, self.ids, self.settings, self.launch,
             seed=self.seed, main=self.main, name="validate", ends=self.encoder.ends,
         )  # fmt: skip
         score = None
         if self.rewards is not None:
-            rows = [{**row, "response": text} for row, text in zip(self.rows, texts, strict=True)]
+            rows = [{**row, "response": text} for row, (text, _) in zip(self.rows, answers, strict=True)]
             self.scored[:] = scored_rows(rows, self.rewards)
             score = success(self.scored, self.measure, self.reward)
         return float(from_main(score, self.main))

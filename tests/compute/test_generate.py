@@ -23,7 +23,8 @@ SETTINGS = dataclasses.replace(DEMO.generate, max_new_tokens=8, beams=1, sample=
 def run(model, tokenizer, prompts=PROMPTS, batch=3, seed=1, **changes):
     launch = dataclasses.replace(DEMO.launch, generate_batch=batch)
     settings = dataclasses.replace(SETTINGS, **changes)
-    return generate(model, tokenizer, prompts, settings, launch, seed=seed, main=Accelerator(cpu=True))
+    found = generate(model, tokenizer, prompts, settings, launch, seed=seed, main=Accelerator(cpu=True))
+    return [text for text, _ in found]
 
 
 def sampled(model, tokenizer, prompts=PROMPTS, **changes):

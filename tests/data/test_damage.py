@@ -35,12 +35,7 @@ HEAD = value.ValueHead(8, 2, 0.0, "linear", (0.0, 1.0))
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
     """A project in which every stage has run; tests leave it as it was."""
-    folder = tmp_path_factory.mktemp("project")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        small.write(folder)
-        small.run([*small.BEFORE_TRAIN, *small.FROM_TRAIN])
-    return folder
+    return small.made(tmp_path_factory.mktemp("project"), [*small.BEFORE_TRAIN, *small.FROM_TRAIN])
 
 
 @pytest.fixture

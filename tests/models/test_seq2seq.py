@@ -119,12 +119,8 @@ def test_prompt_and_response_have_a_context_each(model):
 
 @pytest.fixture(scope="module")
 def graph(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("seq2seq")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        small.write(folder, tasks__demo__policy__scratch__architecture="t5")
-        small.run(small.BEFORE_TRAIN)
-    return folder
+    changes = {"tasks__demo__policy__scratch__architecture": "t5"}
+    return small.made(tmp_path_factory.mktemp("seq2seq"), small.BEFORE_TRAIN, **changes)
 
 
 @pytest.mark.parametrize("algorithm", ["a_lol", "wbc", "dpo", "ppo"])

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from alol import rewards
 from alol.base.errors import InputError
 from alol.checks import reward_parameters
+from alol.data import schema
 from tests import tokenizers
 from tests.reward_project import load
 
@@ -87,6 +89,28 @@ def test_text_that_spells_the_end_token_is_letters(tmp_path, folder):
     letters = [*tokenizer("so" + end, split_special_tokens=True)["input_ids"], tokenizer.eos_token_id]
     found = scores(tmp_path, folder, ["why?"], ["so" + end])
     assert found[0] == pytest.approx(direct(folder, tokenizer("why?")["input_ids"], letters), abs=1e-5)
+
+
+def test_the_marks_of_a_format_are_special_tokens(tmp_path, folder):
+    tokenizer = tokenizers.qwen()
+    end = tokenizer.eos_token
+    found = scores(tmp_path, folder, [f"why?{end}"], ["so"], [{schema.PROMPT_MARKS: [4, 4 + len(end)]}])
+    prompt = [*tokenizer("why?")["input_ids"], tokenizer.eos_token_id]
+    assert found[0] == pytest.approx(direct(folder, prompt, [*tokenizer("so")["input_ids"], prompt[-1]]), abs=1e-5)
+
+
+def test_messages_name_the_rewards_own_keys(tmp_path, folder):
+    turns = [{"role": "system", "text": "Be brief. " * 20}, {"role": "human", "text": "why?"}]
+    with pytest.raises(InputError, match=r"more than rewards\.it\.max_prompt = 20; raise it"):
+        scores(tmp_path, folder, ["why?"], ["so"], [{"turns": turns}], template="chat", max_prompt=20)
+    bare = tmp_path / "bare"
+    shutil.copytree(folder, bare)
+    tokenizer = AutoTokenizer.from_pretrained(bare)
+    tokenizer.chat_template = None
+    (bare / "chat_template.jinja").unlink(missing_ok=True)
+    tokenizer.save_pretrained(bare)
+    with pytest.raises(InputError, match=r"^rewards\.it\.template is chat, but the tokenizer has no chat template"):
+        scores(tmp_path, bare, template="chat")
 
 
 def test_bf16_is_close_and_the_machine_changes_nothing(tmp_path, folder):

@@ -20,13 +20,8 @@ def precision():
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
     """A project in which everything before train has run."""
-    folder = tmp_path_factory.mktemp("bf16")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        changes = {"launch.precision": "bf16", "tasks.demo.policy.scratch.architecture": "llama"}
-        small.write(folder, **changes)
-        small.run(small.BEFORE_TRAIN)
-    return folder
+    changes = {"launch.precision": "bf16", "tasks.demo.policy.scratch.architecture": "llama"}
+    return small.made(tmp_path_factory.mktemp("bf16"), small.BEFORE_TRAIN, **changes)
 
 
 @pytest.mark.parametrize("algorithm", ["a_lol", "ppo"])

@@ -21,12 +21,7 @@ from tests import small
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     """A project in which everything before train has run."""
-    folder = tmp_path_factory.mktemp("prepared")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        small.write(folder)
-        small.run(small.BEFORE_TRAIN)
-    return folder
+    return small.made(tmp_path_factory.mktemp("prepared"), small.BEFORE_TRAIN)
 
 
 @pytest.fixture

@@ -28,12 +28,7 @@ JUDGED = {"value_judged_mse", "value_judged_mse_constant", "value_noise", "value
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory):
     """A small project whose reference is trained."""
-    folder = tmp_path_factory.mktemp("reference")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        small.write(folder)
-        small.run(small.BEFORE_TRAIN[: small.BEFORE_TRAIN.index("rollout")])
-    return folder
+    return small.made(tmp_path_factory.mktemp("reference"), small.BEFORE_TRAIN[: small.BEFORE_TRAIN.index("rollout")])
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import accumulate, islice
 from pathlib import Path
@@ -254,18 +254,14 @@ class _Chats:
     def _parsed(self, count: int, record: Record, wanted: Wanted, left_out: LeftOut) -> Iterator[Item]:
         """The prompts of one record, if its group is wanted; `count` names them."""
         shared: dict[str, Any] = {}
-        examples: Iterable[Example | str] = self._examples(record)
-        if self._options.per_record is not None:
-            every = list(examples)
-            first = next((one for one in every if not isinstance(one, str)), None)
-            if first is not None:  # the group is that of its first example, drawn or not
-                shared = self._context(record) | {"group": self._group(record, first.turns)}
-            examples = self._drawn(count, every)
-        for found in examples:
+        every, some = self._examples(record), self._options.per_record is not None
+        for found in self._drawn(count, list(every)) if some else every:
             if isinstance(found, str):
                 self._leave_out(f"records {found}", record, left_out)
                 continue
-            shared = shared or self._context(record) | {"group": self._group(record, found.turns)}
+            if not shared:  # the group is that of the record's first example, drawn or not
+                first = self._first(record) if some else found
+                shared = self._context(record) | {"group": self._group(record, first.turns)}
             if not wanted(shared["group"]):
                 continue
             answers = [(text, {**shared, **numbers}) for text, numbers in found.answers]
