@@ -27,7 +27,7 @@ from alol.data import schema
 from alol.models.tokens import Encoder
 from alol.rewards import options, untrained
 from alol.rewards.network import Network, all_logits
-from alol.training import advantage, loop, planning, value
+from alol.training import advantage, loop, planning, value, value_head
 from benchmarks import dialogues, project
 from benchmarks.size import Size
 
@@ -127,7 +127,7 @@ def _train(model: nn.Module, encoder: Encoder, rows: list[dict[str, Any]], p: pa
 
 
 def _advantage(model: nn.Module, encoder: Encoder, rows: list[dict[str, Any]], p: params.Params) -> None:
-    head = value.ValueHead(model.config.n_embd, p.value.heads, 0.0, p.value.head, (None, None)).eval()
+    head = value_head.ValueHead(model.config.n_embd, p.value.heads, 0.0, p.value.head, (None, None)).eval()
     reward = dataclasses.replace(p.reward, weights={}, raw="identity")
     advantage.advantages(model, head, encoder, rows, reward, p.launch, "cpu")
 

@@ -28,7 +28,7 @@ from alol.models import policies
 from alol.models.policies import LoadedPolicy
 from alol.models.tokens import Encoder
 from alol.rewards import scoring
-from alol.training import rollout, value
+from alol.training import rollout, value, value_head
 from stages._cli import mistakes, speak
 
 TABLE = f"{schema.VALIDATION}.parquet"
@@ -54,7 +54,7 @@ def prepare(folder: Path, policy: LoadedPolicy, p: Params, count: int, main: Acc
     shutil.copy(paths.baselines(p.task) / TABLE, folder / TABLE)
 
 
-def discarded(policy: LoadedPolicy, heads: list[value.ValueHead], p: Params, main: Accelerator) -> np.ndarray:
+def discarded(policy: LoadedPolicy, heads: list[value_head.ValueHead], p: Params, main: Accelerator) -> np.ndarray:
     """For each head the share of the responses that train chooses from with R - V(x) <= 0."""
     encoder, rewarded, values = Encoder(policy.tokenizer, p.policy), [], []
     path = paths.annotated(p.task) / f"{schema.TRAIN}.parquet"
@@ -68,7 +68,7 @@ def discarded(policy: LoadedPolicy, heads: list[value.ValueHead], p: Params, mai
         place = {prompt: i for i, prompt in enumerate(prompts)}
         chosen = [place[row["prompt_id"]] for row in rows]
         rewarded.append(value.total_rewards(rows, p))
-        values.append([value.predict(head, states, p.value.batch_size)[chosen] for head in heads])
+        values.append([value_head.predict(head, states, p.value.batch_size)[chosen] for head in heads])
     total = np.concatenate(rewarded)
     return np.array([(total <= np.concatenate([one[i] for one in values])).mean() for i in range(len(heads))])
 

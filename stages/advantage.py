@@ -8,7 +8,7 @@ from alol.config import paths
 from alol.config.params import Params
 from alol.data import schema
 from alol.models import policies
-from alol.training import advantage, value
+from alol.training import advantage, value_head
 from stages._cli import command
 
 
@@ -26,7 +26,7 @@ def main(params: Params, work: Work) -> None:
     """Compute A = R - V(x) and the reference's log-probabilities of the training responses."""
     accelerator = launch.accelerator(params.launch)
     policy = policies.load(paths.reference(params.task))
-    head = value.load(paths.value(params.task)).to(accelerator.device)
+    head = value_head.load(paths.value(params.task)).to(accelerator.device)
     rows = advantage.of_table(_responses(params), policy, head, params, accelerator, work)
     schema.write(paths.advantages(params.task) / "train.parquet", schema.ADVANTAGES, rows)
 

@@ -26,7 +26,7 @@ from alol.data.parts import Parts, pieces
 from alol.models import policies
 from alol.models.policies import LoadedPolicy
 from alol.models.tokens import Encoder
-from alol.training.value import ValueHead, stack
+from alol.training.value_head import ValueHead, stack
 
 
 def of_table(

@@ -7,7 +7,7 @@ import torch
 
 from alol.compute.batching import Batch, chunks, pad, positions
 from alol.compute.logprob import prompt_states, response_logp
-from alol.training.value import ValueHead, stack
+from alol.training.value_head import ValueHead, stack
 
 PROMPTS = [[5, 6, 7, 8, 9, 10, 11], [12, 13], [14, 15, 16], [17]] * 8
 RESPONSES = [[20, 21, 1], [22, 23, 24, 25, 26, 1], [27, 1], [28, 29, 30, 31, 1]] * 8

@@ -26,7 +26,7 @@ from alol.config import params
 from alol.data import schema
 from alol.evaluation import summary
 from alol.models import policies
-from alol.training import value
+from alol.training import value_head
 from tests import small
 
 REFERENCE, POLICY, HEAD = Path("models/demo/reference"), Path("models/demo/a_lol"), Path("models/demo/value")
@@ -63,12 +63,12 @@ def subjects() -> list[Subject]:
     advantages = Path("data/advantages/demo/train.parquet")
     found.append(Subject("Parquet", advantages, lambda: repr(schema.table(advantages, schema.ADVANTAGES).to_pylist())))
     found += [
-        Subject("safetensors", HEAD / "head.safetensors", lambda: _weights(value.load(HEAD))),
+        Subject("safetensors", HEAD / "head.safetensors", lambda: _weights(value_head.load(HEAD))),
         Subject("safetensors", REFERENCE / "model.safetensors", lambda: _weights(policies.load(REFERENCE).model)),
         Subject("safetensors", REWARDS / "helpful/full/model.safetensors", lambda: _scores(loaded)),
     ]
     json = {
-        HEAD / "head.json": lambda: _weights(value.load(HEAD)),
+        HEAD / "head.json": lambda: _weights(value_head.load(HEAD)),
         HEAD / "heldout.json": lambda: repr(summary.heldout(HEAD / "heldout.json")),
         REFERENCE / "policy.json": lambda: repr(policies.load(REFERENCE).pointer),
         REFERENCE / "config.json": lambda: repr(policies.load(REFERENCE).model.config),

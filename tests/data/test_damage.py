@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from alol.base import faults
 from alol.base.errors import InputError
 from alol.data import schema
-from alol.training import value
+from alol.training import value_head
 from tests import small
 from tests.data import fuzz_tables
 
@@ -29,7 +29,7 @@ ROWS = [
     }
     for i in range(100)
 ]  # fmt: skip
-HEAD = value.ValueHead(8, 2, 0.0, "linear", (0.0, 1.0))
+HEAD = value_head.ValueHead(8, 2, 0.0, "linear", (0.0, 1.0))
 
 
 @pytest.fixture(scope="module")
@@ -184,11 +184,11 @@ def weights(change):
 )
 def test_a_value_head_that_is_damaged_or_another_is_one_line(tmp_path, damage, why):
     folder = saved_head(tmp_path / "value")
-    loaded = value.load(folder)
+    loaded = value_head.load(folder)
     assert all(torch.equal(tensor, HEAD.state_dict()[name]) for name, tensor in loaded.state_dict().items())
     damage(folder)
     with pytest.raises(InputError) as caught:
-        value.load(folder)
+        value_head.load(folder)
     assert why in str(caught.value)
     assert "\n" not in str(caught.value)
 

@@ -10,7 +10,7 @@ import torch
 
 from alol.base.errors import InputError
 from alol.config import params
-from alol.training import value
+from alol.training import value, value_head
 
 SETTINGS = dataclasses.replace(
     params.load("demo").value, heads=2, dropout=0.0, epochs=30, lr=1e-2, folds=3, batch_size=8
@@ -54,10 +54,10 @@ def test_held_out_error_of_the_constant_by_hand():
 def test_the_output_stays_between_the_bounds_and_is_linear_without():
     torch.manual_seed(0)
     states, mask = 100 * torch.randn(64, 3, 8), torch.ones(64, 3)
-    bounded = value.ValueHead(8, 2, 0.0, "linear", (-3.0, 1.0))(states, mask)
+    bounded = value_head.ValueHead(8, 2, 0.0, "linear", (-3.0, 1.0))(states, mask)
     assert bounded.min() >= -3
     assert bounded.max() <= 1
-    head = value.ValueHead(8, 2, 0.0, "linear", (0.0, None))
+    head = value_head.ValueHead(8, 2, 0.0, "linear", (0.0, None))
     assert head(states, mask).min() < 0
 
 
@@ -65,11 +65,11 @@ def test_the_output_stays_between_the_bounds_and_is_linear_without():
 @pytest.mark.parametrize("kind", ["linear", "mlp"])
 def test_the_head_starts_near_the_mean_reward(bounds, kind):
     torch.manual_seed(0)
-    head = value.ValueHead(8, 2, 0.0, kind, bounds).eval()
+    head = value_head.ValueHead(8, 2, 0.0, kind, bounds).eval()
     states = 100 * torch.randn(5, 3, 8)
     head.start_at(0.5, constant=True)
     assert head(states, torch.ones(5, 3)).tolist() == pytest.approx([0.5] * 5, abs=1e-6)
-    head = value.ValueHead(8, 2, 0.0, kind, bounds).eval()
+    head = value_head.ValueHead(8, 2, 0.0, kind, bounds).eval()
     head.start_at(0.5)
     assert head(torch.zeros(4, 3, 8), torch.ones(4, 3)).mean().item() == pytest.approx(0.5, abs=0.3)
 
@@ -79,10 +79,10 @@ def test_dropout_is_off_when_the_head_is_used(tmp_path):
     result = fit(states, rewards, dropout=0.5, epochs=2)
     settings = dataclasses.replace(SETTINGS, dropout=0.5)
     value.save(result, tmp_path / "value", settings)
-    loaded = value.load(tmp_path / "value")
-    first, again = (value.predict(loaded, states, 4) for _ in range(2))
+    loaded = value_head.load(tmp_path / "value")
+    first, again = (value_head.predict(loaded, states, 4) for _ in range(2))
     assert np.array_equal(first, again)
-    np.testing.assert_allclose(first, value.predict(result.head, states, 30), atol=1e-6)
+    np.testing.assert_allclose(first, value_head.predict(result.head, states, 30), atol=1e-6)
     assert not loaded.training
 
 
