@@ -17,7 +17,7 @@ import click
 from alol.base.errors import InputError
 from alol.base.files import read_json, replacing
 from alol.config import params, paths
-from alol.evaluation import comparison, experiments, figures, published_columns, results, summary
+from alol.evaluation import comparison, experiments, figures, published_columns, results, revisions, summary
 from alol.evaluation.report import write_csv
 from stages._cli import mistakes, speak
 
@@ -55,23 +55,23 @@ def git(*arguments: str) -> str | None:
     return done.stdout if done.returncode == 0 else None
 
 
-def revisions(rows: list[dict[str, Any]], task: str) -> dict[str, experiments.Revision | str]:
+def read(rows: list[dict[str, Any]], task: str) -> dict[str, revisions.Revision | str]:
     """The `rev` of each row -> its parameters, or why its metrics count for nothing."""
-    files = [*experiments.files_of(task), "dvc.lock"]
+    files = [*revisions.files_of(task), "dvc.lock"]
     revs = dict.fromkeys(str(row["rev"]) for row in rows)
     committed = [rev for rev in revs if rev != "workspace"]
     contents = blobs([f"{rev}:./{file}" for rev in committed for file in files])
-    found: dict[str, experiments.Revision | str] = {}
+    found: dict[str, revisions.Revision | str] = {}
     for rev in revs:
         if rev == "workspace":
             of = {file: Path(file).read_bytes() for file in files if Path(file).exists()}
         else:
             of = {file: contents[f"{rev}:./{file}"] for file in files}
-        revision = experiments.revision(of, task)
+        revision = revisions.revision(of, task)
         lock = of.get("dvc.lock")
-        stale = experiments.stale(revision, lock) if lock and not isinstance(revision, str) else None
+        stale = revisions.stale(revision, lock) if lock and not isinstance(revision, str) else None
         if lock and not isinstance(revision, str):
-            revision = dataclasses.replace(revision, basis=experiments.basis(lock, revision.params))
+            revision = dataclasses.replace(revision, basis=revisions.basis(lock, revision.params))
         found[rev] = stale or revision
     return found
 
@@ -93,7 +93,7 @@ def blobs(names: list[str]) -> dict[str, bytes | None]:
 
 def report(task: str, rows: list[dict[str, Any]]) -> list[experiments.Group]:
     """Write the files of one task and say what is in them."""
-    of_dvc, left_out = experiments.collect(rows, task, revisions(rows, task))
+    of_dvc, left_out = experiments.collect(rows, task, read(rows, task))
     of_files, unread = results.runs(task)
     runs, repeated = experiments.together(of_dvc, of_files)
     left_out += [*unread, *repeated]

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from alol.evaluation import experiments
-from alol.evaluation.experiments import FIRST, LAST, POLICY, Basis, Group, Run
+from alol.evaluation.experiments import FIRST, LAST, POLICY, Group, Run
 from alol.evaluation.figures import Group as Line
 from alol.evaluation.figures import Point
+from alol.evaluation.revisions import UNKNOWN, Basis
 from alol.evaluation.summary import DISTANCE, align, ordered, show
 
 APART = "Rewards under different references or test sets cannot be compared: each has a table and a figure of its own."
@@ -40,7 +41,7 @@ def sections(runs: Sequence[Run], checkpoints: Sequence[Group]) -> list[Section]
             for basis, found in bases.items()
             if any(run.metrics.get(FIRST[1]) in one.values(FIRST[1]) for run in found)
         )
-        beside.setdefault(next(same, Basis()), []).append(one)
+        beside.setdefault(next(same, UNKNOWN), []).append(one)
     differ, several = experiments.differences(bases), len({*bases, *beside}) > 1
     found = []
     for basis in dict.fromkeys([*bases, *beside]):

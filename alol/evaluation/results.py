@@ -20,8 +20,9 @@ from alol.base.errors import InputError
 from alol.base.files import read_json, write_json
 from alol.config import params, paths
 from alol.config.params import Params
-from alol.evaluation import experiments
-from alol.evaluation.experiments import Basis, Run
+from alol.evaluation import experiments, revisions
+from alol.evaluation.experiments import Run
+from alol.evaluation.revisions import Basis
 
 TRAINING = ("train.", "algorithms.")  # settings on which no stage before training depends
 
@@ -52,12 +53,12 @@ class Result(TypedDict):
 
 def digest(found: Params) -> str:
     """Of the settings that a run learns from, but for its seed."""
-    return _digest(experiments.settings(found))
+    return _digest(revisions.settings(found))
 
 
 def shared_digest(found: Params) -> str:
     """Of those that the stages before training depend on."""
-    return _digest({key: value for key, value in experiments.settings(found).items() if not key.startswith(TRAINING)})
+    return _digest({key: value for key, value in revisions.settings(found).items() if not key.startswith(TRAINING)})
 
 
 def _digest(settings: Mapping[str, str]) -> str:
@@ -84,9 +85,9 @@ def write(folder: Path, found: Params, code: Code, cost: dict[str, dict[str, flo
         algorithm=found.algorithm,
         seed=found.seed,
         digest=digest(found),
-        parameters=params.plain({key: value for key, value in vars(found).items() if key not in experiments.IGNORED}),
+        parameters=params.plain({key: value for key, value in vars(found).items() if key not in revisions.IGNORED}),
         summary=read_json(folder / experiments.SUMMARY, dict[str, Any]),
-        basis=vars(experiments.basis(lock.read_bytes() if lock.exists() else None, found)),
+        basis=vars(revisions.basis(lock.read_bytes() if lock.exists() else None, found)),
         cost=cost,
         launch={one.stem: read_json(one) for one in sorted((folder / paths.launch("x")).parent.glob("*.json"))},
         code=code,
@@ -109,7 +110,7 @@ def runs(task: str, root: Path = Path()) -> tuple[list[Run], list[tuple[str, str
 
 
 def _run(file: Path, result: Result) -> Run:
-    rows = experiments.flat(result["summary"])
+    rows = revisions.flat(result["summary"])
     metrics = experiments.metrics(rows)
     if experiments.FIRST[0] not in metrics:
         raise InputError(f"it has no {experiments.FIRST[0]}")
@@ -118,7 +119,7 @@ def _run(file: Path, result: Result) -> Run:
         file.stem,
         result["algorithm"],
         str(result["seed"]),
-        experiments.settings_of(result["parameters"], result["algorithm"]),
+        revisions.settings_of(result["parameters"], result["algorithm"]),
         metrics,
         experiments.numbers(rows),
         Basis(result["basis"].get("reference"), result["basis"].get("test")),

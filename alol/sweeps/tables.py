@@ -20,7 +20,7 @@ from alol.config import params, yaml_files
 from alol.config.params import Params
 from alol.config.yaml_files import KEYS, PARAMS, TASKS
 from alol.evaluation import results
-from alol.evaluation.experiments import IGNORED
+from alol.evaluation.revisions import IGNORED
 
 Changes = Mapping[str, Any]
 COLUMNS = ("tasks", "algorithms", "seeds", "settings")

@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from alol.base.errors import InputError
-from alol.evaluation import comparison, experiments, figures, published_columns
+from alol.evaluation import comparison, experiments, figures, published_columns, revisions
 from benchmarks import project
 from stages import compare as command
 
@@ -55,9 +55,9 @@ def contents(name: str = "demo", **changes: object) -> dict[str, bytes]:
     return {file: json.dumps(table).encode() for file, table in project.files(raw).items()}  # JSON is YAML
 
 
-def revision(task: str = "demo", **changes: object) -> experiments.Revision:
-    found = experiments.revision(contents(task, **changes), task)
-    assert isinstance(found, experiments.Revision), found
+def revision(task: str = "demo", **changes: object) -> revisions.Revision:
+    found = revisions.revision(contents(task, **changes), task)
+    assert isinstance(found, revisions.Revision), found
     return found
 
 
@@ -169,13 +169,13 @@ def test_labels_say_what_differs_under_the_shortest_clear_name():
 
 def test_parameters_that_this_version_cannot_read_are_named_by_their_kind():
     old = {"params.yaml": b"task: demo\ndefaults: {}\ntasks: {}\n", "tasks/defaults.yaml": None}
-    assert experiments.revision(old, "demo") == "params.yaml is of an older layout"
+    assert revisions.revision(old, "demo") == "params.yaml is of an older layout"
     without = contents()
     del without["tasks/demo.yaml"]
-    assert experiments.revision(without, "demo") == "it has no tasks/demo.yaml"
+    assert revisions.revision(without, "demo") == "it has no tasks/demo.yaml"
     other = "its parameters are of another version of the project, with other keys"
-    assert experiments.revision(contents(tasks__demo__train__nope=1), "demo") == other
-    assert experiments.revision({**contents(), "params.yaml": b"task: [1"}, "demo") == other
+    assert revisions.revision(contents(tasks__demo__train__nope=1), "demo") == other
+    assert revisions.revision({**contents(), "params.yaml": b"task: [1"}, "demo") == other
 
 
 LOCKED = b"""
@@ -204,23 +204,23 @@ stages:
     ],
 )
 def test_what_scores_the_test_responses_is_part_of_the_basis(lock, changes, same):
-    first = experiments.basis(LOCKED, revision().params)
-    other = experiments.basis(lock, revision(**changes).params)
+    first = revisions.basis(LOCKED, revision().params)
+    other = revisions.basis(lock, revision(**changes).params)
     assert first.reference == other.reference == "0123456789.dir"
     assert (first.test == other.test) == same
 
 
 def test_what_a_lock_does_not_say_is_not_known():
-    assert experiments.basis(None, revision().params) == experiments.Basis(None, None)
-    without = experiments.basis(LOCKED.replace(b"custom", b"x"), revision().params)
-    assert without == experiments.Basis("0123456789.dir", None)
+    assert revisions.basis(None, revision().params) == revisions.Basis(None, None)
+    without = revisions.basis(LOCKED.replace(b"custom", b"x"), revision().params)
+    assert without == revisions.Basis("0123456789.dir", None)
     assert without.label == "reference 01234567, test set and rewards not known"
 
 
 def made(*rows: dict[str, object], **basis: tuple[str, str]) -> list[experiments.Run]:
     """Runs, each with the Basis that is given under its name."""
     runs, _ = collect(*rows)
-    return [dataclasses.replace(run, basis=experiments.Basis(*basis[run.name])) for run in runs]
+    return [dataclasses.replace(run, basis=revisions.Basis(*basis[run.name])) for run in runs]
 
 
 def test_runs_of_different_references_get_a_heading_each():
@@ -253,7 +253,7 @@ def test_a_heading_says_which_settings_made_the_references_differ():
     other = revision(tasks__demo__reference__seed=9)
     runs, _ = collect(row("a"), row("b"), of={"b": other})
     bases = {"a": "ref1", "b": "ref2"}
-    runs = [dataclasses.replace(run, basis=experiments.Basis(bases[run.name], "test")) for run in runs]
+    runs = [dataclasses.replace(run, basis=revisions.Basis(bases[run.name], "test")) for run in runs]
     titles = [one.title for one in comparison.sections(runs, [])]
     assert titles[1] == "Reference ref2, test set and rewards test (seed=9)"
 
@@ -276,9 +276,9 @@ def test_a_run_that_dvc_and_a_file_know_counts_once():
     assert experiments.together([run], [file]) == ([run], [("a_lol-1-abc", "same parameters and seed as a")])
     other = dataclasses.replace(file, metrics={**file.metrics, "policy.all.reward": 0.9})
     assert "with other results" in experiments.together([run], [other])[1][0][1]
-    elsewhere = dataclasses.replace(file, basis=experiments.Basis("ref2", "test"))
+    elsewhere = dataclasses.replace(file, basis=revisions.Basis("ref2", "test"))
     assert experiments.together([run], [elsewhere]) == ([run, elsewhere], [])
-    unknown = dataclasses.replace(run, basis=experiments.Basis())
+    unknown = dataclasses.replace(run, basis=revisions.Basis())
     assert experiments.together([unknown], [file])[0] == [unknown]
 
 
@@ -339,7 +339,7 @@ stages:
 
 
 def test_metrics_that_match_their_parameters_are_current():
-    assert experiments.stale(revision(), LOCK) is None
+    assert revisions.stale(revision(), LOCK) is None
 
 
 @pytest.mark.parametrize(
@@ -352,19 +352,19 @@ def test_metrics_that_match_their_parameters_are_current():
     ],
 )
 def test_parameters_edited_after_the_run_are_noticed(changes, key):
-    reason = experiments.stale(revision(**changes), LOCK)
+    reason = revisions.stale(revision(**changes), LOCK)
     assert reason is not None and f"another value of {key};" in reason
 
 
 def test_a_shared_file_edited_after_the_run_is_noticed():
     lock = b"stages: {clean: {deps: [{path: tasks/shared/clean.yaml, md5: 123}]}}"
-    assert "another tasks/shared/clean.yaml; run" in str(experiments.stale(revision(), lock))
+    assert "another tasks/shared/clean.yaml; run" in str(revisions.stale(revision(), lock))
 
 
 def test_metrics_of_another_task_are_noticed():
     lock = b"stages:\n  evaluate:\n    outs:\n    - path: data/generations/hha/a_lol\n      md5: x\n"
-    assert "another task or algorithm" in experiments.stale(revision(), lock)
-    assert experiments.stale(revision(), lock.replace(b"hha", b"demo")) is None
+    assert "another task or algorithm" in revisions.stale(revision(), lock)
+    assert revisions.stale(revision(), lock.replace(b"hha", b"demo")) is None
 
 
 RESULTS = {
@@ -448,7 +448,7 @@ def test_a_checkpoint_stands_among_the_runs():
 
 def test_a_stage_that_did_not_follow_is_noticed():
     lock = LOCK.replace(b"deps: [{path: models/demo, md5: aaa.dir}", b"deps: [{path: models/demo, md5: old.dir}")
-    assert "stage aggregate did not run after models/demo" in str(experiments.stale(revision(), lock))
+    assert "stage aggregate did not run after models/demo" in str(revisions.stale(revision(), lock))
 
 
 def test_figure_is_drawn_with_shared_and_with_several_references():

@@ -8,7 +8,7 @@ import pytest
 
 from alol.base.errors import InputError
 from alol.config import params, yaml_files
-from alol.evaluation import experiments, results
+from alol.evaluation import results, revisions
 from alol.sweeps import tables
 from tests import small
 
@@ -139,6 +139,6 @@ def test_the_parameters_that_a_result_keeps_give_the_same_settings(project):
     import json
 
     (run,) = tables.planned([{"settings": [{"train.optimizer.lr": 1e-5}]}])
-    kept = {key: value for key, value in vars(run.params).items() if key not in experiments.IGNORED}
+    kept = {key: value for key, value in vars(run.params).items() if key not in revisions.IGNORED}
     stored = json.loads(json.dumps(params.plain(kept)))
-    assert experiments.settings_of(stored, "a_lol") == experiments.settings(run.params)
+    assert revisions.settings_of(stored, "a_lol") == revisions.settings(run.params)
