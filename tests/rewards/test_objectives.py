@@ -18,7 +18,7 @@ from alol.base.errors import InputError
 from alol.checks import reward_parameters
 from alol.compute import packed_models
 from alol.data import schema
-from alol.rewards import adapters, backbones, training, untrained
+from alol.rewards import adapters, backbones, fitting, training, untrained
 from alol.rewards.examples import gather
 from alol.rewards.options import fitted
 from stages import annotate, reward_model
@@ -286,7 +286,7 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole(tmp_path, encoder, learn
         network.logits = lambda rows, run=run, sizes=sizes: sizes.append(len(rows)) or run(rows)
         batch = range(len(examples.members))
         encoded = network.encode(*zip(*examples.rows, strict=True))
-        training.accumulate(network, encoded, examples, batch, options, (4.0, 2.0) if learnt == "scores" else None)
+        fitting.accumulate(network, encoded, examples, batch, options, (4.0, 2.0) if learnt == "scores" else None)
         gradients.append(torch.cat([p.grad.flatten() for p in network.model.parameters() if p.grad is not None]))
         counts.append(sizes)
     assert len(counts[0]) == 1

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from alol import rewards
 from alol.base.errors import InputError
 from alol.data import schema
-from alol.rewards import training
+from alol.rewards import fitting, training
 from alol.rewards.examples import divide, gather
 from alol.rewards.folds import fold, key
 from alol.rewards.options import fitted
@@ -177,11 +177,11 @@ def test_training_may_start_from_a_checkpoint(tmp_path):
 def test_the_loss_of_a_pair_is_bradley_terry():
     logits = torch.tensor([[1.0], [0.0], [0.0], [2.0]])  # better 1 and 0, worse 0 and 2
     expected = (math.log(1 + math.exp(-1)) + math.log(1 + math.exp(2))) / 2
-    assert training.loss(logits, torch.zeros(2, dtype=torch.long), "pairs").item() == pytest.approx(expected, rel=1e-6)
-    assert training.loss(torch.zeros(3, 4), torch.tensor([0, 1, 3]), "labels").item() == pytest.approx(
+    assert fitting.loss(logits, torch.zeros(2, dtype=torch.long), "pairs").item() == pytest.approx(expected, rel=1e-6)
+    assert fitting.loss(torch.zeros(3, 4), torch.tensor([0, 1, 3]), "labels").item() == pytest.approx(
         math.log(4), rel=1e-6
     )
-    assert training.loss(torch.zeros(2, 1), torch.tensor([0, 1]), "labels").item() == pytest.approx(
+    assert fitting.loss(torch.zeros(2, 1), torch.tensor([0, 1]), "labels").item() == pytest.approx(
         math.log(2), rel=1e-6
     )
 
@@ -305,7 +305,7 @@ def test_a_row_is_scored_by_the_model_of_its_conversations_fold(tmp_path):
 
 def test_every_batch_order_covers_every_example():
     lengths = np.arange(1, 101) % 17
-    batches = list(training._batches(lengths, 8, 2, seed=0))
+    batches = list(fitting._batches(lengths, 8, 2, seed=0))
     assert len(batches) == 2 * math.ceil(100 / 8)
     assert sorted(np.concatenate(batches).tolist()) == sorted([*range(100), *range(100)])
 

@@ -21,19 +21,15 @@ from alol.data import rawfiles, rawjson, shards
 from alol.data.compact_sets import Counts, Key, digest
 from alol.data.formats import Format, Row, by_prompt, table
 from alol.data.formats.conversations import (
-    ASSISTANT,
     CONVENTIONS,
-    HUMAN,
-    SYSTEM,
     TEXTS,
-    TOOL,
     Example,
     Parsed,
-    Turn,
     number,
     numbers,
     recognised,
 )
+from alol.data.formats.turns import ASSISTANT, HUMAN, SYSTEM, TOOL, Turn
 from alol.data.rawfiles import Record
 from alol.data.schema import SPLITS, TEST, TRAIN, VALIDATION
 

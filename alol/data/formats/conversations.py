@@ -6,25 +6,28 @@ caller counts or refuses.
 
 from __future__ import annotations
 
-import json
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from alol.base.errors import InputError
 from alol.data import rawfiles
+from alol.data.formats.turns import (
+    ASSISTANT,
+    HUMAN,
+    MARK,
+    SYSTEM,
+    TOOL,
+    Turn,
+    answered,
+    fault_of,
+    spoken,
+    transcript,
+    turns,
+)
 from alol.data.rawfiles import Record
 
-SYSTEM, HUMAN, ASSISTANT, TOOL = "system", "human", "assistant", "tool"
-ROLES = {
-    **dict.fromkeys(("system", "developer"), SYSTEM),
-    **dict.fromkeys(("user", "human", "prompter"), HUMAN),
-    **dict.fromkeys(("assistant", "gpt", "model", "bot", "chatgpt", "bing", "bard"), ASSISTANT),
-    **dict.fromkeys(("tool", "function", "observation", "ipython", "function_response"), TOOL),
-}
-CALLS = {"function_call", "tool_call"}  # roles of what an assistant says to a tool
-MARK = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant|System):")
 NUMBER = re.compile(r"[-+]?(?:[0-9]{1,20}(?:\.[0-9]{0,20})?|\.[0-9]{1,20})(?:[eE][-+]?[0-9]{1,3})?")
 CONVERSATIONS = ("messages", "conversations", "conversation")
 PROMPTS, COMPLETIONS = ("prompt", "instruction"), ("completion", "response", "output")
@@ -42,12 +45,6 @@ TEXTS = {
     "input",
 }
 SIDES = ("chosen", "rejected")
-
-
-class Turn(NamedTuple):
-    role: str
-    text: str
-    trained: bool = True  # false: what an assistant says to a tool, or what its record gives no weight
 
 
 class Answer(NamedTuple):
@@ -90,80 +87,6 @@ def _prompted(values: dict[str, Any]) -> bool:
 
 def _transcript(value: Any) -> str | None:
     return "transcript" if isinstance(value, str) and MARK.match(value) else None
-
-
-# --- turns
-
-
-def turns(value: Any, where: str) -> list[Turn]:
-    """The turns of a list of messages, each with role and content, or from and value."""
-    if not isinstance(value, list) or not value:
-        raise InputError(f"{where}: must be a list of messages, at least one, but is {value!r:.60}")
-    return [_turn(item, f"{where}[{i}]") for i, item in enumerate(value)]
-
-
-def _turn(item: Any, where: str) -> Turn:
-    if not isinstance(item, dict):
-        raise InputError(f"{where}: must be a message, a table with role and content, but is {item!r:.60}")
-    role, content = ("from", "value") if item.get("from") is not None else ("role", "content")
-    name = item.get(role)
-    if not isinstance(name, str):
-        there = ", ".join(map(str, item))
-        raise InputError(f"{where}: a message needs role and content (or from and value); it has {there or 'nothing'}")
-    known = ASSISTANT if name.lower() in CALLS else ROLES.get(name.lower())
-    if known is None:
-        raise InputError(f"{where}: the role {name!r:.40} is unknown; known: {', '.join([*ROLES, *sorted(CALLS)])}")
-    calls = item.get("tool_calls") or item.get("function_call")
-    said = item.get(content)
-    text = "" if said is None and (calls or known == ASSISTANT) else _content(said, f"{where}.{content}")
-    if calls:
-        told = json.dumps(calls, ensure_ascii=False, default=str)
-        text = f"{text}\n{told}" if text else told
-    return Turn(known, text, not calls and name.lower() not in CALLS and item.get("weight") != 0)
-
-
-def _content(value: Any, where: str) -> str:
-    """A text, or the texts of a list of parts; anything else in it is refused by its type."""
-    if isinstance(value, str):
-        return value
-    if not isinstance(value, list):
-        raise InputError(f"{where}: must be a text or a list of parts, but is {value!r:.60}")
-    for i, part in enumerate(value):
-        if not isinstance(part, dict) or part.get("type", "text") != "text" or not isinstance(part.get("text"), str):
-            found = part.get("type") if isinstance(part, dict) else type(part).__name__
-            raise InputError(f"{where}[{i}]: is a part of type {found!r:.40}; only parts with text can be read")
-    return "".join(part["text"] for part in value)
-
-
-def transcript(text: str) -> list[Turn]:
-    """The turns of a text with marks as Anthropic's: Human: and Assistant: after an empty line; [] for none."""
-    head, *pieces = MARK.split(text)
-    if not pieces:
-        return []
-    found = [
-        Turn({"Human": HUMAN, "Assistant": ASSISTANT, "System": SYSTEM}[mark], said.strip())
-        for mark, said in zip(pieces[::2], pieces[1::2], strict=True)
-    ]
-    return [Turn(SYSTEM, head.strip()), *found] if head.strip() else found
-
-
-def _answered(conversation: Sequence[Turn]) -> list[Turn]:
-    """Up to the last assistant message: what a user said after it is answered by nothing."""
-    last = max((i for i, turn in enumerate(conversation) if turn.role == ASSISTANT), default=-1)
-    return list(conversation[: last + 1])
-
-
-def _fault(conversation: Sequence[Turn]) -> str | None:
-    """Why the last turn is no response to the others; None where it is one."""
-    if not conversation:
-        return "without an assistant message"
-    if not conversation[-1].trained:
-        return "whose last assistant message is a call of a tool or has no weight"
-    if not conversation[-1].text.strip():
-        return "with an empty response"
-    if not any(turn.text.strip() for turn in conversation[:-1]):
-        return "with an empty prompt"
-    return None
 
 
 # --- columns
@@ -215,20 +138,14 @@ def _whole(record: Record, name: str, prompt: list[Turn], value: Any) -> list[Tu
     else:
         return [*prompt, Turn(ASSISTANT, value)]
     if not prompt:
-        return _answered(_system(record, found))
+        return answered(_system(record, found))
     if found[0].role in (ASSISTANT, TOOL):
-        return _answered([*prompt, *found])
-    start = _spoken(prompt)
-    if _spoken(found)[: len(start)] != start:
+        return answered([*prompt, *found])
+    start = spoken(prompt)
+    if spoken(found)[: len(start)] != start:
         return f"whose prompt is not the beginning of its '{name}'"
     system = [turn for turn in prompt[:1] if turn.role == SYSTEM and found[0].role != SYSTEM]
-    return _answered([*system, *found])
-
-
-def _spoken(conversation: Sequence[Turn]) -> list[tuple[str, str]]:
-    """Its turns without a system turn at the beginning."""
-    rest = conversation[1:] if conversation[:1] and conversation[0].role == SYSTEM else conversation
-    return [(turn.role, turn.text.strip()) for turn in rest]
+    return answered([*system, *found])
 
 
 def number(value: Any) -> float | int | None:
@@ -260,14 +177,14 @@ def _conversation(record: Record, every: bool) -> Parsed:
 def _responses(conversation: list[Turn], first: int, every: bool) -> Parsed:
     """The last assistant message as the response; `every`: each one from the turn `first` on, after its own history."""
     if not every:
-        whole = _answered(conversation)
-        yield _fault(whole) or Example(whole[:-1], [Answer(whole[-1].text, {})], len(whole) - 1)
+        whole = answered(conversation)
+        yield fault_of(whole) or Example(whole[:-1], [Answer(whole[-1].text, {})], len(whole) - 1)
         return
     places = [i for i, turn in enumerate(conversation) if i >= first and turn.role == ASSISTANT and turn.trained]
     if not places:
         yield "without an assistant message"
     for i in places:
-        yield _fault(conversation[: i + 1]) or Example(conversation[:i], [Answer(conversation[i].text, {})], i)
+        yield fault_of(conversation[: i + 1]) or Example(conversation[:i], [Answer(conversation[i].text, {})], i)
 
 
 def _completion(record: Record, every: bool) -> Parsed:
@@ -298,7 +215,7 @@ def _preference(record: Record, every: bool) -> Parsed:
     prompt, wholes = _prompt(record), []
     for side in SIDES:
         whole = _whole(record, side, prompt, _column(record, side)[1])
-        if fault := whole if isinstance(whole, str) else _fault(whole):
+        if fault := whole if isinstance(whole, str) else fault_of(whole):
             yield fault
             return
         wholes.append(whole)
