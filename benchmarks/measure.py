@@ -8,7 +8,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -76,14 +76,19 @@ def below(what: str, difference: float, tolerance: float) -> float:
     return difference
 
 
-def gradient_difference(ours: torch.nn.Module, theirs: torch.nn.Module, scale: float = 1.0) -> float:
+def gradients(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """By name, of the parameters that have one."""
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+def gradient_difference(
+    ours: Mapping[str, torch.Tensor], theirs: Mapping[str, torch.Tensor], scale: float = 1.0
+) -> float:
     """Norm of the difference of all gradients over the norm of `theirs`, which are `scale` times too small."""
-    others = {name: p.grad for name, p in theirs.named_parameters() if p.grad is not None}
-    mine = {name: p.grad for name, p in ours.named_parameters() if p.grad is not None}
-    if mine.keys() != others.keys():
-        raise ParityError(f"gradients of different parameters: {sorted(mine.keys() ^ others.keys())[:3]}")
-    squares = [((mine[name] - scale * one) ** 2).sum().double() for name, one in others.items()]
-    return float((sum(squares) / sum((scale * one).double().pow(2).sum() for one in others.values())) ** 0.5)
+    if ours.keys() != theirs.keys():
+        raise ParityError(f"gradients of different parameters: {sorted(ours.keys() ^ theirs.keys())[:3]}")
+    squares = [((ours[name] - scale * one) ** 2).sum().double() for name, one in theirs.items()]
+    return float((sum(squares) / sum((scale * one).double().pow(2).sum() for one in theirs.values())) ** 0.5)
 
 
 def reset_peak() -> None:

@@ -138,7 +138,7 @@ def against_plain(size: Size) -> Iterator[dict[str, Any]]:
         theirs = Plain(size, vocabulary, data)
         first = ours.rows(0)
         loss = measure.equal("the loss", ours.gradients(first)["loss"], theirs.gradients(first), TOLERANCE)
-        gradient = measure.gradient_difference(ours.model, theirs.model)
+        gradient = measure.gradient_difference(measure.gradients(ours.model), measure.gradients(theirs.model))
         measure.below("the gradient", gradient, TOLERANCE)
         for side in (ours, theirs):
             side.optimizer.zero_grad()
@@ -301,7 +301,9 @@ def _parity(ours: Ours, trainer: Any, algorithm: str) -> dict[str, float]:
     result = {
         "loss": measure.equal("the loss", found, loss.item() * scale, TOLERANCE),
         "gradient": measure.below(
-            "the gradient", measure.gradient_difference(ours.model, trainer.model, scale), TOLERANCE
+            "the gradient",
+            measure.gradient_difference(measure.gradients(ours.model), measure.gradients(trainer.model), scale),
+            TOLERANCE,
         ),
     }
     ours.optimizer.zero_grad()

@@ -44,15 +44,18 @@ def test_an_update_is_that_of_the_plain_method():
 
 
 def test_in_bf16_it_is_that_of_the_plain_method_but_for_rounding():
-    row, _ = alone(smollm2.against_plain, "bf16")
-    is_measured(row, {"loss": 2e-2, "gradient": 1e-1})
-    assert row["parity"]["gradient"] > 1e-4  # it was computed in 16 bits
+    row, beside, _ = alone(smollm2.against_plain, "bf16")
+    off = {"gradient_off_fp32": 1e-1, "their_gradient_off_fp32": 1e-1, "loss_off_fp32": 2e-2}
+    is_measured(row, {"loss": 2e-2, "gradient": 1e-1, **off, "their_loss_off_fp32": 2e-2})
+    assert row["parity"]["gradient_off_fp32"] > 1e-4  # it was computed in 16 bits
+    assert beside["yardstick"] == "the same in fp32"
+    assert 0 < beside["low"] <= beside["ratio"] <= beside["high"]
 
 
-def test_both_precisions_of_ours_take_the_same_step():
-    (row,) = alone(smollm2.precisions)
-    is_measured(row, {"loss": 2e-2, "gradient": 1e-1})
-    assert row["parity"]["gradient"] > 1e-4
+def test_in_bf16_ours_must_be_as_near_to_fp32_as_theirs(monkeypatch):
+    monkeypatch.setattr(smollm2, "ROUNDING", 0.01)
+    with pytest.raises(measure.ParityError, match=r"away from that in fp32 and theirs 0\.\d+, more than 0\.01 times"):
+        alone(smollm2.against_plain, "bf16")
 
 
 @needs_trl
