@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ from stages._cli import mistakes, speak
 
 @click.command(name="compare")
 @click.option("--task", help="Files of tasks/, with commas between; by default the `task` of params.yaml.")
-def main(task: str | None) -> None:
+@click.option("--against", multiple=True, help="A run of the table; all others are compared with it prompt by prompt.")
+def main(task: str | None, against: tuple[str, ...]) -> None:
     """Put every experiment, commit and result file of a task into tables and figures, in reports/."""
     speak(logging.WARNING)
     with mistakes(task):
@@ -32,7 +34,7 @@ def main(task: str | None) -> None:
         for name in names:
             params.load(name)
         rows = dvc_rows()
-        groups = {name: report(name, rows) for name in dict.fromkeys(names)}
+        groups = {name: report(name, rows, against) for name in dict.fromkeys(names)}
         if len(groups) > 1:
             together(groups)
 
@@ -91,7 +93,7 @@ def blobs(names: list[str]) -> dict[str, bytes | None]:
     return found
 
 
-def report(task: str, rows: list[dict[str, Any]]) -> list[experiments.Group]:
+def report(task: str, rows: list[dict[str, Any]], against: Sequence[str] = ()) -> list[experiments.Group]:
     """Write the files of one task and say what is in them."""
     of_dvc, left_out = experiments.collect(rows, task, read(rows, task))
     of_files, unread = results.runs(task)
@@ -109,7 +111,7 @@ def report(task: str, rows: list[dict[str, Any]]) -> list[experiments.Group]:
             "`dvc exp run` or `python -m stages.sweep`"
         )
     base = paths.REPORTS / f"compare_{task}"
-    sections = comparison.sections(runs, others)
+    sections = comparison.with_pairs(comparison.sections(runs, others), against, params.load(task).aggregate)
     groups = [group for one in sections for group in one.groups]
     published = paths.REPORTS / f"results_{task}.csv"
     if runs:
@@ -122,6 +124,8 @@ def report(task: str, rows: list[dict[str, Any]]) -> list[experiments.Group]:
         if len(sections) > 1:
             click.echo(f"{one.title}:")
         click.echo(comparison.terminal_table(one.groups))
+        if one.pairs:
+            click.echo(f"{comparison.BY_PROMPT}\n{summary.align(one.pairs, left=1)}")
         draw(one, task)
     if len(sections) > 1:
         click.echo(comparison.APART)

@@ -11,7 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from alol.evaluation import experiments
+from alol.base import errors
+from alol.config.sections import Aggregate
+from alol.evaluation import experiments, paired
 from alol.evaluation.experiments import FIRST, LAST, POLICY, Group, Run
 from alol.evaluation.figures import Group as Line
 from alol.evaluation.figures import Point
@@ -19,6 +21,8 @@ from alol.evaluation.revisions import UNKNOWN, Basis
 from alol.evaluation.summary import DISTANCE, align, ordered, show
 
 APART = "Rewards under different references or test sets cannot be compared: each has a table and a figure of its own."
+
+BY_PROMPT = "Prompt by prompt, of several seeds their mean; 95 % bootstrap intervals, p-values of random signs:"
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,7 @@ class Section:
     groups: list[Group]
     suffix: str = ""
     note: str = ""  # for the figure's title
+    pairs: Sequence[Sequence[str]] = ()  # its groups compared prompt by prompt, as lines of a table
 
 
 def sections(runs: Sequence[Run], checkpoints: Sequence[Group]) -> list[Section]:
@@ -52,6 +57,25 @@ def sections(runs: Sequence[Run], checkpoints: Sequence[Group]) -> list[Section]
         groups = experiments.ranked([*experiments.group(bases.get(basis, []), tag), *others])
         found.append(Section(title, groups, f"_{tag}" if found else "", f"\n{basis.label}" if several else ""))
     return found
+
+
+def with_pairs(sections: Sequence[Section], against: Sequence[str], options: Aggregate) -> list[Section]:
+    """The sections with their `pairs`: prompt by prompt against the reference, and the runs with the labels `against`.
+
+    InputError where a label names no run whose rewards by prompt are known.
+    """
+    known = [
+        [(g.label, runs) for g in one.groups if (runs := [run.prompts for run in g.runs if run.prompts])]
+        for one in sections
+    ]
+    labels = {label for groups in known for label, _ in groups}
+    for label in against:
+        if label not in labels:
+            raise errors.known("run with rewards by prompt (those that a sweep has left) in --against:", label, labels)
+    return [
+        dataclasses.replace(one, pairs=paired.lines(groups, [x for x in against if x in dict(groups)], options))
+        for one, groups in zip(sections, known, strict=True)
+    ]
 
 
 def columns(groups: Sequence[Group]) -> list[str]:
@@ -117,7 +141,8 @@ def markdown(sections: Sequence[Section], task: str, left_out: int) -> str:
         picture = f"![Mean reward of test responses by run](compare_{task}{one.suffix}.png)\n\n"
         if frontier(one.groups):
             picture += f"![Reward and distance from the reference](frontier_{task}{one.suffix}.png)\n\n"
-        parts.append(f"{title}{table(_cells(one.groups, '±'))}\n\n{picture}")
+        pairs = f"{BY_PROMPT}\n\n{table(one.pairs)}\n\n" if one.pairs else ""
+        parts.append(f"{title}{table(_cells(one.groups, '±'))}\n\n{pairs}{picture}")
     runs = [(g.label, run) for one in sections for g in one.groups for run in g.runs if run.made]
     made = "".join(f"- {label}, seed {run.seed}: {run.name}, made by {run.made}\n" for label, run in runs)
     return (

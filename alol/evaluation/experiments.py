@@ -7,6 +7,7 @@ sweep has left as files in `alol.evaluation.results`. Rewards mean the same unde
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +16,7 @@ from typing import Any
 
 from alol.base.errors import InputError
 from alol.config.yaml_files import PARAMS
+from alol.evaluation.paired import Prompts
 from alol.evaluation.revisions import UNKNOWN, Basis, Revision, flat, settings, text
 
 SUMMARY = "metrics/summary.json"
@@ -42,6 +44,7 @@ class Run:
     summary: dict[str, float]  # the numbers of metrics/summary.json, by dotted key
     basis: Basis = UNKNOWN
     made: str = ""
+    prompts: Prompts | None = None  # the rewards by prompt, where they are known
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,9 @@ def together(runs: Sequence[Run], results: Iterable[Run]) -> tuple[list[Run], li
         unknown = found.get((*key, UNKNOWN))
         first = found.setdefault((*key, run.basis), unknown or run)
         if first is not run:
+            if first.prompts is None and first.metrics == run.metrics:
+                with_prompts = dataclasses.replace(first, prompts=run.prompts)
+                found.update({place: with_prompts for place, one in found.items() if one is first})
             other = "" if first.metrics == run.metrics else ", with other results: other code, data or machine"
             left_out.append((run.name, f"same parameters and seed as {first.name}{other}"))
     return list({id(run): run for run in found.values()}.values()), left_out

@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 from typing_extensions import TypedDict
 
@@ -20,8 +20,9 @@ from alol.base.errors import InputError
 from alol.base.files import read_json, write_json
 from alol.config import params, paths
 from alol.config.params import Params
-from alol.evaluation import experiments, revisions
+from alol.evaluation import experiments, paired, revisions
 from alol.evaluation.experiments import Run
+from alol.evaluation.paired import Prompts
 from alol.evaluation.revisions import Basis
 
 TRAINING = ("train.", "algorithms.")  # settings on which no stage before training depends
@@ -44,6 +45,7 @@ class Result(TypedDict):
     parameters: dict[str, Any]
     summary: dict[str, Any]
     basis: dict[str, str | None]
+    prompts: NotRequired[Prompts]
     cost: dict[str, dict[str, float]]
     launch: dict[str, list[dict[str, Any]]]
     code: Code
@@ -88,6 +90,7 @@ def write(folder: Path, found: Params, code: Code, cost: dict[str, dict[str, flo
         parameters=params.plain({key: value for key, value in vars(found).items() if key not in revisions.IGNORED}),
         summary=read_json(folder / experiments.SUMMARY, dict[str, Any]),
         basis=vars(revisions.basis(lock.read_bytes() if lock.exists() else None, found)),
+        prompts=paired.prompts(folder, found),
         cost=cost,
         launch={one.stem: read_json(one) for one in sorted((folder / paths.launch("x")).parent.glob("*.json"))},
         code=code,
@@ -124,4 +127,5 @@ def _run(file: Path, result: Result) -> Run:
         experiments.numbers(rows),
         Basis(result["basis"].get("reference"), result["basis"].get("test")),
         commit + (" with changes" if changed else ""),
+        paired.checked(result["prompts"]) if "prompts" in result else None,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -69,6 +70,9 @@ def test_a_sweep_that_is_killed_goes_on_and_runs_nothing_twice(made):
         assert one["code"]["changed"] == []
         assert "cores" in one["machine"]
         assert one["parameters"]["train"]["filter"] == "auto"
+        for model in ("policy", "reference"):
+            mean = one["summary"][model]["all"]["reward"]
+            assert statistics.fmean(one["prompts"][model]) == pytest.approx(mean, rel=1e-5)
     # each commit has one file, and the workspace is as it was
     log = made.run("git", "log", "--name-only", "--format=", "-3").split()
     assert sorted(log) == sorted(f"results/demo/{name}" for name in results(made) if name != first[0])
@@ -86,7 +90,8 @@ def test_the_numbers_are_those_of_a_run_in_the_workspace(made):
     made.run("dvc", "repro", "--quiet")
     (one,) = (json.loads(text) for name, text in results(made).items() if name.startswith("a_lol-1-"))
     assert json.loads((made.folder / "metrics/summary.json").read_text()) == one["summary"]
-    said = made.run(sys.executable, "-m", "stages.compare")
+    said = made.run(sys.executable, "-m", "stages.compare", "--against", "nll")
+    assert "over the reference" in said and "over nll" in said
     assert "same parameters and seed as workspace: a_lol-1-" in said
     assert "4 runs in 2 groups" in said
     assert (made.folder / "reports/frontier_demo.png").read_bytes().startswith(b"\x89PNG")

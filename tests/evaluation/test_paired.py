@@ -1,0 +1,71 @@
+"""Runs compared prompt by prompt: by hand, with conversations, and out of result files."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from alol.base.errors import InputError
+from alol.config import params
+from alol.evaluation import comparison, experiments, paired
+from alol.evaluation.paired import Prompts
+from tests.evaluation.test_experiments import made, row
+
+OPTIONS = params.load("demo").aggregate
+FIRST = Prompts(policy=[1.0, 2.0, 3.0], reference=[1.0, 1.0, 2.0], conversation=[0, 1, 2])
+SECOND = Prompts(policy=[3.0, 2.0, 1.0], reference=[1.0, 1.0, 2.0], conversation=[0, 1, 2])
+OTHER = Prompts(policy=[0.0, 2.0, 2.0], reference=[1.0, 1.0, 2.0], conversation=[0, 1, 2])
+
+
+def test_of_several_seeds_a_prompt_has_its_mean():
+    found = paired.over_reference([FIRST, SECOND], OPTIONS)  # 2, 2, 2 less 1, 1, 2: 1, 1, 0
+    assert found.mean == pytest.approx(2 / 3)
+    assert (found.low, found.high) == (0.0, 1.0)
+    assert found.p_value == 0.5  # of the 8 combinations of signs, those where both ones agree
+
+
+def test_a_conversation_keeps_its_sign():
+    both = [{**run, "conversation": [0, 0, 1]} for run in (FIRST, SECOND)]
+    assert paired.over_reference(both, OPTIONS).p_value == 1.0
+
+
+def test_a_group_is_compared_with_another():
+    found = paired.over([FIRST, SECOND], [OTHER], OPTIONS)  # 2, 2, 2 less 0, 2, 2
+    assert (found.mean, found.p_value) == (pytest.approx(2 / 3), 1.0)
+    assert paired.over([OTHER], [FIRST, SECOND], OPTIONS).mean == pytest.approx(-2 / 3)
+
+
+def test_the_table_leaves_a_group_against_itself_empty():
+    groups = [("a_lol", [FIRST, SECOND]), ("nll", [OTHER])]
+    assert paired.lines(groups, ["nll"], OPTIONS) == [
+        ["run", "seeds", "over the reference", "over nll"],
+        ["a_lol", "2", "+0.667 [+0.000, +1.000], p = 0.500", "+0.667 [+0.000, +2.000], p = 1.000"],
+        ["nll", "1", "+0.000 [-1.000, +1.000], p = 1.000", ""],
+    ]
+    assert paired.lines([], [], OPTIONS) == []
+
+
+def test_a_page_has_the_table_of_the_runs_whose_rewards_are_known():
+    runs = [dataclasses.replace(one, prompts=FIRST) for one in made(row("a"), a=("ref1", "test"))]
+    sections = comparison.with_pairs(comparison.sections(runs, []), [], OPTIONS)
+    assert "| a_lol | 1 | +0.667 [+0.000, +1.000], p = 0.500 |" in comparison.markdown(sections, "demo", 0)
+    with pytest.raises(InputError, match=r"in --against: 'wbc'; known: a_lol"):
+        comparison.with_pairs(sections, ["wbc"], OPTIONS)
+    unknown = comparison.sections(made(row("a"), a=("ref1", "test")), [])
+    assert comparison.BY_PROMPT not in comparison.markdown(comparison.with_pairs(unknown, [], OPTIONS), "demo", 0)
+
+
+def test_rewards_of_another_number_of_prompts_are_refused():
+    with pytest.raises(InputError, match="not of one length"):
+        paired.checked({**FIRST, "reference": [1.0]})
+
+
+def test_a_run_of_dvc_takes_the_rewards_of_its_file():
+    (run,) = made(row("a"), a=("ref1", "test"))
+    file = dataclasses.replace(run, name="a_lol-1-abc", prompts=FIRST)
+    assert [one.prompts for one in experiments.together([run], [file])[0]] == [FIRST]
+    unknown = dataclasses.replace(run, basis=experiments.UNKNOWN)
+    assert [one.prompts for one in experiments.together([unknown], [file])[0]] == [FIRST]
+    differs = dataclasses.replace(file, metrics={**file.metrics, "policy.all.reward": 0.9})
+    assert [one.prompts for one in experiments.together([run], [differs])[0]] == [None]
