@@ -137,35 +137,41 @@ class Run:
         return self.model.get_output_embeddings()(packed_models.states(self.model, packed, chosen)).float()
 
 
+@dataclass(frozen=True)
+class Limits:
+    """`longest`: tokens of a response; `slots`: sequences at once; `tokens`: of the prompts that are read at once."""
+
+    longest: int
+    slots: int
+    tokens: int
+
+
 @torch.no_grad()
 def continuous(
     model: nn.Module,
     prompts: Sequence[Sequence[int]],
     choose: Choose,
     ended: Callable[[list[list[int]], list[int]], list[bool]],
-    *,
-    longest: int,
-    slots: int,
-    tokens: int,
+    limits: Limits,
     done: Callable[[int], object] = lambda count: None,
 ) -> tuple[list[list[int]], int]:
-    """A response to each prompt, the token that ended it included, and how many tokens went through the model.
+    """Generates a response to each prompt; returns their token ids and how many tokens went through the model.
 
-    `choose` names each sequence's next token from its logits; `ended` says of responses, and the prompts that they
-    belong to, whether they are complete; none grows beyond `longest`. At most `slots` sequences are under way, and
-    prompts of at most `tokens` tokens (or one) are read at once. `done` is told how many have ended.
-    For models of which `packed_models.packable` is true, in evaluation mode.
+    `choose` picks each sequence's next token from its logits. `ended` says which responses are complete; it takes the
+    responses and the numbers of their prompts. The token that ended a response is part of it. A prompt longer than
+    `limits.tokens` is read alone. `done` is called with the number of responses that have just ended.
+    The model must be one of which `packed_models.packable` is true, in evaluation mode.
     """
     responses: list[list[int]] = [[] for _ in prompts]
     waiting = deque(sorted(range(len(prompts)), key=lambda i: -len(prompts[i])))
-    capacity = max(map(len, prompts), default=0) + longest
-    run = Run(model, prompts, Slots(min(slots, len(prompts)), capacity), next(model.parameters()).device)
+    capacity = max(map(len, prompts), default=0) + limits.longest
+    run = Run(model, prompts, Slots(min(limits.slots, len(prompts)), capacity), next(model.parameters()).device)
     while waiting or run.active:
         free = run.slots.count - len(run.active)
         # reading a few prompts at a time would leave slots empty for less than it costs
         if waiting and (free >= max(1, run.slots.count // 8) or not run.active):
             first, chosen = len(run.active), [waiting.popleft()]
-            budget = tokens - len(prompts[chosen[0]])
+            budget = limits.tokens - len(prompts[chosen[0]])
             while waiting and len(chosen) < free and len(prompts[waiting[0]]) <= budget:
                 budget -= len(prompts[waiting[0]])
                 chosen.append(waiting.popleft())
@@ -177,7 +183,7 @@ def continuous(
         for i, token in zip(chosen, run.latest[first:], strict=True):
             responses[i].append(token)
         over = ended([responses[i] for i in chosen], chosen)
-        finished = [first + k for k, i in enumerate(chosen) if over[k] or len(responses[i]) >= longest]
+        finished = [first + k for k, i in enumerate(chosen) if over[k] or len(responses[i]) >= limits.longest]
         if finished:
             run.end(finished)
             done(len(finished))

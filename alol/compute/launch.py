@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -14,6 +15,18 @@ from transformers.pytorch_utils import Conv1D
 
 from alol.base.files import replacing
 from alol.config.sections import Launch
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a stage computes with: the Accelerator of this process, and `launch` with its limits of a batch."""
+
+    accelerator: Accelerator
+    launch: Launch
+
+    @property
+    def device(self) -> torch.device:
+        return self.accelerator.device
 
 
 def accelerator(launch: Launch) -> Accelerator:

@@ -17,6 +17,7 @@ from alol.compute.batching import Batch
 from alol.config.runs import check_warmup
 from alol.config.sections import Train
 
+SHIFT = "reward.shift"  # the parameter that raises all rewards
 ADVICE = "check what the reward's components compute, and their weights"
 
 
@@ -34,12 +35,12 @@ class Plan:
 
 
 class Examples:
-    """Columns of an Arrow table by row: token ids, `ref_logp`, `reward`, `advantage`."""
+    """The rows of an Arrow table: token ids, `ref_logp`, `reward`, `advantage`. `pad_id` fills the ends of a Batch."""
 
     responses = 1  # of one example
 
-    def __init__(self, table: pa.Table) -> None:
-        self.table = table.combine_chunks()
+    def __init__(self, table: pa.Table, pad_id: int) -> None:
+        self.table, self.pad_id = table.combine_chunks(), pad_id
         names = ("prompt_ids", "response_ids")
         self.lengths = sum(self.table[name].combine_chunks().value_lengths().to_numpy() for name in names)
 
@@ -53,10 +54,10 @@ class Examples:
         """Numbers of response tokens [B x responses, T] as the loss takes them."""
         return tokens
 
-    def batch(self, rows: list[int], columns: tuple[str, ...], pad_id: int, device: torch.device) -> tuple[Batch, dict]:
+    def batch(self, rows: list[int], columns: tuple[str, ...], device: torch.device) -> tuple[Batch, dict]:
         """A Batch of the rows and their `columns`: ref_logp [B, T], the others [B]."""
         chosen = self.table.take(pa.array(rows))
-        batch = Batch(chosen["prompt_ids"].to_pylist(), chosen["response_ids"].to_pylist(), pad_id, device)
+        batch = Batch(chosen["prompt_ids"].to_pylist(), chosen["response_ids"].to_pylist(), self.pad_id, device)
         extra = {name: torch.tensor(chosen[name].to_numpy(), device=device) for name in columns if name != "ref_logp"}
         if "ref_logp" in columns:
             values = [torch.tensor(row) for row in chosen["ref_logp"].to_pylist()]
@@ -70,8 +71,8 @@ class Groups(Examples):
     A Batch of B prompts has B x K rows. A response that a prompt lacks is one without a token: its mask is 0.
     """
 
-    def __init__(self, table: pa.Table) -> None:
-        super().__init__(table)
+    def __init__(self, table: pa.Table, pad_id: int) -> None:
+        super().__init__(table, pad_id)
         members: dict[str, list[int]] = {}
         ranks, names = self.column("rank"), self.table["prompt_id"].to_pylist()
         for row, name in enumerate(names):
@@ -88,14 +89,14 @@ class Groups(Examples):
         """[B x K, T] to [B, K, T]."""
         return tokens.view(-1, self.responses, tokens.shape[-1])
 
-    def batch(self, rows: list[int], columns: tuple[str, ...], pad_id: int, device: torch.device) -> tuple[Batch, dict]:
+    def batch(self, rows: list[int], columns: tuple[str, ...], device: torch.device) -> tuple[Batch, dict]:
         """A Batch of the prompts `rows` and their `columns`: ref_logp [B, K, T], the others [B, K]."""
         present = [k < len(self.members[i]) for i in rows for k in range(self.responses)]
         taken = [row for i in rows for row in self.members[i] + self.members[i][:1] * self._lacking(i)]
         chosen = self.table.take(pa.array(taken)).select(["prompt_ids", "response_ids", *columns]).to_pydict()
         prompts, responses = chosen.pop("prompt_ids"), chosen.pop("response_ids")
         responses = [ids if here else [] for ids, here in zip(responses, present, strict=True)]
-        batch = Batch(prompts, responses, pad_id, device)
+        batch = Batch(prompts, responses, self.pad_id, device)
         shape = (len(rows), self.responses)
         extra = {
             name: torch.tensor(values, device=device).view(shape) * torch.tensor(present, device=device).view(shape)
@@ -118,25 +119,24 @@ def selected(table: pa.Table, train_on: str) -> tuple[pa.Table, float]:
     return table, float((table["advantage"].to_numpy() <= 0).mean())
 
 
-def plan(table: pa.Table, algorithm: Algorithm, settings: Train, seed: int, *, shift_key: str) -> tuple[Examples, Plan]:
+def plan(table: pa.Table, algorithm: Algorithm, settings: Train, seed: int, pad_id: int) -> tuple[Examples, Plan]:
     """The examples that an algorithm trains on and the draws over them.
 
     `train_on` selects the ranks; under the filter only A > 0 are kept, and `discarded` is the share of those rows
     that had none. Algorithms over groups take every prompt that has two responses or more, whatever `train_on` says.
-    Raises InputError when nothing is left, or when a reward algorithm meets a negative reward (`shift_key` is the
-    parameter to raise).
+    Raises InputError when nothing is left, or when a reward algorithm meets a negative reward.
     """
     everything, chosen = table, selection.of(algorithm, settings)
     table, discarded = selected(table, settings.train_on)
     if algorithm.group:
-        groups, warning = _groups(everything), _warning(everything, algorithm, chosen, settings.batch_size)
+        groups, warning = _groups(everything, pad_id), _warning(everything, algorithm, chosen, settings.batch_size)
         return groups, _uniform(groups, settings, seed, discarded, warning)
     advantage = table["advantage"].to_numpy()
     rows, share, warning = len(table), 1.0, _warning(table, algorithm, chosen, settings.batch_size)
     if "reward" in algorithm.columns and (lowest := float(table["reward"].to_numpy().min())) < 0:
         raise InputError(
             f"this algorithm needs rewards >= 0, but the lowest is {lowest:.4g}; "
-            f"raise {shift_key} by at least {-lowest:.4g}, or choose an advantage algorithm"
+            f"raise {SHIFT} by at least {-lowest:.4g}, or choose an advantage algorithm"
         )
     if chosen.positive:
         table = table.filter(pa.array(advantage > 0))
@@ -150,7 +150,7 @@ def plan(table: pa.Table, algorithm: Algorithm, settings: Train, seed: int, *, s
     weights = table[chosen.by].to_numpy() if chosen.by else None
     if weights is not None and not weights.sum() > 0:
         raise InputError(
-            f"every training reward is 0: nothing to draw by; set train.sampling: uniform or raise {shift_key}"
+            f"every training reward is 0: nothing to draw by; set train.sampling: uniform or raise {SHIFT}"
         )
     kept = rows if weights is not None else len(table)
     why = f" ({warning})" if warning else f", of which {len(table)} have a reward above V(x)" if share < 1 else ""
@@ -158,7 +158,8 @@ def plan(table: pa.Table, algorithm: Algorithm, settings: Train, seed: int, *, s
     updates = sampling.run_length(settings.updates, settings.epochs, kept, settings.batch_size, share, "train", why)
     check_warmup(settings.optimizer, updates, "train")
     order = sampling.draws(len(table), updates, settings.batch_size, seed, weights)
-    return Examples(table), Plan(order, sampling.evaluation_points(updates, settings.evaluations), discarded, warning)
+    points = sampling.evaluation_points(updates, settings.evaluations)
+    return Examples(table, pad_id), Plan(order, points, discarded, warning)
 
 
 def _warning(table: pa.Table, algorithm: Algorithm, chosen: Selection, batch_size: int) -> str:
@@ -180,8 +181,8 @@ def _warning(table: pa.Table, algorithm: Algorithm, chosen: Selection, batch_siz
     return ""
 
 
-def _groups(table: pa.Table) -> Groups:
-    groups = Groups(table)
+def _groups(table: pa.Table, pad_id: int) -> Groups:
+    groups = Groups(table, pad_id)
     if not len(groups):
         raise InputError(
             f"this algorithm compares responses to one prompt, but none of the {len(table)} training rows has a "

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -22,11 +23,12 @@ from alol.base.errors import InputError, ParameterError
 from alol.base.files import replacing, write_json
 from alol.base.work import Work
 from alol.compute.batching import Batch, chunks
+from alol.compute.launch import Machine
 from alol.compute.logprob import prompt_states
 from alol.compute.progress import Progress
 from alol.config import paths
 from alol.config.params import Params
-from alol.config.sections import Launch, Value
+from alol.config.sections import Value
 from alol.data import schema
 from alol.data.parts import SECONDS
 from alol.models import policies
@@ -76,7 +78,7 @@ class Fit:
 
 
 def from_rollouts(
-    policy: LoadedPolicy, folder: Path, params: Params, device: torch.device | str, work: Work | None = None
+    policy: LoadedPolicy, folder: Path, params: Params, main: Accelerator, work: Work | None = None
 ) -> Fit:
     """Fits V(x) to the scored rollouts of the reference `policy` on the validation prompts (data/baselines/<task>).
 
@@ -93,7 +95,7 @@ def from_rollouts(
         rewards = answers[:, : asked.samples].mean(1)
     prompts = policies.encoder(policy, params.policy).prompts(rows)
     states = collect_states(
-        policy.model.to(device), prompts, policy.tokenizer.pad_token_id, params.launch, device,
+        policy.model.to(main.device), prompts, policy.tokenizer.pad_token_id, Machine(main, params.launch),
         params.value.part_rows, work.of("states") if work is not None else None,
     )  # fmt: skip
     limits = bounds(params.rewards, params.reward.weights, params.reward.shift)
@@ -152,26 +154,26 @@ def collect_states(
     model: nn.Module,
     prompts: Sequence[Sequence[int]],
     pad_id: int,
-    launch: Launch,
-    device: torch.device | str,
+    machine: Machine,
     part_rows: int,
     work: Work | None = None,
 ) -> list[Tensor]:
-    """Prompt states of each prompt (token ids): a list of [length, H] on the CPU. Each prompt is run once.
+    """Computes the last hidden states of each prompt (token ids): a list of [length, H] on the CPU.
 
-    `part_rows` prompts are run together; `work` keeps their states, where writing them costs little beside.
+    `part_rows` prompts are run together. `work` stores their states where that takes little time beside.
     """
+    launch = machine.launch
     states = _stored(work)
     governor, kept = work.governor(SECONDS) if work is not None else None, len(states)
     with tqdm(total=len(prompts), initial=kept, desc="prompt states", unit="prompt", leave=False) as bar:
         for start in range(kept, len(prompts), part_rows):
             piece = prompts[start : start + part_rows]
-            found: list[Tensor] = [torch.empty(0)] * len(piece)
-            for chosen in chunks([len(prompt) for prompt in piece], launch.micro_batch, launch.tokens):
-                batch = Batch([piece[i] for i in chosen], [[] for _ in chosen], pad_id, device)
-                for i, row in zip(chosen, prompt_states(model, batch), strict=True):
-                    found[i] = row.cpu().clone()
-            states += found
+            computed: list[Tensor] = [torch.empty(0)] * len(piece)
+            for rows in chunks([len(prompt) for prompt in piece], launch.micro_batch, launch.tokens):
+                batch = Batch([piece[i] for i in rows], [[] for _ in rows], pad_id, machine.device)
+                for i, row in zip(rows, prompt_states(model, batch), strict=True):
+                    computed[i] = row.cpu().clone()
+            states += computed
             bar.update(len(piece))
             size = sum(row.numel() * row.element_size() for row in states[kept:])
             if work is not None and governor is not None and governor.due(size):
