@@ -2,8 +2,8 @@
 
 The pipeline does the same in twelve cached stages that survive kills, for any data, reward and model. Here everything
 is small: 500 made-up questions with three answers of mixed quality each, and a policy of 0.15 million weights. It takes
-about half a minute and ends with a test reward of about 0.98 for the reference and 1.20 for the policy. A test holds the
-numbers to those of the stages. Paper: arXiv 2305.14718.
+about half a minute and ends with a test reward of about 0.98 for the reference and 1.20 for the policy. A test
+holds the numbers to those of the stages. Paper: arXiv 2305.14718.
 """
 
 import tempfile

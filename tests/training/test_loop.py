@@ -17,13 +17,11 @@ from alol.base.errors import InputError
 from alol.compute.batching import Batch
 from alol.compute.launch import Machine
 from alol.compute.logprob import ResponseLogp, response_logp
-from alol.config import params, yaml_files
+from alol.config import params
 from alol.data import schema
 from alol.training import loop, planning
-from tests.closure import ROOT
 from tests.conftest import tiny_model
-
-HYPERPARAMETERS = yaml_files.read_params(ROOT)["algorithms"]
+from tests.registered import constants
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +68,7 @@ def run(model, data, name, loaded, *, launch=None, scores=(1.0, 3.0, 2.0), bar=0
     remaining, kept = iter(scores), []
     optimizer = dataclasses.replace(loaded.train.optimizer, lr=lr, schedule="constant", warmup=0)
     machine = Machine(Accelerator(cpu=True), dataclasses.replace(loaded.launch, **(launch or {})))
-    recipe = loop.Recipe(FROM_DATA[name], HYPERPARAMETERS[name], optimizer)
+    recipe = loop.Recipe(FROM_DATA[name], constants(name), optimizer)
     checkpointing = loop.Checkpointing(lambda: next(remaining), lambda: kept.append(1), bar)
     history = loop.fit(model, examples, drawn, recipe, machine, checkpointing)
     return history, kept
@@ -176,7 +174,7 @@ def test_batches_by_length_hold_what_was_drawn_as_often_as_it_was_drawn(
                               reduce=lambda sums, reduction: sums) for i in range(processes)]  # fmt: skip
     scorer = ResponseLogp(tiny_model(architecture, tokenizer))
     launch = dataclasses.replace(loaded.launch, micro_batch=3, tokens=24)
-    recipe = loop.Recipe(FROM_DATA["a_lol"], HYPERPARAMETERS["a_lol"], loaded.train.optimizer)
+    recipe = loop.Recipe(FROM_DATA["a_lol"], constants("a_lol"), loaded.train.optimizer)
     for rows in drawn.draws:
         computed.append([])
         for main in shares:
