@@ -95,11 +95,11 @@ def pooled(network: Network, rows: Sequence[Encoded], how: str) -> torch.Tensor:
         if how == "last":
             return last_states(network, rows)
         texts = packed(network, rows)
-        return _means(packed_models.states(model, texts), texts.sizes)
+        return _means(packed_models.states(model, texts), texts.lengths)
     if packed_models.ready(model, packed_models.ENCODERS):
         texts = packed(network, rows, causal=False, start=first_position(model))
         states = packed_models.states(model, texts, token_type_ids=segments(network, rows))
-        return states[texts.ends] if how == "last" else _means(states, texts.sizes)
+        return states[texts.ends] if how == "last" else _means(states, texts.lengths)
     batch = batch_of(network, rows)
     states, mask = model(**batch).last_hidden_state, batch["attention_mask"]  # [B, T, H], [B, T]
     if how == "last":

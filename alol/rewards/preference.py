@@ -139,7 +139,7 @@ class PreferenceNetwork:
         if self.model.config.pooling == "last":
             return self.model.out_proj(last_states(self, rows))
         texts = packed(self, rows)
-        parts = packed_models.states(self.model, texts).split(texts.sizes)
+        parts = packed_models.states(self.model, texts).split(texts.lengths)
         return self.model.out_proj(torch.stack([part.mean(0) for part in parts]))
 
 
