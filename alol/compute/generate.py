@@ -1,4 +1,4 @@
-"""Responses of a policy to prompts: by continuous batching, or in batches of similar length padded on the left."""
+"""Generates responses to prompts: by continuous batching, or in batches of similar length padded on the left."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def generate(
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], settings: Generate, ends: Container[int]) -> str:
-    """The text of a response's token ids, as rewards and users see it: without the one of `ends` that ended it."""
+    """Decodes the token ids of a response to the text that rewards and users see, without the token that ended it."""
     if len(ids) and ids[-1] in ends:
         ids = ids[:-1]
     return finish(tokenizer.decode(ids, skip_special_tokens=True), settings)
@@ -77,19 +77,19 @@ def sample_ids(
 
     Raises ParameterError for a stop id that the model has no token for.
     """
-    settings, main, launch = decoding.settings, machine.accelerator, machine.launch
+    settings, accelerator, launch = decoding.settings, machine.accelerator, machine.launch
     size = model.get_input_embeddings().num_embeddings
     for i, token in enumerate(settings.stop_ids):
         if token >= size:
             raise ParameterError(f"generate.stop_ids[{i}]", f"is {token}, but the model's {size} tokens count from 0")
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
-    rank, processes = (main.process_index, main.num_processes) if done is None else (0, 1)
+    rank, processes = (accelerator.process_index, accelerator.num_processes) if done is None else (0, 1)
     mine = order[rank::processes]
     share = [prompts[i] for i in mine]
     ends = end_ids(model, tokenizer).union(decoding.ends, settings.stop_ids)
     bar = tqdm(total=len(mine), desc=decoding.name, unit="prompt", leave=False, disable=rank > 0 or done is not None)
     done = done or bar.update
-    with bar, torch.random.fork_rng(), torch.no_grad(), main.autocast():
+    with bar, torch.random.fork_rng(), torch.no_grad(), accelerator.autocast():
         if settings.beams == 1 and packed_models.packable(model):
             generator = torch.Generator().manual_seed(decoding.seed)
             draws = torch.rand(len(prompts), settings.max_new_tokens, generator=generator, dtype=torch.float64)
@@ -100,10 +100,10 @@ def sample_ids(
             for start in range(0, len(mine), launch.generate_batch):
                 torch.manual_seed((decoding.seed * 1_000_003 + start * processes + rank) % 2**63)
                 batch = share[start : start + launch.generate_batch]
-                ids += _batch(model, tokenizer, batch, settings, main.device, ends)
+                ids += _batch(model, tokenizer, batch, settings, accelerator.device, ends)
                 done(len(batch))
     result: list[list[int]] = [[] for _ in prompts]
-    for i, row in zip(order, gather_shards(ids, main) if processes > 1 else ids, strict=True):
+    for i, row in zip(order, gather_shards(ids, accelerator) if processes > 1 else ids, strict=True):
         result[i] = row
     return result
 
@@ -129,8 +129,8 @@ def decode_all(
             return over
         reach = stop.maximum_token_len
         tails = [[*prompts[i][-reach:], *response][-reach:] for i, response in zip(rows, responses, strict=True)]
-        found = stop(pad(tails, tokenizer.pad_token_id, left=True)[0], None).tolist()
-        return [x or y for x, y in zip(over, found, strict=True)]
+        stopped = stop(pad(tails, tokenizer.pad_token_id, left=True)[0], None).tolist()
+        return [x or y for x, y in zip(over, stopped, strict=True)]
 
     limits = Limits(settings.max_new_tokens, launch.generate_batch, launch.tokens)
     return continuous(model, prompts, choice, ended, limits, done)
@@ -171,7 +171,7 @@ class Choice:
         return tokens.tolist()
 
     def _penalised(self, logits: Tensor, rows: list[int]) -> Tensor:
-        """Logits of words that the prompt or the response holds, divided by the penalty, or times it if negative."""
+        """Applies the repetition penalty: it lowers the logits of tokens that are in the prompt or the response."""
         for i in rows:
             if i not in self.seen:
                 self.seen[i] = torch.zeros(logits.shape[-1], dtype=torch.bool, device=logits.device)
@@ -207,7 +207,7 @@ def _batch(
 
 
 def _trimmed(ids: list[int], ends: set[int], pad_id: int) -> list[int]:
-    """Without the padding after a response's end; where end of text pads, its first occurrence is the end."""
+    """Removes the padding after a response. Where the end of text also pads, its first occurrence is the end."""
     for position, token in enumerate(ids):
         if token in ends:
             return ids[: position + 1]
@@ -220,7 +220,7 @@ def _trimmed(ids: list[int], ends: set[int], pad_id: int) -> list[int]:
 def config_of(
     model: nn.Module, tokenizer: PreTrainedTokenizerBase, settings: Generate, ends: set[int]
 ) -> GenerationConfig:
-    """What the library's own `generate` needs to end and choose tokens as `settings` say."""
+    """The configuration with which transformers' `generate` chooses and ends tokens as `settings` say."""
     sampling = {"temperature": settings.temperature, "top_p": settings.top_p, "top_k": 0} if settings.sample else {}
     return GenerationConfig(
         max_new_tokens=settings.max_new_tokens,
@@ -236,7 +236,7 @@ def config_of(
 
 
 def finish(text: str, settings: Generate) -> str:
-    """A decoded response cut at the first of the `cut` texts and stripped, a trailing `stop` text removed."""
+    """Cuts a decoded response at the first of the `cut` texts, strips it, and removes a `stop` text at its end."""
     for mark in settings.cut:
         text = text.split(mark, 1)[0]
     text = text.strip()
