@@ -37,7 +37,7 @@ def unregistered(name: str) -> str:
         if callable(getattr(module, name, None)):
             return f"{_file(module.__name__)} has the loss {name}, but {table}, at its foot, has no entry for it"
     return (
-        "a new one is a loss, and its entry in OFFLINE at the foot of alol/algorithms/offline.py (in PAIRS and pairs.py "
+        "a new one is a loss, and its entry in OFFLINE at the foot of alol/algorithms/offline.py (PAIRS and pairs.py "
         "for a loss over several responses)"
     )
 

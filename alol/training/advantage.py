@@ -30,16 +30,21 @@ from alol.training.value_head import ValueHead, stack
 
 
 def of_table(
-    path: Path, policy: LoadedPolicy, head: ValueHead, params: Params, main: Accelerator, work: Work | None = None
+    path: Path,
+    policy: LoadedPolicy,
+    head: ValueHead,
+    params: Params,
+    accelerator: Accelerator,
+    work: Work | None = None,
 ) -> Iterator[dict[str, Any]]:
     """The advantage rows of an annotated training table, piece by piece; `work` keeps those of a killed run."""
-    placed(policy.model, main, trained=False)
-    encoder, machine = policies.encoder(policy, params.policy), Machine(main, params.launch)
+    placed(policy.model, accelerator, trained=False)
+    encoder, machine = policies.encoder(policy, params.policy), Machine(accelerator, params.launch)
     parts = Parts(work, schema.ADVANTAGES)
     with tqdm(total=schema.count(path), initial=parts.rows, desc="advantage", unit="response") as bar:
 
         def compute(start: int, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-            with main.autocast():
+            with accelerator.autocast():
                 measured = advantages(policy.model, head, encoder, rows, params.reward, machine)
             bar.update(len(rows))
             return measured

@@ -206,7 +206,7 @@ def remaining_steps(
     plan: Plan,
     learner: Learner,
     best: BestCheckpoint,
-    main: Accelerator,
+    accelerator: Accelerator,
     *,
     unit: str,
     caller: Stateful | None = None,
@@ -237,7 +237,7 @@ def remaining_steps(
 
     if done in plan.points and not best.scored(done):
         best.score(done)
-    total, shown = len(plan.draws), main.is_main_process
+    total, shown = len(plan.draws), accelerator.is_main_process
     bar = tqdm(plan.draws[done:], desc="train", unit=unit, initial=done, total=total, disable=not shown)
     for step, rows in enumerate(bar, start=done + 1):
         yield step, rows, bar
@@ -260,29 +260,29 @@ class Step:
 
     def __call__(self, rows: Tensor) -> dict[str, float]:
         """Leaves the gradient of the global batch `rows` [B] on the model; returns the mean loss and log-ratios."""
-        main, launch = self.machine.accelerator, self.machine.launch
+        accelerator, launch = self.machine.accelerator, self.machine.launch
         order = sorted(rows.tolist(), key=lambda i: -self.examples.lengths[i])
-        mine = order[main.process_index :: main.num_processes]
+        mine = order[accelerator.process_index :: accelerator.num_processes]
         limit = max(1, launch.micro_batch // self.examples.responses)
         parts = chunks([int(self.examples.lengths[i]) for i in mine], limit, launch.tokens)
         sums = torch.zeros(3, dtype=torch.float64)
         for k, part in enumerate(parts):
             last = k == len(parts) - 1
-            with main.no_sync(self.scorer) if not last else contextlib.nullcontext():
+            with accelerator.no_sync(self.scorer) if not last else contextlib.nullcontext():
                 sums += self._micro_batch([mine[i] for i in part], len(rows))
-        loss, log_ratio, absolute = main.reduce(sums.to(main.device).float(), reduction="sum").tolist()
+        loss, log_ratio, absolute = accelerator.reduce(sums.to(accelerator.device).float(), reduction="sum").tolist()
         entry = {"loss": loss / len(rows)}
         if "ref_logp" in self.recipe.algorithm.columns:
             entry |= {"log_ratio": log_ratio / len(rows), "abs_log_ratio": absolute / len(rows)}
         return entry
 
     def _micro_batch(self, rows: list[int], global_batch: int) -> Tensor:
-        main, algorithm = self.machine.accelerator, self.recipe.algorithm
-        batch, columns = self.examples.batch(rows, algorithm.columns, main.device)
+        accelerator, algorithm = self.machine.accelerator, self.recipe.algorithm
+        batch, columns = self.examples.batch(rows, algorithm.columns, accelerator.device)
         logp, mask = (self.examples.shaped(x) for x in (self.scorer(batch), batch.response_mask))
         losses = algorithm.loss(logp=logp, mask=mask, **columns, **self.recipe.hyperparameters)
         # distributed training averages gradients over the processes, each of which holds a part of the batch
-        main.backward(losses.sum() * main.num_processes / global_batch)
+        accelerator.backward(losses.sum() * accelerator.num_processes / global_batch)
         ratio = losses.detach() * 0
         if "ref_logp" in columns:
             ratio = ((logp.detach() - columns["ref_logp"]) * mask).sum(-1)

@@ -56,11 +56,11 @@ class Examples:
 
     def batch(self, rows: list[int], columns: tuple[str, ...], device: torch.device) -> tuple[Batch, dict]:
         """A Batch of the rows and their `columns`: ref_logp [B, T], the others [B]."""
-        chosen = self.table.take(pa.array(rows))
-        batch = Batch(chosen["prompt_ids"].to_pylist(), chosen["response_ids"].to_pylist(), self.pad_id, device)
-        extra = {name: torch.tensor(chosen[name].to_numpy(), device=device) for name in columns if name != "ref_logp"}
+        taken = self.table.take(pa.array(rows))
+        batch = Batch(taken["prompt_ids"].to_pylist(), taken["response_ids"].to_pylist(), self.pad_id, device)
+        extra = {name: torch.tensor(taken[name].to_numpy(), device=device) for name in columns if name != "ref_logp"}
         if "ref_logp" in columns:
-            values = [torch.tensor(row) for row in chosen["ref_logp"].to_pylist()]
+            values = [torch.tensor(row) for row in taken["ref_logp"].to_pylist()]
             extra["ref_logp"] = nn.utils.rnn.pad_sequence(values, batch_first=True).to(device)
         return batch, extra
 
@@ -92,19 +92,19 @@ class Groups(Examples):
     def batch(self, rows: list[int], columns: tuple[str, ...], device: torch.device) -> tuple[Batch, dict]:
         """A Batch of the prompts `rows` and their `columns`: ref_logp [B, K, T], the others [B, K]."""
         present = [k < len(self.members[i]) for i in rows for k in range(self.responses)]
-        taken = [row for i in rows for row in self.members[i] + self.members[i][:1] * self._lacking(i)]
-        chosen = self.table.take(pa.array(taken)).select(["prompt_ids", "response_ids", *columns]).to_pydict()
-        prompts, responses = chosen.pop("prompt_ids"), chosen.pop("response_ids")
+        indices = [row for i in rows for row in self.members[i] + self.members[i][:1] * self._lacking(i)]
+        taken = self.table.take(pa.array(indices)).select(["prompt_ids", "response_ids", *columns]).to_pydict()
+        prompts, responses = taken.pop("prompt_ids"), taken.pop("response_ids")
         responses = [ids if here else [] for ids, here in zip(responses, present, strict=True)]
         batch = Batch(prompts, responses, self.pad_id, device)
         shape = (len(rows), self.responses)
         extra = {
             name: torch.tensor(values, device=device).view(shape) * torch.tensor(present, device=device).view(shape)
-            for name, values in chosen.items()
+            for name, values in taken.items()
             if name != "ref_logp"
         }
         if "ref_logp" in columns:
-            values = [torch.tensor(v if here else []) for v, here in zip(chosen["ref_logp"], present, strict=True)]
+            values = [torch.tensor(v if here else []) for v, here in zip(taken["ref_logp"], present, strict=True)]
             extra["ref_logp"] = self.shaped(nn.utils.rnn.pad_sequence(values, batch_first=True).to(device))
         return batch, extra
 
@@ -126,19 +126,22 @@ def plan(table: pa.Table, algorithm: Algorithm, settings: Train, seed: int, pad_
     that had none. Algorithms over groups take every prompt that has two responses or more, whatever `train_on` says.
     Raises InputError when nothing is left, or when a reward algorithm meets a negative reward.
     """
-    everything, chosen = table, selection.of(algorithm, settings)
+    everything, rule = table, selection.of(algorithm, settings)
     table, discarded = selected(table, settings.train_on)
     if algorithm.group:
-        groups, warning = _groups(everything, pad_id), _warning(everything, algorithm, chosen, settings.batch_size)
+        groups, warning = (
+            _groups(everything, pad_id),
+            _warning(everything, algorithm, rule, settings.batch_size),
+        )
         return groups, _uniform(groups, settings, seed, discarded, warning)
     advantage = table["advantage"].to_numpy()
-    rows, share, warning = len(table), 1.0, _warning(table, algorithm, chosen, settings.batch_size)
+    rows, share, warning = len(table), 1.0, _warning(table, algorithm, rule, settings.batch_size)
     if "reward" in algorithm.columns and (lowest := float(table["reward"].to_numpy().min())) < 0:
         raise InputError(
             f"this algorithm needs rewards >= 0, but the lowest is {lowest:.4g}; "
             f"raise {SHIFT} by at least {-lowest:.4g}, or choose an advantage algorithm"
         )
-    if chosen.positive:
+    if rule.positive:
         table = table.filter(pa.array(advantage > 0))
         share = 1.0 - discarded
         if not len(table):
@@ -147,7 +150,7 @@ def plan(table: pa.Table, algorithm: Algorithm, settings: Train, seed: int, pad_
                 f"{warning or ADVICE}, or use an algorithm that does not filter (nll, wbc, r_gold, r_lol), with "
                 "train.filter: auto"
             )
-    weights = table[chosen.by].to_numpy() if chosen.by else None
+    weights = table[rule.by].to_numpy() if rule.by else None
     if weights is not None and not weights.sum() > 0:
         raise InputError(
             f"every training reward is 0: nothing to draw by; set train.sampling: uniform or raise {SHIFT}"
@@ -162,16 +165,16 @@ def plan(table: pa.Table, algorithm: Algorithm, settings: Train, seed: int, pad_
     return Examples(table, pad_id), Plan(order, points, discarded, warning)
 
 
-def _warning(table: pa.Table, algorithm: Algorithm, chosen: Selection, batch_size: int) -> str:
+def _warning(table: pa.Table, algorithm: Algorithm, rule: Selection, batch_size: int) -> str:
     """Why the rewards of the rows can teach little: they are equal, or fewer than a batch count; else nothing."""
     rewards = table["reward"].to_numpy()
-    used = {*algorithm.columns, "advantage"} if chosen.positive else {*algorithm.columns}
+    used = {*algorithm.columns, "advantage"} if rule.positive else {*algorithm.columns}
     if not len(rewards) or not {"reward", "raw_reward", "advantage"} & used:
         return ""
     if rewards.max() == rewards.min():
         number = f"{rewards[0]:.4g}"
         return f"all {len(rewards)} training rewards are {number}, so that they tell no example from another; {ADVICE}"
-    column = "advantage" if chosen.positive else algorithm.priority
+    column = "advantage" if rule.positive else algorithm.priority
     above = int((table[column].to_numpy() > 0).sum()) if column else len(rewards)
     if 0 < above < min(batch_size, len(rewards)):
         bar = "V(x)" if column == "advantage" else "0"

@@ -96,11 +96,11 @@ class Trainer:
     machine: Machine
 
     def __post_init__(self) -> None:
-        self.main, self.launch = self.machine.accelerator, self.machine.launch
-        placed(self.policy.model, self.main, trained=True)
+        self.accelerator, self.launch = self.machine.accelerator, self.machine.launch
+        placed(self.policy.model, self.accelerator, trained=True)
         width = self.policy.model.config.hidden_size
-        self.actor = ActorCritic(self.policy.model, width).to(self.main.device)
-        self.scorer = self.main.prepare(self.actor)
+        self.actor = ActorCritic(self.policy.model, width).to(self.accelerator.device)
+        self.scorer = self.accelerator.prepare(self.actor)
         self.kl_coef, self.moments = self.options.kl_coef, losses.RunningMoments()
 
     def fit(self, plan: Plan, settings: Optimizer, checkpointing: Checkpointing) -> History:
@@ -111,7 +111,7 @@ class Trainer:
         steps = len(plan.draws) * self.options.epochs * self.options.minibatches
         check_warmup(settings, steps, "train")
         learner = Learner(self.actor, optimizer, make_schedule(optimizer, settings, steps))
-        for step, drawn, bar in remaining_steps(plan, learner, best, self.main, unit="step", caller=self):
+        for step, drawn, bar in remaining_steps(plan, learner, best, self.accelerator, unit="step", caller=self):
             entry = self._step(step, drawn.tolist(), learner)
             best.history.curve.append({**entry, "update": step, "lr": learner.schedule.get_last_lr()[0]})
             bar.set_postfix(reward=f"{entry['reward']:.3f}", refresh=False)
@@ -164,7 +164,7 @@ class Trainer:
         responses = sample_ids(self.policy.model, tokenizer, prompts, decoding, self.machine)
         texts = [decode(tokenizer, ids, settings, ends) for ids in responses]
         reward = self.environment.reward
-        scores = from_main(reward(rows, texts).tolist() if reward is not None else None, self.main)
+        scores = from_main(reward(rows, texts).tolist() if reward is not None else None, self.accelerator)
         raw = torch.tensor(scores, dtype=torch.float32)
         logp, values, ref_logp = self._measure(prompts, responses)
         mask = torch.zeros_like(logp)
@@ -198,7 +198,7 @@ class Trainer:
         for part in chunks(lengths, self.launch.micro_batch, self.launch.tokens):
             batch = self._batch(prompts, responses, part)
             longest = batch.response_ids.shape[1]
-            with self.main.autocast():
+            with self.accelerator.autocast():
                 measured = (*self.actor(batch), self.reference(batch))
             for target, source in zip((logp, values, ref_logp), measured, strict=True):
                 target[part, :longest] = source.float().cpu()
@@ -206,13 +206,13 @@ class Trainer:
 
     def _batch(self, prompts: list[list[int]], responses: list[list[int]], rows: list[int]) -> Batch:
         pad_id = self.policy.tokenizer.pad_token_id
-        return Batch([prompts[i] for i in rows], [responses[i] for i in rows], pad_id, self.main.device)
+        return Batch([prompts[i] for i in rows], [responses[i] for i in rows], pad_id, self.accelerator.device)
 
     def _minibatch(self, experience: Experience, rows: list[int]) -> dict[str, float]:
         """Leaves the gradient of the mean loss over the tokens of `rows`; returns its parts and the mean ratio."""
         self.policy.model.train()
         tokens = float(experience.mask[rows].sum())
-        mine = rows[self.main.process_index :: self.main.num_processes]
+        mine = rows[self.accelerator.process_index :: self.accelerator.num_processes]
         lengths = [len(experience.prompts[i]) + len(experience.responses[i]) for i in mine]
         sums = torch.zeros(4, dtype=torch.float64)
         for part in chunks(lengths, self.launch.micro_batch, self.launch.tokens):
@@ -221,7 +221,7 @@ class Trainer:
             longest = batch.response_ids.shape[1]
             names = ("mask", "logp", "values", "advantages", "returns")
             mask, old_logp, old_values, advantage, returns = (
-                getattr(experience, name)[micro, :longest].to(self.main.device) for name in names
+                getattr(experience, name)[micro, :longest].to(self.accelerator.device) for name in names
             )
             logp, values = self.scorer(batch)
             options = self.options
@@ -230,12 +230,12 @@ class Trainer:
                 values=values, old_values=old_values, returns=returns, mask=mask, clip=options.value_clip
             )
             # distributed training averages gradients over the processes, each of which holds a part of the batch
-            self.main.backward((policy + options.value_weight * value) * self.main.num_processes / tokens)
+            self.accelerator.backward((policy + options.value_weight * value) * self.accelerator.num_processes / tokens)
             ratio = (logp.detach() - old_logp).exp()
             clipped = ((ratio - 1).abs() > options.clip) * mask
             parts = (policy.detach(), value.detach(), (ratio * mask).sum(), clipped.sum())
             sums += torch.stack(parts).double().cpu()
-        reduced = self.main.reduce(sums.to(self.main.device).float(), reduction="sum") / tokens
+        reduced = self.accelerator.reduce(sums.to(self.accelerator.device).float(), reduction="sum") / tokens
         policy_loss, value_loss, ratio, clipped = reduced.tolist()
         loss = policy_loss + self.options.value_weight * value_loss
         names = ("loss", "policy_loss", "value_loss", "ratio", "clipped", "skipped")

@@ -1,4 +1,4 @@
-"""The reference policy: a published model as it is, or one trained with NLL and chosen by validation NLL."""
+"""The reference policy: a published model as it is, or a model trained with NLL on the data."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ BASE = "base"  # folder of a scratch base, in the reference's
 IDS = pa.list_(pa.int32())
 
 
-def make(params: Params, clean: Path, folder: Path | None, main: Accelerator, work: Work | None = None) -> None:
+def make(params: Params, clean: Path, folder: Path | None, accelerator: Accelerator, work: Work | None = None) -> None:
     """Writes the reference policy into `folder` (None: this process only helps to train).
 
     `clean` holds train.parquet and validation.parquet. `work`: where a run that is killed leaves what it has done, and
@@ -44,7 +44,7 @@ def make(params: Params, clean: Path, folder: Path | None, main: Accelerator, wo
     """
     policy, settings = params.policy, params.reference
     if policy.model == "scratch" and policy.tuning != "full":
-        start = _pretrained(params, clean, folder, main, work)
+        start = _pretrained(params, clean, folder, accelerator, work)
     else:
         start = _start(policy, clean / "train.parquet", settings.seed)
     templates.keep(policy.template, start.tokenizer)
@@ -64,7 +64,9 @@ def make(params: Params, clean: Path, folder: Path | None, main: Accelerator, wo
     splits = [
         _examples(clean / f"{split}.parquet", encoder, settings.train_on) for split in (schema.TRAIN, schema.VALIDATION)
     ]
-    _fit(start, splits, _Section("reference", settings, settings.seed), Machine(main, params.launch), folder, work)
+    _fit(
+        start, splits, _Section("reference", settings, settings.seed), Machine(accelerator, params.launch), folder, work
+    )
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,9 @@ def _fit(
         write_json(folder / "training.json", {"validation": nll, "curve": history.curve})
 
 
-def _pretrained(params: Params, clean: Path, folder: Path | None, main: Accelerator, work: Work | None) -> LoadedPolicy:
+def _pretrained(
+    params: Params, clean: Path, folder: Path | None, accelerator: Accelerator, work: Work | None
+) -> LoadedPolicy:
     """A scratch base for adapters: trained on whole texts, saved to `folder`/base, loaded as the tuning wants it."""
     policy, settings = params.policy, params.reference
     start = _start(policy, clean / "train.parquet", settings.seed)
@@ -116,8 +120,8 @@ def _pretrained(params: Params, clean: Path, folder: Path | None, main: Accelera
         for split in (schema.TRAIN, schema.VALIDATION)
     ]
     place, section = folder / BASE if folder is not None else None, _Section(PRETRAIN, settings.pretrain, settings.seed)
-    _fit(start, splits, section, Machine(main, params.launch), place, work)
-    place = Path(str(from_main(str(place), main)))
+    _fit(start, splits, section, Machine(accelerator, params.launch), place, work)
+    place = Path(str(from_main(str(place), accelerator)))
     base = policies.base_model(str(place), None, quantized=policy.tuning == "qlora", dropout=policy.dropout)
     return LoadedPolicy(base, start.tokenizer, policies.pointer(policy, f"./{BASE}", None))
 
@@ -138,14 +142,14 @@ def _token_ids(columns: dict[str, list[list[int]]], pad_id: int) -> planning.Exa
 @torch.no_grad()
 def mean_nll(model: nn.Module, examples: planning.Examples, machine: Machine) -> float:
     """Mean over responses of -ln pi(y|x), summed over tokens; the processes share the responses."""
-    main, launch = machine.accelerator, machine.launch
-    mine = list(range(len(examples)))[main.process_index :: main.num_processes]
-    total = torch.zeros(1, device=main.device)
+    accelerator, launch = machine.accelerator, machine.launch
+    mine = list(range(len(examples)))[accelerator.process_index :: accelerator.num_processes]
+    total = torch.zeros(1, device=accelerator.device)
     for part in chunks([int(examples.lengths[i]) for i in mine], launch.micro_batch, launch.tokens):
-        batch, _ = examples.batch([mine[i] for i in part], (), main.device)
-        with main.autocast():
+        batch, _ = examples.batch([mine[i] for i in part], (), accelerator.device)
+        with accelerator.autocast():
             total -= response_logp(model, batch).sum()
-    return main.reduce(total, reduction="sum").item() / len(examples)
+    return accelerator.reduce(total, reduction="sum").item() / len(examples)
 
 
 def _start(policy: Policy, train_path: Path, seed: int) -> LoadedPolicy:
@@ -166,10 +170,10 @@ def _start(policy: Policy, train_path: Path, seed: int) -> LoadedPolicy:
         raise ParameterError(
             "policy.tokenizer", f"has {len(tokenizer)} tokens, more than the model's {size}; name its own"
         )
-    found = LoadedPolicy(base, tokenizer, policies.pointer(policy, policy.model, policy.adapter))
+    loaded = LoadedPolicy(base, tokenizer, policies.pointer(policy, policy.model, policy.adapter))
     if policy.adapter:
-        found.model = policies.with_adapter(base, policy.adapter, policy.adapter_revision, policy.dropout)
-    return found
+        loaded.model = policies.with_adapter(base, policy.adapter, policy.adapter_revision, policy.dropout)
+    return loaded
 
 
 def _texts(path: Path) -> Iterator[str]:

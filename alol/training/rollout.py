@@ -33,19 +33,19 @@ def rollouts(
     policy: LoadedPolicy,
     rows: list[dict[str, Any]],
     params: Params,
-    main: Accelerator,
+    accelerator: Accelerator,
     decoding: Decoding,
     work: Work | None = None,
 ) -> list[dict[str, Any]]:
     """Answers the prompt of each row with the policy; returns rows of alol.data.schema.ROLLOUTS, in order."""
-    return rollouts_and_ids(policy, rows, params, main, decoding, work)[0]
+    return rollouts_and_ids(policy, rows, params, accelerator, decoding, work)[0]
 
 
 def rollouts_and_ids(
     policy: LoadedPolicy,
     rows: list[dict[str, Any]],
     params: Params,
-    main: Accelerator,
+    accelerator: Accelerator,
     decoding: Decoding,
     work: Work | None = None,
 ) -> tuple[list[dict[str, Any]], list[list[int]]]:
@@ -57,11 +57,11 @@ def rollouts_and_ids(
     settings = decoding.settings
     length = settings.max_new_tokens
     policies.check_context(policy.model, params.policy.max_prompt, length, "generate.max_new_tokens")
-    placed(policy.model, main, trained=False)
+    placed(policy.model, accelerator, trained=False)
     encoder = policies.encoder(policy, params.policy)
     prompts = encoder.prompts(rows)
-    parts, machine = Parts(work, RESPONSE), Machine(main, params.launch)
-    shown = main.is_main_process
+    parts, machine = Parts(work, RESPONSE), Machine(accelerator, params.launch)
+    shown = accelerator.is_main_process
     with tqdm(
         total=len(rows), initial=parts.rows, desc=decoding.name, unit="prompt", leave=False, disable=not shown
     ) as bar:
@@ -74,7 +74,9 @@ def rollouts_and_ids(
 
         columns = {*schema.ROLLOUTS.names} - {"response"}
         answered, ids = [], []
-        for piece, answers in parts.through(lambda: pieces([range(len(rows))], settings.part_rows), answer, main):
+        for piece, answers in parts.through(
+            lambda: pieces([range(len(rows))], settings.part_rows), answer, accelerator
+        ):
             for i, one in zip(piece, answers, strict=True):
                 kept = {column: value for column, value in rows[i].items() if column in columns}
                 answered.append({**kept, "response": one["response"]})
@@ -86,7 +88,7 @@ def samples(
     policy: LoadedPolicy,
     rows: list[dict[str, Any]],
     params: Params,
-    main: Accelerator,
+    accelerator: Accelerator,
     count: int,
     work: Work | None = None,
 ) -> list[dict[str, Any]]:
@@ -101,5 +103,5 @@ def samples(
     for number in range(count):
         decoding = Decoding(settings, settings.seed + number, name=f"sample {number + 1} of {count}")
         own = work.of(str(number)) if work is not None else None
-        result += [{**row, "sample": number} for row in rollouts(policy, rows, params, main, decoding, own)]
+        result += [{**row, "sample": number} for row in rollouts(policy, rows, params, accelerator, decoding, own)]
     return result

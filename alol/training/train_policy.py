@@ -46,7 +46,7 @@ class Inputs:
 
 
 def train_policy(
-    params: Params, inputs: Inputs, folder: Path | None, main: Accelerator, work: Work | None = None
+    params: Params, inputs: Inputs, folder: Path | None, accelerator: Accelerator, work: Work | None = None
 ) -> None:
     """Writes the trained policy and training.json into `folder` (None: this process only helps to train).
 
@@ -63,8 +63,10 @@ def train_policy(
     if params.launch.recompute:
         trainable.recompute(policy.model)
     rows = schema.rows(inputs.baseline, schema.scored(schema.ROLLOUTS, params.rewards))
-    encoder, machine = policies.encoder(policy, params.policy), Machine(main, params.launch)
-    components = rewards.load(params.rewards, inputs.reward_model, params.launch) if main.is_main_process else None
+    encoder, machine = policies.encoder(policy, params.policy), Machine(accelerator, params.launch)
+    components = (
+        rewards.load(params.rewards, inputs.reward_model, params.launch) if accelerator.is_main_process else None
+    )
     scorer = validation.Scorer(components, params.reward, settings.success)
     decoding = Decoding(params.generate, params.seed, encoder.ends, "validate")
     validate = validation.Validation(policy, rows, encoder.prompts(rows), scorer, decoding, machine)
@@ -72,7 +74,7 @@ def train_policy(
         evaluate=validate,
         keep=lambda: _keep(policy, validate.scored, params, folder) if folder is not None else None,
         bar=validation.success(rows, settings.success, params.reward),
-        progress=Progress(work.of("train") if work is not None else None, main, folder),
+        progress=Progress(work.of("train") if work is not None else None, accelerator, folder),
     )
     run = _Run(params, inputs, policy, hyperparameters, machine, checkpointing)
     history, plan, prompts = _online(run, components) if algorithm is None else _from_data(run, algorithm)

@@ -78,7 +78,7 @@ class Fit:
 
 
 def from_rollouts(
-    policy: LoadedPolicy, folder: Path, params: Params, main: Accelerator, work: Work | None = None
+    policy: LoadedPolicy, folder: Path, params: Params, accelerator: Accelerator, work: Work | None = None
 ) -> Fit:
     """Fits V(x) to the scored rollouts of the reference `policy` on the validation prompts (data/baselines/<task>).
 
@@ -94,10 +94,9 @@ def from_rollouts(
     if asked.samples:
         rewards = answers[:, : asked.samples].mean(1)
     prompts = policies.encoder(policy, params.policy).prompts(rows)
-    states = collect_states(
-        policy.model.to(main.device), prompts, policy.tokenizer.pad_token_id, Machine(main, params.launch),
-        params.value.part_rows, work.of("states") if work is not None else None,
-    )  # fmt: skip
+    model, pad_id = policy.model.to(accelerator.device), policy.tokenizer.pad_token_id
+    machine, stored = Machine(accelerator, params.launch), work.of("states") if work is not None else None
+    states = collect_states(model, prompts, pad_id, machine, params.value.part_rows, stored)
     limits = bounds(params.rewards, params.reward.weights, params.reward.shift)
     progress = Progress(work.of("fit") if work is not None else None)
     result = fit(states, rewards, params.value, limits, [row["prompt_id"] for row in rows], progress)
@@ -115,12 +114,12 @@ def sampled_rewards(path: Path, rows: Sequence[dict[str, Any]], params: Params) 
 
     Raises InputError where the table does not have so many for each.
     """
-    found = schema.rows(path, schema.scored(schema.SAMPLES, params.reward.weights))
+    samples = schema.rows(path, schema.scored(schema.SAMPLES, params.reward.weights))
     count = params.generate.rollout.drawn
     expected = [(number, row["prompt_id"]) for number in range(count) for row in rows]
-    if [(row["sample"], row["prompt_id"]) for row in found] != expected:
+    if [(row["sample"], row["prompt_id"]) for row in samples] != expected:
         raise InputError(f"{path} does not hold {count} answers to each validation prompt, in order; run `dvc repro`")
-    return total_rewards(found, params).reshape(count, len(rows)).T
+    return total_rewards(samples, params).reshape(count, len(rows)).T
 
 
 def judge(values: np.ndarray, answers: np.ndarray, settings: Value) -> Judged:
@@ -231,8 +230,8 @@ def fit(
     curve = np.stack([errors[:, fold == k].sum(1) for k in range(folds)])  # [folds, epochs + 1]
     values = np.empty(count)
     for k in range(folds):
-        chosen = int(np.delete(curve, k, axis=0).sum(0).argmin())
-        values[fold == k] = predictions[chosen, fold == k]
+        best = int(np.delete(curve, k, axis=0).sum(0).argmin())
+        values[fold == k] = predictions[best, fold == k]
     epochs = int(curve.sum(0).argmin())
     head = training.run(folds, np.arange(count), np.arange(0), epochs)
     mse, mse_constant = ((values - rewards) ** 2).mean(), ((constant - rewards) ** 2).mean()
@@ -263,9 +262,9 @@ class _Training:
         generator = torch.Generator().manual_seed(settings.seed)
         optimizer = torch.optim.AdamW(head.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
         done = 0
-        if k == self.first and (found := self.progress.restore(head, optimizer)):
-            done = found[0]["epoch"]
-            generator.set_state(found[1]["generator"])
+        if k == self.first and (restored := self.progress.restore(head, optimizer)):
+            done = restored[0]["epoch"]
+            generator.set_state(restored[1]["generator"])
         else:
             self._predict(0, head, held)
         mine, target = [self.states[i] for i in seen], torch.as_tensor(self.rewards[seen], dtype=torch.float32)
@@ -279,8 +278,8 @@ class _Training:
 
     def _predict(self, epoch: int, head: ValueHead, held: np.ndarray) -> None:
         if len(held):
-            found = predict(head, [self.states[i] for i in held], self.settings.batch_size)
-            self.predictions[epoch, held] = found
+            predicted = predict(head, [self.states[i] for i in held], self.settings.batch_size)
+            self.predictions[epoch, held] = predicted
 
 
 def save(result: Fit, folder: Path, settings: Value) -> None:
@@ -294,13 +293,13 @@ def save(result: Fit, folder: Path, settings: Value) -> None:
 def save_error(result: Fit, path: Path) -> None:
     """The held-out error, beside that of the best constant; with sampled answers, how they judge it too."""
     errors: dict[str, float] = {"value_mse": result.mse, "value_mse_constant": result.mse_constant}
-    if (found := result.judged) is not None:
+    if (judged := result.judged) is not None:
         errors |= {
-            "value_judged_mse": found.mse,
-            "value_judged_mse_constant": found.mse_constant,
-            "value_noise": found.noise,
-            "value_learnable": found.learnable,
-            "judge_samples": found.answers,
+            "value_judged_mse": judged.mse,
+            "value_judged_mse_constant": judged.mse_constant,
+            "value_noise": judged.noise,
+            "value_learnable": judged.learnable,
+            "judge_samples": judged.answers,
         }
     rollouts = len(result.rewards) * result.answers
     write_json(path, {**errors, "rollouts": rollouts, "epochs": result.epochs})
@@ -316,8 +315,8 @@ def _epoch(
 ) -> None:
     head.train()
     order = torch.randperm(len(states), generator=generator)
-    for chosen in order.split(batch_size):
-        loss = ((head(*stack([states[i] for i in chosen])) - target[chosen]) ** 2).mean()
+    for rows in order.split(batch_size):
+        loss = ((head(*stack([states[i] for i in rows])) - target[rows]) ** 2).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
