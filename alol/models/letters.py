@@ -134,11 +134,11 @@ class Letters:
     def _piecewise(self, text: str) -> list[int]:
         """Of a tokenizer in Python: marks by their ids, what stands between them as letters."""
         secrets = {self._secret(content): i for content, i in self.ids.items()}
-        found: list[int] = []
+        ids: list[int] = []
         for piece in _split(text, secrets):
             letters = self.tokenizer(piece, add_special_tokens=False, split_special_tokens=True)
-            found += [secrets[piece]] if piece in secrets else letters["input_ids"]
-        return found
+            ids += [secrets[piece]] if piece in secrets else letters["input_ids"]
+        return ids
 
 
 def _split(text: str, names: Iterable[str]) -> list[str]:
