@@ -68,11 +68,11 @@ def split_rows(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _keys(path: Path, options: Trainable, where: str) -> _Keys:
-    found = _Keys()
+    keys = _Keys()
     for row in split_rows(path):
         cells = row["prompt"], row["response"], row["context"]
-        found.put(unseen(options, where, *cells), key(options, where, *cells))
-    return found
+        keys.put(unseen(options, where, *cells), key(options, where, *cells))
+    return keys
 
 
 def gather(clean: Path, options: Trainable, where: str) -> Examples:
@@ -81,16 +81,16 @@ def gather(clean: Path, options: Trainable, where: str) -> Examples:
     held, texts = set().union(*(keys.names() for keys in others)), options.train.texts
     source = clean / "train.parquet"
     if texts == PAIRS:
-        found, wanted = _pairs(source, options, where, held, train), "two ranked responses to a prompt"
+        examples, wanted = _pairs(source, options, where, held, train), "two ranked responses to a prompt"
     elif texts == RESPONSES:
         wanted = f"a response with context.{options.train.column}"
-        found = _responses(source, options, where, held, train)
+        examples = _responses(source, options, where, held, train)
     else:
         source = clean / "labels" / f"{texts}.parquet"
-        found, wanted = _labelled(source, options, where, held, train), "a labelled text"
-    if not found.members:
+        examples, wanted = _labelled(source, options, where, held, train), "a labelled text"
+    if not examples.members:
         raise InputError(f"{where}.train: {source} has no example ({wanted}) whose prompt is not in validation or test")
-    return found
+    return examples
 
 
 def _labelled(path: Path, options: Trainable, where: str, held: set[str], train: _Keys) -> Examples:
@@ -164,10 +164,10 @@ def _pairs(path: Path, options: Trainable, where: str, held: set[str], train: _K
             continue
         start = len(rows)
         rows += [(row["prompt"], row["response"], row["context"]) for row in ranked]
-        found = list(itertools.combinations(range(start, len(rows)), 2))
-        members += found
-        keys += [name] * len(found)
-        texts += [text] * len(found)
+        pairs = list(itertools.combinations(range(start, len(rows)), 2))
+        members += pairs
+        keys += [name] * len(pairs)
+        texts += [text] * len(pairs)
     if dropped:
         log.info("%s: the pairs of %d prompts left out, for validation and test have them", where, dropped)
     return Examples(rows, members, [0] * len(members), keys, _related(train, keys, texts), True, "pairs")
