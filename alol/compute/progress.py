@@ -64,7 +64,7 @@ class Progress:
         return _own(values, tensors)
 
     def stored(self) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
-        """The loop's own values and tensors, without putting anything back."""
+        """Reads the loop's own values and tensors, without restoring anything."""
         read = self._read()
         return _own(*read[1:]) if read is not None else None
 
@@ -123,7 +123,7 @@ class Progress:
 
 
 def _flush(*paths: Path) -> None:
-    """Waits until the disk has them: a folder whose name it has before its files is no use after a loss of power."""
+    """Waits until the files are on the disk: after a loss of power a folder must not be there without them."""
     for path in paths:
         with path.open("rb") as file:
             os.fsync(file.fileno())
@@ -195,6 +195,6 @@ def _copy(source: Path, target: Path, before: Path | None) -> None:
 
 
 def _same(one: Path, other: Path) -> bool:
-    """By size and date, which a copy takes over."""
+    """Whether two files have one size and date, which a copy takes over."""
     first, second = one.stat(), other.stat()
     return (first.st_size, first.st_mtime_ns) == (second.st_size, second.st_mtime_ns)

@@ -1,5 +1,5 @@
-"""What a reward model is trained on: pairs of responses of which the first is the better one, or texts with a class or
-a number, which are the task's own responses or texts of `clean.labels`.
+"""The training examples of a reward model: pairs of a better and a worse response, or texts with a class or a number.
+The texts are the task's own responses, or those of `clean.labels`.
 
 Examples of validation and test prompts, and of conversations there, are left out, so that the full model may score
 those splits.
@@ -28,7 +28,7 @@ COLUMNS = ["prompt_id", "prompt", "response", "context", "turns", "subset", "ran
 
 @dataclass(frozen=True)
 class Examples:
-    """Rows to encode, and what is learnt: an example is a row and its class or number, or a better and a worse row."""
+    """Examples to learn from: a row with its class or number, or a better and a worse row."""
 
     rows: list[Row]
     members: list[tuple[int, ...]]  # the rows of each example
@@ -41,14 +41,14 @@ class Examples:
 
 
 class Fold(NamedTuple):
-    """Examples that a model is measured on, and those that it is trained on; some may be in neither."""
+    """The examples `out`, on which a model is measured, and those `kept` to train it; some may be in neither."""
 
     out: list[int]
     kept: list[int]
 
 
 class _Keys(dict[str, tuple[str, ...]]):
-    """Text that must be unseen -> the keys of the rows that have it."""
+    """A dictionary from a text (see alol.rewards.folds.unseen) to the keys of the rows that have it."""
 
     def put(self, text: str, key: str) -> None:
         there = self.get(text, ())
@@ -56,7 +56,7 @@ class _Keys(dict[str, tuple[str, ...]]):
             self[text] = (*there, key)
 
     def names(self) -> set[str]:
-        """All of the texts and keys."""
+        """The set of all texts and keys."""
         return set(self).union(*self.values())
 
 

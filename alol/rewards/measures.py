@@ -34,7 +34,7 @@ class Outputs:
 
 
 def outputs(examples: Examples, of: dict[int, Sequence[Sequence[float]]]) -> Outputs:
-    """From the logits of each example's members."""
+    """Turns the logits of each example's members into outputs."""
     rows = sorted(of)
     logits = np.array([of[i] for i in rows], np.float64)  # [N, members, C]
     if examples.objective == "pairs":
@@ -94,7 +94,7 @@ class Rules:
         self._outputs[name] |= dict(zip(out, values, strict=True))
 
     def outputs(self, rows: Sequence[int]) -> dict[str, Outputs]:
-        """By the rule's name."""
+        """The outputs of each rule for these examples, by the rule's name."""
         return {
             name: Outputs(list(rows), np.array([values[i] for i in rows])) for name, values in self._outputs.items()
         }
@@ -132,7 +132,7 @@ def measure(
 
 
 def _some(model: Outputs, rules: dict[str, Outputs], wanted: range) -> tuple[Outputs, dict[str, Outputs]]:
-    """The outputs for the wanted examples alone."""
+    """Selects the outputs of the wanted examples."""
     places = [place for place, row in enumerate(model.rows) if row in wanted]
     few = [model.rows[place] for place in places]
     return Outputs(few, model.values[places]), {key: Outputs(few, one.values[places]) for key, one in rules.items()}

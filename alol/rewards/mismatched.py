@@ -86,7 +86,7 @@ def added(examples: Examples, options: Trainable, where: str) -> Examples:
 
 
 def _counted(indices: list[int], share: float, draw: np.random.Generator) -> list[int]:
-    """Each as often as `share` has wholes, and a random part of them once more."""
+    """Repeats the indices `share` times; a fraction is a random part of them, once more."""
     rest = round((share % 1) * len(indices))
     return [*indices * int(share), *draw.permutation(indices)[:rest].tolist()]
 

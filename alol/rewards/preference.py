@@ -179,7 +179,7 @@ def started(options: Preference, where: str, tokenizer: Any) -> Network:
 
 
 def frozen(options: Preference, where: str) -> Network:
-    """That without a head."""
+    """Builds the network of `train.init` without a head."""
     headed = backbones.config(options, where).model_type == RewardModelConfig.model_type
     return backbones.frozen(options, where, DialogueClassifier, RewardModel if headed else AutoModel)
 

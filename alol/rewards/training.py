@@ -263,12 +263,12 @@ class _Trainer:
 
 
 def _rescaled(logits: list[list[float]], scale: Scale | None) -> list[list[float]]:
-    """In the units of the numbers that were learnt."""
+    """Scales standardised logits back to the units of the numbers that were learnt."""
     return logits if scale is None else [[value * scale[1] + scale[0] for value in row] for row in logits]
 
 
 def in_words(measured: Mapping[str, float]) -> str:
-    """The figure, its interval, and the rules' beside it."""
+    """Says the figure, its interval and the figures of the rules in one line."""
     name = "accuracy" if "accuracy" in measured else "spearman"
     what = "accuracy" if name == "accuracy" else "rank correlation"
     return (

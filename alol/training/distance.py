@@ -70,7 +70,7 @@ def log_ratios(
 
 
 def _reference(policy: LoadedPolicy, folder: Path, device: torch.device) -> Callable[[Batch], Tensor]:
-    """The reference's log-probabilities [B, T]: of the base that the policy's adapter is on, or of a model beside."""
+    """A function that computes the reference's log-probabilities [B, T]: with the policy's base, or a second model."""
     if policy.pointer["base"] is not None:
         return trainable.frozen_logp(policy, folder)
     model = policies.load(folder).model.to(device)

@@ -41,7 +41,7 @@ class History:
 
 @dataclass(frozen=True)
 class Checkpointing:
-    """How the best checkpoint is found and kept, and where the run is noted so that it survives a kill.
+    """How checkpoints are scored and the best one is kept, and where the state of the run is stored.
 
     `evaluate` gives the score of the model as it is. `keep` stores the model. `bar` is the reference's own score, which
     a checkpoint has to beat (-inf: there is none). `progress` restores and writes the state of the run.
@@ -54,7 +54,7 @@ class Checkpointing:
 
 
 class Stateful(Protocol):
-    """What has a state of plain values that goes into the notes of a run."""
+    """An object whose state, plain values, is stored and restored with that of the run."""
 
     def state_dict(self) -> dict[str, Any]: ...
 

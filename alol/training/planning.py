@@ -1,4 +1,4 @@
-"""What a run trains on: the examples that an algorithm takes of a table, and which of them each update draws."""
+"""Plans a run: which examples of a table an algorithm trains on, and which of them each update draws."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ ADVICE = "check what the reward's components compute, and their weights"
 
 @dataclass(frozen=True)
 class Plan:
-    """What is drawn and when it is evaluated: `draws` [updates, batch] index `examples`.
+    """The plan of a run: `draws` [updates, batch] are indices of examples; after the updates `points` it is evaluated.
 
-    `warning`: why the run can teach little, where the rewards say so.
+    `discarded` is the share of responses with A <= 0. `warning` says why the run can learn little, if it can.
     """
 
     draws: Tensor
@@ -51,7 +51,7 @@ class Examples:
         return self.table[name].to_numpy()
 
     def shaped(self, tokens: Tensor) -> Tensor:
-        """Numbers of response tokens [B x responses, T] as the loss takes them."""
+        """Reshapes numbers of response tokens [B x responses, T] to the shape that the loss takes."""
         return tokens
 
     def batch(self, rows: list[int], columns: tuple[str, ...], device: torch.device) -> tuple[Batch, dict]:
@@ -86,7 +86,7 @@ class Groups(Examples):
         return len(self.members)
 
     def shaped(self, tokens: Tensor) -> Tensor:
-        """[B x K, T] to [B, K, T]."""
+        """Reshapes [B x K, T] to [B, K, T]."""
         return tokens.view(-1, self.responses, tokens.shape[-1])
 
     def batch(self, rows: list[int], columns: tuple[str, ...], device: torch.device) -> tuple[Batch, dict]:
@@ -120,7 +120,7 @@ def selected(table: pa.Table, train_on: str) -> tuple[pa.Table, float]:
 
 
 def plan(table: pa.Table, algorithm: Algorithm, settings: Train, seed: int, pad_id: int) -> tuple[Examples, Plan]:
-    """The examples that an algorithm trains on and the draws over them.
+    """Selects the examples that an algorithm trains on, and draws those of each update.
 
     `train_on` selects the ranks; under the filter only A > 0 are kept, and `discarded` is the share of those rows
     that had none. Algorithms over groups take every prompt that has two responses or more, whatever `train_on` says.
@@ -166,7 +166,7 @@ def plan(table: pa.Table, algorithm: Algorithm, settings: Train, seed: int, pad_
 
 
 def _warning(table: pa.Table, algorithm: Algorithm, rule: Selection, batch_size: int) -> str:
-    """Why the rewards of the rows can teach little: they are equal, or fewer than a batch count; else nothing."""
+    """Says why little can be learnt from the rewards: all are equal, or fewer than a batch count. Empty if neither."""
     rewards = table["reward"].to_numpy()
     used = {*algorithm.columns, "advantage"} if rule.positive else {*algorithm.columns}
     if not len(rewards) or not {"reward", "raw_reward", "advantage"} & used:

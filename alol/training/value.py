@@ -183,7 +183,7 @@ def collect_states(
 
 
 def _stored(work: Work | None) -> list[Tensor]:
-    """The states that a killed run has left, of the first prompts."""
+    """Loads the states of the first prompts that a killed run has stored."""
     states: list[Tensor] = []
     while work is not None and (file := work.folder / f"{len(states):09d}.safetensors").exists():
         states += [tensor for _, tensor in sorted(load_file(file).items())]
@@ -240,9 +240,10 @@ def fit(
 
 @dataclass(frozen=True)
 class _Training:
-    """The heads of the folds, one after the other, and then the final one; `predictions` [epochs + 1, N] fill up.
+    """Trains the heads of the folds, one after the other, and then the final one.
 
-    An earlier run was killed in head `first`.
+    Each head writes what it predicts for its fold into `predictions` [epochs + 1, N]. An earlier run was killed while
+    it trained head number `first`.
     """
 
     states: Sequence[Tensor]
@@ -254,7 +255,7 @@ class _Training:
     first: int
 
     def run(self, k: int, seen: np.ndarray, held: np.ndarray, epochs: int) -> ValueHead:
-        """Trains head `k` on the prompts `seen`; takes down what it predicts for those `held` out after each epoch."""
+        """Trains head `k` on the prompts `seen`; after each epoch it predicts the values of the prompts `held` out."""
         settings = self.settings
         torch.manual_seed(settings.seed)
         head = ValueHead(self.states[0].shape[-1], settings.heads, settings.dropout, settings.head, self.bounds)
@@ -283,7 +284,7 @@ class _Training:
 
 
 def save(result: Fit, folder: Path, settings: Value) -> None:
-    """The head, and its values of prompts that were held out."""
+    """Writes the head, and its values of prompts that were held out."""
     folder.mkdir(parents=True, exist_ok=True)
     value_head.save(result.head, folder, settings, result.epochs)
     heldout = {"prompt_id": result.prompt_ids, "value": result.values.tolist(), "reward": result.rewards.tolist()}
