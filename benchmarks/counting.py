@@ -16,6 +16,7 @@ from unittest import mock
 import numpy as np
 import pyarrow as pa
 import torch
+from accelerate import Accelerator
 from click.testing import CliRunner
 from torch import nn
 
@@ -119,9 +120,9 @@ def _train(model: nn.Module, encoder: Encoder, rows: list[dict[str, Any]], p: pa
     ones = np.ones(len(rows), np.float32)
     zeros = pa.array([[0.0] * len(ids) for ids in responses], pa.list_(pa.float32()))
     columns = {"prompt_ids": prompts, "response_ids": responses, "ref_logp": zeros, "reward": ones, "advantage": ones}
-    examples, main = planning.Examples(pa.table(columns)), launch.accelerator(p.launch)
-    chosen = registry.FROM_DATA["a_lol"]
-    step = loop.Step(ResponseLogp(model), 0, examples, chosen, p.hyperparameters, p.launch, main)
+    machine = launch.Machine(launch.accelerator(p.launch), p.launch)
+    recipe = loop.Recipe(registry.FROM_DATA["a_lol"], p.hyperparameters, p.train.optimizer)
+    step = loop.Step(ResponseLogp(model), planning.Examples(pa.table(columns), 0), recipe, machine)
     for part in torch.tensor(dialogues.shuffled(len(rows))).split(p.train.batch_size):
         step(part)
 
@@ -129,13 +130,13 @@ def _train(model: nn.Module, encoder: Encoder, rows: list[dict[str, Any]], p: pa
 def _advantage(model: nn.Module, encoder: Encoder, rows: list[dict[str, Any]], p: params.Params) -> None:
     head = value_head.ValueHead(model.config.n_embd, p.value.heads, 0.0, p.value.head, (None, None)).eval()
     reward = dataclasses.replace(p.reward, weights={}, raw="identity")
-    advantage.advantages(model, head, encoder, rows, reward, p.launch, "cpu")
+    advantage.advantages(model, head, encoder, rows, reward, launch.Machine(Accelerator(cpu=True), p.launch))
 
 
 def _generate(model: nn.Module, encoder: Encoder, rows: list[dict[str, Any]], p: params.Params) -> None:
     settings = dataclasses.replace(p.generate, max_new_tokens=min(p.generate.max_new_tokens, 8))
-    main = launch.accelerator(p.launch)
-    generate.generate(model, encoder.tokenizer, encoder.prompts(rows), settings, p.launch, seed=1, main=main)
+    machine = launch.Machine(launch.accelerator(p.launch), p.launch)
+    generate.generate(model, encoder.tokenizer, encoder.prompts(rows), generate.Decoding(settings, 1), machine)
 
 
 def _networks(p: params.Params, rows: list[dict[str, Any]]) -> Iterator[tuple[str, options.Trainable, Network]]:

@@ -15,6 +15,7 @@ from alol.compute import generate
 from alol.compute.batching import pad
 from alol.compute.ends import end_ids
 from alol.compute.kernels import fused
+from alol.compute.launch import Machine
 from alol.config import params
 from benchmarks import dialogues, measure
 from benchmarks.size import Size
@@ -36,10 +37,8 @@ class Ours:
         self.launch, self.tokenizer, self.model = p.launch, tokenizer, fused(model).eval()
 
     def __call__(self, prompts: list[list[int]]) -> list[list[int]]:
-        return generate.sample_ids(
-            self.model, self.tokenizer, prompts, self.settings, self.launch, seed=0, main=Accelerator(cpu=True),
-            name="generate",
-        )  # fmt: skip
+        machine = Machine(Accelerator(cpu=True), self.launch)
+        return generate.sample_ids(self.model, self.tokenizer, prompts, generate.Decoding(self.settings, 0), machine)
 
 
 class Library:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from alol.compute import generate
+from alol.compute.launch import Machine
 from alol.config import params
 from benchmarks import measure, plain
 from benchmarks.gpu_run import (
@@ -123,9 +124,6 @@ def generation(run: Run, p: params.Params, model: nn.Module, prompts: list[list[
     """Seconds, peak memory and speed of one batch of responses of full length."""
     model.eval()
     settings = dataclasses.replace(p.generate, max_new_tokens=run.sizes.response, stop=[], stop_ids=[])
-    ids, found = measured(
-        lambda: generate.sample_ids(
-            model, run.tokenizer, prompts, settings, p.launch, seed=1, main=run.main, name="generate"
-        )
-    )
+    decoding, machine = generate.Decoding(settings, 1), Machine(run.main, p.launch)
+    ids, found = measured(lambda: generate.sample_ids(model, run.tokenizer, prompts, decoding, machine))
     return {**found, "tokens_per_second": round(sum(map(len, ids)) / found["seconds"], 1)}

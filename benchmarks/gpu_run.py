@@ -21,6 +21,7 @@ from transformers import PreTrainedTokenizerBase
 
 from alol.algorithms import registry
 from alol.base import memory
+from alol.compute import launch
 from alol.compute.batching import Batch, chunks
 from alol.compute.logprob import ResponseLogp, response_logp
 from alol.config import params
@@ -190,11 +191,12 @@ class Ours:
 
     def __init__(self, run: Machine, p: params.Params, model: nn.Module, table: pa.Table, algorithm: str) -> None:
         chosen = registry.FROM_DATA[algorithm]
-        examples = (planning.Groups if chosen.group else planning.Examples)(table)
+        examples = (planning.Groups if chosen.group else planning.Examples)(table, run.pad_id)
         self.model, self.size, self.clip_norm = model, p.train.batch_size, p.train.optimizer.clip_norm
         self.optimizer = loop.make_optimizer(model, p.train.optimizer)
         scorer = run.main.prepare(ResponseLogp(model))
-        self.step = loop.Step(scorer, run.pad_id, examples, chosen, p.hyperparameters, p.launch, run.main)
+        recipe = loop.Recipe(chosen, p.hyperparameters, p.train.optimizer)
+        self.step = loop.Step(scorer, examples, recipe, launch.Machine(run.main, p.launch))
 
     def rows(self, update: int) -> Tensor:
         return torch.arange(update * self.size, (update + 1) * self.size)

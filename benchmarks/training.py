@@ -45,14 +45,15 @@ class Ours:
     def __init__(self, size: Size, model: nn.Module, data: Data, algorithm: str, options: dict[str, float]) -> None:
         settings = params.load(size.task, "a_lol", dialogues.ROOT)
         chosen = registry.FROM_DATA[algorithm]
-        examples = (planning.Groups if chosen.group else planning.Examples)(data.table)
+        examples = (planning.Groups if chosen.group else planning.Examples)(data.table, 0)
         # TRL and the plain method run a batch at once, so ours does too
         limits = dataclasses.replace(settings.launch, micro_batch=size.batch * examples.responses, tokens=10**9)
         self.model, self.count = fused(model).train(), len(examples)
         optimizer = dataclasses.replace(settings.train.optimizer, name="adamw", lr=LR)
         self.optimizer = loop.make_optimizer(model, optimizer)
         main = launch.accelerator(dataclasses.replace(limits, device="cpu", precision="fp32"))
-        self.gradients = loop.Step(ResponseLogp(model), 0, examples, chosen, options, limits, main)
+        recipe = loop.Recipe(chosen, options, optimizer)
+        self.gradients = loop.Step(ResponseLogp(model), examples, recipe, launch.Machine(main, limits))
         self.order = torch.tensor(dialogues.shuffled(self.count))
         self.batch = size.batch
 

@@ -46,7 +46,7 @@ def asking(p: Params, samples: int, judge: int, seed: int) -> Params:
 def prepare(folder: Path, policy: LoadedPolicy, p: Params, count: int, main: Accelerator) -> None:
     """The scored answers, `count` sampled ones to each prompt, in `folder`, as stage baseline leaves them."""
     prompts = rollout.prompt_rows(paths.clean(p.task) / TABLE)
-    drawn = rollout.samples(policy, prompts, p, main, count=count, name=schema.VALIDATION)
+    drawn = rollout.samples(policy, prompts, p, main, count)
     schema.write(folder / "unscored.parquet", schema.SAMPLES, drawn)
     components = rewards.load(p.rewards, paths.reward_model(p.task), p.launch)
     target = paths.samples(folder) / TABLE
@@ -62,8 +62,8 @@ def discarded(policy: LoadedPolicy, heads: list[value_head.ValueHead], p: Params
         rows = [row for row in group if p.train.train_on == "all" or row["rank"] == 0]
         prompts = {row["prompt_id"]: row for row in rows}
         states = value.collect_states(
-            policy.model, encoder.prompts(list(prompts.values())), policy.tokenizer.pad_token_id, p.launch, main.device,
-            p.value.part_rows,
+            policy.model, encoder.prompts(list(prompts.values())), policy.tokenizer.pad_token_id,
+            launch.Machine(main, p.launch), p.value.part_rows,
         )  # fmt: skip
         place = {prompt: i for i, prompt in enumerate(prompts)}
         chosen = [place[row["prompt_id"]] for row in rows]
@@ -84,7 +84,7 @@ def measure(p: Params, answers: list[int], judge: int, fits: int) -> list[dict[s
         prepare(Path(place), policy, p, judge, main)
         with main.autocast():
             found = [
-                value.from_rollouts(policy, Path(place), asking(p, count, judge, p.value.seed + i), main.device)
+                value.from_rollouts(policy, Path(place), asking(p, count, judge, p.value.seed + i), main)
                 for count in names
                 for i in range(fits)
             ]

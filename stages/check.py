@@ -9,7 +9,7 @@ import shlex
 
 import click
 
-from alol.checks import parameters
+from alol.checks import additions, parameters
 from alol.config import params
 from stages._cli import mistakes
 
@@ -24,9 +24,10 @@ def main(task: str | None, every: bool) -> None:
     """Check names, ranges, sources and reward functions of a task, or of all."""
     if every and task is not None:
         raise click.UsageError("--all and --task exclude each other")
-    problems, warnings = parameters.problems(task), []
+    problems, warnings = parameters.problems(task), additions.missing()
     if every:
-        of_all, warnings = parameters.every_task()
+        of_all, absent = parameters.every_task()
+        warnings += absent
         problems = list(dict.fromkeys([*problems, *of_all, *parameters.misnamed()]))
     if files := parameters.untracked():
         warnings.append(

@@ -5,6 +5,7 @@ from pathlib import Path
 from alol import rewards
 from alol.base.work import Work
 from alol.compute import launch
+from alol.compute.generate import Decoding
 from alol.config import paths
 from alol.config.params import Params
 from alol.data import schema
@@ -31,11 +32,9 @@ def main(params: Params, work: Work) -> None:
     policy = policies.load(paths.policy(params.task, params.algorithm))
     prompts = rollout.prompt_rows(_prompts(params))
     with launch.output(paths.generations(params.task, params.algorithm), accelerator) as folder:
-        rows = rollout.rollouts(
-            policy, prompts, params, accelerator, seed=params.seed, name="test", work=work.of("responses"), ids=True
-        )
+        decoding = Decoding(params.generate, params.seed, name="test")
+        rows, ids = rollout.rollouts_and_ids(policy, prompts, params, accelerator, decoding, work.of("responses"))
         if folder is not None:
-            ids = [row.pop("response_ids") for row in rows]
             scorer = rewards.load(params.test_rewards, paths.reward_model(params.task), params.launch)
             scoring.score_rows(scorer, rows, folder / "test.parquet", work.of("scores"))
             measured = distance.log_ratios(

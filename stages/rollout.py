@@ -8,6 +8,7 @@ from pathlib import Path
 from alol.base.files import write_json
 from alol.base.work import Work
 from alol.compute import launch
+from alol.compute.generate import Decoding
 from alol.config import paths
 from alol.config.params import SETTINGS, Params, plain
 from alol.data import schema
@@ -35,17 +36,14 @@ def main(params: Params, work: Work) -> None:
     policy = policies.load(paths.reference(params.task))
     with launch.output(paths.rollouts(params.task), accelerator) as folder:
         for split in SPLITS:
-            rows = rollout.rollouts(
-                policy, rollout.prompt_rows(_prompts(params, split)), params, accelerator,
-                seed=params.generate.seed, name=split, work=work.of(split),
-            )  # fmt: skip
+            prompts = rollout.prompt_rows(_prompts(params, split))
+            decoding = Decoding(params.generate, params.generate.seed, name=split)
+            rows = rollout.rollouts(policy, prompts, params, accelerator, decoding, work.of(split))
             if folder is not None:
                 schema.write(folder / f"{split}.parquet", schema.ROLLOUTS, rows)
         for split in SAMPLED if params.generate.rollout.drawn else ():
-            rows = rollout.samples(
-                policy, rollout.prompt_rows(_prompts(params, split)), params, accelerator,
-                count=params.generate.rollout.drawn, name=split, work=work.of("samples").of(split),
-            )  # fmt: skip
+            prompts, count = rollout.prompt_rows(_prompts(params, split)), params.generate.rollout.drawn
+            rows = rollout.samples(policy, prompts, params, accelerator, count, work.of("samples").of(split))
             if folder is not None:
                 schema.write(paths.samples(folder) / f"{split}.parquet", schema.SAMPLES, rows)
         if folder is not None:

@@ -26,7 +26,7 @@ def main(params: Params, work: Work) -> None:
     launch.placed(policy.model, accelerator, trained=False)
     with replacing(paths.value(params.task)) as folder:
         with accelerator.autocast():  # the states that advantage gives the head; it and its training are in fp32
-            fit = value.from_rollouts(policy, paths.baselines(params.task), params, accelerator.device, work)
+            fit = value.from_rollouts(policy, paths.baselines(params.task), params, accelerator, work)
         value.save(fit, folder, params.value)
         keep(params, ["reward", "value"], folder)
     value.save_error(fit, paths.METRICS / "value.json")

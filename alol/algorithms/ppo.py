@@ -94,7 +94,7 @@ class RunningMoments:
     squares: float = 0.0  # summed squared deviations from the mean
 
     def update(self, scores: Tensor) -> None:
-        """Takes in a batch [B]."""
+        """Adds a batch of scores [B]."""
         count, mean = len(scores), float(scores.mean())
         total, delta = self.count + count, mean - self.mean
         self.squares += float(((scores - mean) ** 2).sum()) + delta**2 * self.count * count / total

@@ -54,7 +54,7 @@ def of(algorithm: Algorithm | None, settings: Train) -> Selection:
 
 
 def _whole(why: str, settings: Train) -> Selection:
-    """Of what has no single responses to choose among: all, drawn uniformly."""
+    """The selection of an algorithm that takes no single responses: everything, drawn uniformly."""
     for key, value in (("filter", "positive"), ("sampling", "priority")):
         if getattr(settings, key) == value:
             raise ParameterError(

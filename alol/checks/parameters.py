@@ -13,7 +13,7 @@ from typing import Any
 
 from alol.algorithms import registry, selection
 from alol.base.errors import InputError, ParameterError
-from alol.checks import reward_parameters
+from alol.checks import additions, reward_parameters
 from alol.config import build, components, model_names, params, paths, places, ranges, runs, yaml_files
 from alol.config.params import Params
 from alol.config.sections import Source
@@ -127,7 +127,8 @@ def _errors(call: Callable[[], object]) -> Iterator[ParameterError]:
 
 def _algorithm(name: str, given: object) -> None:
     if name not in registry.NAMES:
-        raise ParameterError(f"algorithms.{name}", f"is no algorithm; known: {', '.join(sorted(registry.NAMES))}")
+        known = ", ".join(sorted(registry.NAMES))
+        raise ParameterError(f"algorithms.{name}", f"is no algorithm; known: {known}; {additions.unregistered(name)}")
     registry.checked(name, given)
 
 

@@ -1,4 +1,4 @@
-"""Token ids to tensors, and rows to micro-batches of similar length under a token budget."""
+"""Turns token ids into tensors, and groups rows of similar length into micro-batches under a token budget."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from alol.compute.packing import Layout, layout
 
 @dataclass(frozen=True)
 class Batch:
-    """Prompts and responses as token ids, and as the tensors that are asked for.
+    """Prompts and responses as token ids; the tensors are made when they are first used.
 
-    `response_ids`, `response_mask`: [B, T], padded on the right (T = 0 without responses). For models that run padded,
-    `input_ids`, `attention_mask`, `position_ids`: [B, P + T], prompts padded on the left, so that responses start at
-    one column. For the others, `layout`: all without padding.
-    Masks come from the lengths, so a pad id equal to the end of text does no harm.
+    `response_ids`, `response_mask`: [B, T], padded on the right (T = 0 without responses). Models that need padding
+    take `input_ids`, `attention_mask` and `position_ids` [B, P + T]: prompts are padded on the left, so that all
+    responses start at one column. Models that run packed sequences take `layout`, which has no padding.
+    Masks are computed from the lengths, so the pad id may be that of the end of text.
     """
 
     prompts: Sequence[Sequence[int]]
@@ -75,7 +75,7 @@ class Batch:
 
 
 def pad(ids: Sequence[Sequence[int]], pad_id: int, *, left: bool) -> tuple[Tensor, Tensor]:
-    """Token ids [B, L] and their mask [B, L] (1 on tokens), padded to the longest."""
+    """Pads token ids to the longest row: ids [B, L] and their mask [B, L], 1 on tokens and 0 on padding."""
     lengths = torch.tensor([len(row) for row in ids], dtype=torch.long)[:, None]
     places = torch.arange(int(lengths.max()) if len(ids) else 0)
     mask = places >= len(places) - lengths if left else places < lengths
@@ -84,14 +84,15 @@ def pad(ids: Sequence[Sequence[int]], pad_id: int, *, left: bool) -> tuple[Tenso
 
 
 def positions(mask: Tensor) -> Tensor:
-    """Position of each token among the tokens that are not padding: absolute embeddings must not count pads."""
+    """The position ids of tokens under a mask [B, L]: padding is not counted, so absolute embeddings are right."""
     return (mask.cumsum(-1) - 1).clamp(min=0)
 
 
 def chunks(lengths: Sequence[int], rows: int, tokens: int) -> list[list[int]]:
-    """Indices in batches of at most `rows` and, padded to their longest, at most `tokens` (at least one row each).
+    """Splits the row indices into batches of at most `rows` rows and at most `tokens` tokens, padding included.
 
-    Sorted by length, longest first, so that padding is small and the largest batch comes at once.
+    Rows are sorted by length, longest first: padding is small, and a batch too large for the memory comes first. A row
+    with more tokens is a batch by itself.
     """
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     batches: list[list[int]] = []

@@ -1,7 +1,7 @@
-"""Continuous batching: a prompt takes the place of a response that has ended, and nothing is padded.
+"""Continuous batching: when a response has ended, the next prompt takes its place, and nothing is padded.
 
-Prompts are read end to end (alol.compute.packing); their keys and values go into slots, of which those in use always
-come first. Each step continues all of them by one token.
+Prompts are read as packed sequences (alol.compute.packing). Their keys and values are stored in slots; the slots in use
+always come first. Each step generates one token of every sequence in a slot.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Choose = Callable[[Tensor, list[int]], list[int]]  # from logits [n, V] of the s
 
 @dataclass
 class Slots:
-    """Keys and values of sequences by layer, [slots, key heads, capacity, D] each, made when a layer first writes."""
+    """The key-value cache: for each layer that has written, keys and values [slots, key heads, capacity, D]."""
 
     count: int
     capacity: int
@@ -29,7 +29,7 @@ class Slots:
     values: dict[int, Tensor] = field(default_factory=dict)
 
     def layer(self, index: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        """The buffers of a layer, of the type of the values `like` [1, key heads, L, D].
+        """The keys and values of a layer, in the type of `like` [1, key heads, L, D], the values to be stored.
 
         Under autocast the keys are wider than the values after their rotation, and attention rounds them again.
         """
@@ -47,7 +47,7 @@ class Slots:
 
 @dataclass(frozen=True, kw_only=True)
 class Reading(packing.Packed):
-    """Prompts laid end to end whose keys and values go into the slots from `first` on."""
+    """Packed prompts (prefill): their keys and values are stored in the slots from `first` on."""
 
     slots: Slots
     first: int
@@ -56,14 +56,14 @@ class Reading(packing.Packed):
         self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, dropout: float, scaling: float | None
     ) -> Tensor:
         keys, values = self.slots.layer(module.layer_idx, value)
-        for slot, (k, v) in enumerate(zip(*(x[0].split(self.sizes, dim=1) for x in (key, value)), strict=True)):
+        for slot, (k, v) in enumerate(zip(*(x[0].split(self.lengths, dim=1) for x in (key, value)), strict=True)):
             keys[self.first + slot, :, : k.shape[1]], values[self.first + slot, :, : v.shape[1]] = k, v
         return super().attend(module, query, key, value, dropout, scaling)
 
 
 @dataclass(frozen=True)
 class Continuing:
-    """One token of each of the first n sequences, whose lengths so far are `lengths` [n]."""
+    """One new token of each of the first n sequences (a decoding step); `lengths` [n] are their lengths so far."""
 
     input_ids: Tensor  # [1, n]
     position_ids: Tensor  # [1, n]
@@ -82,15 +82,15 @@ class Continuing:
         keys[rows, :, self.lengths], values[rows, :, self.lengths] = new
         # query heads that share a key head are as many queries to it
         grouped = query[0].transpose(0, 1).reshape(count, key.shape[1], -1, query.shape[-1])
-        found = F.scaled_dot_product_attention(
+        output = F.scaled_dot_product_attention(
             grouped, keys[:count, :, :span], values[:count, :, :span], attn_mask=self.mask, scale=scaling
         )
-        return found.reshape(1, count, query.shape[1], -1)
+        return output.reshape(1, count, query.shape[1], -1)
 
 
 @dataclass
 class Run:
-    """A batch of sequences under way; `tokens` counts what went through the model."""
+    """A batch of sequences that are being generated; `tokens` counts the tokens that went through the model."""
 
     model: nn.Module
     prompts: Sequence[Sequence[int]]
@@ -101,17 +101,17 @@ class Run:
     latest: list[int] = field(default_factory=list)
     tokens: int = 0
 
-    def read(self, chosen: list[int]) -> Tensor:
-        """Puts prompts into the next slots; logits [len(chosen), V] of what follows each."""
-        packed = packing.sequences([self.prompts[i] for i in chosen], self.device)
+    def read(self, numbers: list[int]) -> Tensor:
+        """Reads prompts, by their `numbers`, into the next slots; returns the logits [n, V] of their next tokens."""
+        packed = packing.sequences([self.prompts[i] for i in numbers], self.device)
         logits = self._logits(Reading(**vars(packed), slots=self.slots, first=len(self.active)), packed.ends)
-        self.active += chosen
-        self.lengths += [len(self.prompts[i]) for i in chosen]
-        self.tokens += sum(packed.sizes)
+        self.active += numbers
+        self.lengths += [len(self.prompts[i]) for i in numbers]
+        self.tokens += sum(packed.lengths)
         return logits
 
     def step(self) -> Tensor:
-        """Continues every sequence by its latest token; logits [n, V] of what follows."""
+        """Runs the latest token of every sequence; returns the logits [n, V] of their next tokens."""
         lengths = torch.tensor(self.lengths, device=self.device)
         mask = torch.arange(max(self.lengths) + 1, device=self.device) <= lengths[:, None]
         ids = torch.tensor([self.latest], device=self.device)
@@ -121,7 +121,7 @@ class Run:
         return logits
 
     def end(self, ended: list[int]) -> None:
-        """Frees slots; sequences of the last slots take their places."""
+        """Frees the slots `ended`; the sequences in the last slots move into them."""
         kept = len(self.active) - len(ended)
         holes = [slot for slot in ended if slot < kept]
         gone = set(ended)
@@ -133,8 +133,17 @@ class Run:
                 column[hole] = column[source]
             del column[kept:]
 
-    def _logits(self, packed: Reading | Continuing, chosen: Tensor | None) -> Tensor:
-        return self.model.get_output_embeddings()(packed_models.states(self.model, packed, chosen)).float()
+    def _logits(self, packed: Reading | Continuing, positions: Tensor | None) -> Tensor:
+        return self.model.get_output_embeddings()(packed_models.states(self.model, packed, positions)).float()
+
+
+@dataclass(frozen=True)
+class Limits:
+    """`longest`: tokens of a response; `slots`: sequences at once; `tokens`: of the prompts that are read at once."""
+
+    longest: int
+    slots: int
+    tokens: int
 
 
 @torch.no_grad()
@@ -143,41 +152,38 @@ def continuous(
     prompts: Sequence[Sequence[int]],
     choose: Choose,
     ended: Callable[[list[list[int]], list[int]], list[bool]],
-    *,
-    longest: int,
-    slots: int,
-    tokens: int,
+    limits: Limits,
     done: Callable[[int], object] = lambda count: None,
 ) -> tuple[list[list[int]], int]:
-    """A response to each prompt, the token that ended it included, and how many tokens went through the model.
+    """Generates a response to each prompt; returns their token ids and how many tokens went through the model.
 
-    `choose` names each sequence's next token from its logits; `ended` says of responses, and the prompts that they
-    belong to, whether they are complete; none grows beyond `longest`. At most `slots` sequences are under way, and
-    prompts of at most `tokens` tokens (or one) are read at once. `done` is told how many have ended.
-    For models of which `packed_models.packable` is true, in evaluation mode.
+    `choose` picks each sequence's next token from its logits. `ended` says which responses are complete; it takes the
+    responses and the numbers of their prompts. The token that ended a response is part of it. A prompt longer than
+    `limits.tokens` is read alone. `done` is called with the number of responses that have just ended.
+    The model must be one of which `packed_models.packable` is true, in evaluation mode.
     """
     responses: list[list[int]] = [[] for _ in prompts]
     waiting = deque(sorted(range(len(prompts)), key=lambda i: -len(prompts[i])))
-    capacity = max(map(len, prompts), default=0) + longest
-    run = Run(model, prompts, Slots(min(slots, len(prompts)), capacity), next(model.parameters()).device)
+    capacity = max(map(len, prompts), default=0) + limits.longest
+    run = Run(model, prompts, Slots(min(limits.slots, len(prompts)), capacity), next(model.parameters()).device)
     while waiting or run.active:
         free = run.slots.count - len(run.active)
         # reading a few prompts at a time would leave slots empty for less than it costs
         if waiting and (free >= max(1, run.slots.count // 8) or not run.active):
-            first, chosen = len(run.active), [waiting.popleft()]
-            budget = tokens - len(prompts[chosen[0]])
-            while waiting and len(chosen) < free and len(prompts[waiting[0]]) <= budget:
+            first, rows = len(run.active), [waiting.popleft()]
+            budget = limits.tokens - len(prompts[rows[0]])
+            while waiting and len(rows) < free and len(prompts[waiting[0]]) <= budget:
                 budget -= len(prompts[waiting[0]])
-                chosen.append(waiting.popleft())
-            logits = run.read(chosen)
+                rows.append(waiting.popleft())
+            logits = run.read(rows)
         else:
             first, logits = 0, run.step()
-        chosen = run.active[first:]
-        run.latest[first:] = choose(logits, chosen)
-        for i, token in zip(chosen, run.latest[first:], strict=True):
+        rows = run.active[first:]
+        run.latest[first:] = choose(logits, rows)
+        for i, token in zip(rows, run.latest[first:], strict=True):
             responses[i].append(token)
-        over = ended([responses[i] for i in chosen], chosen)
-        finished = [first + k for k, i in enumerate(chosen) if over[k] or len(responses[i]) >= longest]
+        over = ended([responses[i] for i in rows], rows)
+        finished = [first + k for k, i in enumerate(rows) if over[k] or len(responses[i]) >= limits.longest]
         if finished:
             run.end(finished)
             done(len(finished))

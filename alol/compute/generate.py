@@ -1,11 +1,11 @@
-"""Responses of a policy to prompts: by continuous batching, or in batches of similar length padded on the left."""
+"""Generates responses to prompts: by continuous batching, or in batches of similar length padded on the left."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Collection, Container, Sequence
+from dataclasses import dataclass
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import (
@@ -19,40 +19,47 @@ from transformers import (
 from alol.base.errors import ParameterError
 from alol.compute import packed_models
 from alol.compute.batching import pad
-from alol.compute.decode import continuous
+from alol.compute.decode import Limits, continuous
 from alol.compute.ends import end_ids
-from alol.compute.launch import gather_shards
+from alol.compute.launch import Machine, gather_shards
 from alol.compute.logprob import is_encoder_decoder
 from alol.config.sections import Generate, Launch
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How tokens are chosen and where a response ends: the section `generate`, and what differs between its uses.
+
+    Sampling draws from `seed` alone, so that a run repeats itself. `ends` are tokens that end a response, beside those
+    of `end_ids` and `settings.stop_ids`. `name` is what the progress bar calls the work.
+    """
+
+    settings: Generate
+    seed: int
+    ends: Collection[int] = ()
+    name: str = "generate"
 
 
 def generate(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Sequence[int]],
-    settings: Generate,
-    launch: Launch,
-    *,
-    seed: int,
-    main: Accelerator,
-    name: str = "generate",
+    decoding: Decoding,
+    machine: Machine,
     done: Callable[[int], object] | None = None,
-    ends: Iterable[int] = (),
 ) -> list[tuple[str, list[int]]]:
-    """Text and token ids of one response per prompt (token ids), in order; the work is shared by `main`'s processes.
+    """Generates one response per prompt (token ids), in order: its text, and its token ids as in `sample_ids`.
 
-    The ids are those of `sample_ids`. `model` must be in evaluation mode on main's device. Sampling draws from `seed`
-    alone, so that a run repeats itself. With `done`, which is told how many prompts were answered, this process answers
-    them alone and shows no bar.
-    `ends` are tokens that end a response beside those of `end_ids` and `settings.stop_ids`.
+    `model` must be in evaluation mode on the machine's device. The processes share the prompts. With `done`, this
+    process answers all of them by itself, shows no bar, and calls `done` with the number of prompts just answered.
     """
-    ends = end_ids(model, tokenizer).union(ends)
-    ids = sample_ids(model, tokenizer, prompts, settings, launch, seed=seed, main=main, name=name, done=done, ends=ends)
-    return [(decode(tokenizer, row, settings, ends), row) for row in ids]
+    ends = end_ids(model, tokenizer).union(decoding.ends)
+    responses = sample_ids(model, tokenizer, prompts, decoding, machine, done)
+    return [(decode(tokenizer, ids, decoding.settings, ends), ids) for ids in responses]
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], settings: Generate, ends: Container[int]) -> str:
-    """The text of a response's token ids, as rewards and users see it: without the one of `ends` that ended it."""
+    """Decodes the token ids of a response to the text that rewards and users see, without the token that ended it."""
     if len(ids) and ids[-1] in ends:
         ids = ids[:-1]
     return finish(tokenizer.decode(ids, skip_special_tokens=True), settings)
@@ -62,44 +69,41 @@ def sample_ids(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Sequence[int]],
-    settings: Generate,
-    launch: Launch,
-    *,
-    seed: int,
-    main: Accelerator,
-    name: str,
+    decoding: Decoding,
+    machine: Machine,
     done: Callable[[int], object] | None = None,
-    ends: Iterable[int] = (),
 ) -> list[list[int]]:
-    """Like `generate`, as token ids: the token that ended a response included, padding not.
+    """Generates responses as `generate` does, and returns their token ids: with the token that ended each, unpadded.
 
     Raises ParameterError for a stop id that the model has no token for.
     """
+    settings, accelerator, launch = decoding.settings, machine.accelerator, machine.launch
     size = model.get_input_embeddings().num_embeddings
     for i, token in enumerate(settings.stop_ids):
         if token >= size:
             raise ParameterError(f"generate.stop_ids[{i}]", f"is {token}, but the model's {size} tokens count from 0")
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
-    rank, processes = (main.process_index, main.num_processes) if done is None else (0, 1)
+    rank, processes = (accelerator.process_index, accelerator.num_processes) if done is None else (0, 1)
     mine = order[rank::processes]
-    chosen = [prompts[i] for i in mine]
-    ends = end_ids(model, tokenizer).union(ends, settings.stop_ids)
-    bar = tqdm(total=len(mine), desc=name, unit="prompt", leave=False, disable=rank > 0 or done is not None)
+    share = [prompts[i] for i in mine]
+    ends = end_ids(model, tokenizer).union(decoding.ends, settings.stop_ids)
+    bar = tqdm(total=len(mine), desc=decoding.name, unit="prompt", leave=False, disable=rank > 0 or done is not None)
     done = done or bar.update
-    with bar, torch.random.fork_rng(), torch.no_grad(), main.autocast():
+    with bar, torch.random.fork_rng(), torch.no_grad(), accelerator.autocast():
         if settings.beams == 1 and packed_models.packable(model):
-            generator = torch.Generator().manual_seed(seed)
+            generator = torch.Generator().manual_seed(decoding.seed)
             draws = torch.rand(len(prompts), settings.max_new_tokens, generator=generator, dtype=torch.float64)
-            ids, _ = decode_all(model, tokenizer, chosen, settings, launch, draws[mine], ends, done)
+            choice = Choice(share, settings, draws[mine], next(model.parameters()).device)
+            ids, _ = decode_all(model, tokenizer, choice, ends, launch, done)
         else:
             ids = []
             for start in range(0, len(mine), launch.generate_batch):
-                torch.manual_seed((seed * 1_000_003 + start * processes + rank) % 2**63)
-                batch = chosen[start : start + launch.generate_batch]
-                ids += _batch(model, tokenizer, batch, settings, main.device, ends)
+                torch.manual_seed((decoding.seed * 1_000_003 + start * processes + rank) % 2**63)
+                batch = share[start : start + launch.generate_batch]
+                ids += _batch(model, tokenizer, batch, settings, accelerator.device, ends)
                 done(len(batch))
     result: list[list[int]] = [[] for _ in prompts]
-    for i, row in zip(order, gather_shards(ids, main) if processes > 1 else ids, strict=True):
+    for i, row in zip(order, gather_shards(ids, accelerator) if processes > 1 else ids, strict=True):
         result[i] = row
     return result
 
@@ -107,19 +111,16 @@ def sample_ids(
 def decode_all(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[Sequence[int]],
-    settings: Generate,
-    launch: Launch,
-    draws: Tensor,
+    choice: Choice,
     ends: Container[int],
+    launch: Launch,
     done: Callable[[int], object] = lambda count: None,
 ) -> tuple[list[list[int]], int]:
-    """Responses by continuous batching, and the tokens that went through the model.
+    """Answers the prompts of `choice` by continuous batching; returns what alol.compute.decode.continuous does.
 
-    `draws` [N, max_new_tokens] in [0, 1) decide the sampled tokens, so that they do not depend on the batch. Each of
-    `ends` ends a response.
+    Each of `ends` ends a response.
     """
-    choice = Choice(prompts, settings, draws, next(model.parameters()).device)
+    prompts, settings = choice.prompts, choice.settings
     stop = StopStringCriteria(tokenizer, settings.stop) if settings.stop else None
 
     def ended(responses: list[list[int]], rows: list[int]) -> list[bool]:
@@ -128,17 +129,19 @@ def decode_all(
             return over
         reach = stop.maximum_token_len
         tails = [[*prompts[i][-reach:], *response][-reach:] for i, response in zip(rows, responses, strict=True)]
-        found = stop(pad(tails, tokenizer.pad_token_id, left=True)[0], None).tolist()
-        return [x or y for x, y in zip(over, found, strict=True)]
+        stopped = stop(pad(tails, tokenizer.pad_token_id, left=True)[0], None).tolist()
+        return [x or y for x, y in zip(over, stopped, strict=True)]
 
-    return continuous(
-        model, prompts, choice, ended, longest=settings.max_new_tokens, slots=launch.generate_batch,
-        tokens=launch.tokens, done=done,
-    )  # fmt: skip
+    limits = Limits(settings.max_new_tokens, launch.generate_batch, launch.tokens)
+    return continuous(model, prompts, choice, ended, limits, done)
 
 
 class Choice:
-    """The next token of each sequence: the likeliest, or the one at which its number falls in the distribution."""
+    """Chooses the next token of each sequence: the likeliest, or a sampled one.
+
+    The numbers `draws` [N, max_new_tokens] in [0, 1) decide the sampled tokens (inverse transform sampling), so that
+    they do not depend on the batch.
+    """
 
     def __init__(
         self, prompts: Sequence[Sequence[int]], settings: Generate, draws: Tensor, device: torch.device
@@ -168,7 +171,7 @@ class Choice:
         return tokens.tolist()
 
     def _penalised(self, logits: Tensor, rows: list[int]) -> Tensor:
-        """Logits of words that the prompt or the response holds, divided by the penalty, or times it if negative."""
+        """Applies the repetition penalty: it lowers the logits of tokens that are in the prompt or the response."""
         for i in rows:
             if i not in self.seen:
                 self.seen[i] = torch.zeros(logits.shape[-1], dtype=torch.bool, device=logits.device)
@@ -204,7 +207,7 @@ def _batch(
 
 
 def _trimmed(ids: list[int], ends: set[int], pad_id: int) -> list[int]:
-    """Without the padding after a response's end; where end of text pads, its first occurrence is the end."""
+    """Removes the padding after a response. Where the end of text also pads, its first occurrence is the end."""
     for position, token in enumerate(ids):
         if token in ends:
             return ids[: position + 1]
@@ -217,7 +220,7 @@ def _trimmed(ids: list[int], ends: set[int], pad_id: int) -> list[int]:
 def config_of(
     model: nn.Module, tokenizer: PreTrainedTokenizerBase, settings: Generate, ends: set[int]
 ) -> GenerationConfig:
-    """What the library's own `generate` needs to end and choose tokens as `settings` say."""
+    """The configuration with which transformers' `generate` chooses and ends tokens as `settings` say."""
     sampling = {"temperature": settings.temperature, "top_p": settings.top_p, "top_k": 0} if settings.sample else {}
     return GenerationConfig(
         max_new_tokens=settings.max_new_tokens,
@@ -233,7 +236,7 @@ def config_of(
 
 
 def finish(text: str, settings: Generate) -> str:
-    """A decoded response cut at the first of the `cut` texts and stripped, a trailing `stop` text removed."""
+    """Cuts a decoded response at the first of the `cut` texts, strips it, and removes a `stop` text at its end."""
     for mark in settings.cut:
         text = text.split(mark, 1)[0]
     text = text.strip()

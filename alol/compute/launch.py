@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -16,22 +17,34 @@ from alol.base.files import replacing
 from alol.config.sections import Launch
 
 
+@dataclass(frozen=True)
+class Machine:
+    """What a stage computes with: the Accelerator of this process, and `launch` with its limits of a batch."""
+
+    accelerator: Accelerator
+    launch: Launch
+
+    @property
+    def device(self) -> torch.device:
+        return self.accelerator.device
+
+
 def accelerator(launch: Launch) -> Accelerator:
     """The Accelerator of this process."""
     precision = "no" if launch.precision == "fp32" else launch.precision
     return Accelerator(cpu=launch.device == "cpu", mixed_precision=precision)
 
 
-def placed(model: nn.Module, main: Accelerator, *, trained: bool) -> nn.Module:
-    """`model` on main's device; in bf16, the matrices that are not trained are kept in bf16 alone.
+def placed(model: nn.Module, accelerator: Accelerator, *, trained: bool) -> nn.Module:
+    """`model` on the accelerator's device; in bf16, the matrices that are not trained are kept in bf16 alone.
 
     Autocast rounds the fp32 weights of every linear layer for each multiplication and keeps the copies of none that is
     frozen. The rounding is the same here, once, so all numbers stay what they were, to the bit; norms, embeddings and
     what is trained stay in fp32. The model can then be run under autocast only, and is no longer the one to export.
     With `trained` False nothing is trained.
     """
-    model.to(main.device)
-    if main.mixed_precision != "bf16":
+    model.to(accelerator.device)
+    if accelerator.mixed_precision != "bf16":
         return model
     if not trained:
         model.requires_grad_(False)
@@ -58,9 +71,9 @@ def _read_by_adapters(model: nn.Module) -> Iterator[nn.Module]:
 
 
 @contextlib.contextmanager
-def output(path: Path, main: Accelerator) -> Iterator[Path | None]:
+def output(path: Path, accelerator: Accelerator) -> Iterator[Path | None]:
     """A folder that takes `path`'s place when the block ends well, for the main process; None for the others."""
-    if not main.is_main_process:
+    if not accelerator.is_main_process:
         yield None
         return
     with replacing(path) as folder:
@@ -68,17 +81,17 @@ def output(path: Path, main: Accelerator) -> Iterator[Path | None]:
         yield folder
 
 
-def gather_shards(shard: Sequence, main: Accelerator) -> list:
+def gather_shards(shard: Sequence, accelerator: Accelerator) -> list:
     """Puts back together what was dealt out as items[rank::processes]; the same list in every process."""
-    if main.num_processes == 1:
+    if accelerator.num_processes == 1:
         return list(shard)
     parts = gather_object([list(shard)])
     longest = max(map(len, parts))
     return [part[i] for i in range(longest) for part in parts if i < len(part)]
 
 
-def from_main(value: object, main: Accelerator) -> object:
+def from_main(value: object, accelerator: Accelerator) -> object:
     """The main process's value, in every process."""
-    if main.num_processes == 1:
+    if accelerator.num_processes == 1:
         return value
     return broadcast_object_list([value])[0]

@@ -1,4 +1,4 @@
-"""How far a loop has come: written from time to time, so that a killed run goes on from there with the same numbers.
+"""The state of a training loop, written from time to time: a killed run goes on from there with the same numbers.
 
 Each time a new folder appears whole, tensors as safetensors and the rest as JSON, and then the one before goes away.
 """
@@ -32,19 +32,19 @@ COPIES = 4  # of the trained weights in one folder, about: AdamW's two moments a
 
 
 class Progress:
-    """Where one loop stands: trained weights, the optimizer, random numbers, and what the loop gives beside.
+    """Writes and restores the state of one loop: trained weights, optimizer, random numbers, the loop's own values.
 
-    `kept` is the folder of its best model, which is stored along. With several processes (`main`) all take part and
-    the main one writes. Without `work` nothing is read or written.
+    `kept` is the folder of the best model so far; it is stored as part of the state. Of several processes all take
+    part and the main one writes. Without `work` nothing is read or written.
     """
 
-    def __init__(self, work: Work | None, main: Accelerator | None = None, kept: Path | None = None) -> None:
-        self._work, self._main, self._kept = work, main, kept
+    def __init__(self, work: Work | None, accelerator: Accelerator | None = None, kept: Path | None = None) -> None:
+        self._work, self._accelerator, self._kept = work, accelerator, kept
         self._governor = work.governor() if work is not None else Governor(0.0)
         self._number, self._size = 0, 0
 
     def restore(self, module: nn.Module, optimizer: Optimizer) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
-        """Puts back the state; returns the loop's own values and tensors, or None where there is nothing to go on from.
+        """Restores the state; returns the loop's own values and tensors, or None if no state was written before.
 
         To be called before anything is trained.
         """
@@ -58,13 +58,13 @@ class Progress:
             for name, weight in trained.items():
                 weight.copy_(tensors[f"weight.{name}"])
         _put_back(optimizer, values["optimizer"], tensors)
-        _put_back_random(tensors, self._main)
+        _put_back_random(tensors, self._accelerator)
         if self._kept is not None and (folder / KEPT).exists():
             shutil.copytree(folder / KEPT, self._kept, dirs_exist_ok=True)
         return _own(values, tensors)
 
     def stored(self) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
-        """The loop's own values and tensors, without putting anything back."""
+        """Reads the loop's own values and tensors, without restoring anything."""
         read = self._read()
         return _own(*read[1:]) if read is not None else None
 
@@ -73,10 +73,10 @@ class Progress:
         if self._work is None:
             return False
         due = self._governor.due(self._size, last=last)
-        if self._main is None or self._main.num_processes == 1:
+        if self._accelerator is None or self._accelerator.num_processes == 1:
             return due
-        flag = torch.tensor([float(due and self._main.is_main_process)], device=self._main.device)
-        return bool(self._main.reduce(flag, reduction="sum").item())
+        flag = torch.tensor([float(due and self._accelerator.is_main_process)], device=self._accelerator.device)
+        return bool(self._accelerator.reduce(flag, reduction="sum").item())
 
     def write(
         self,
@@ -86,8 +86,8 @@ class Progress:
         tensors: Mapping[str, Tensor] | None = None,
     ) -> None:
         """Stores the state, with the loop's own plain `values` and `tensors`."""
-        random = _random(self._main)
-        if self._work is None or (self._main is not None and not self._main.is_main_process):
+        random = _random(self._accelerator)
+        if self._work is None or (self._accelerator is not None and not self._accelerator.is_main_process):
             return
         before, self._number = self._latest(), self._number + 1
         with self._governor.writing(self._size):
@@ -96,8 +96,8 @@ class Progress:
                 state, plain = _state(optimizer)
                 weights = {f"weight.{name}": weight.detach() for name, weight in _trained(module)}
                 own = {f"own.{name}": one for name, one in (tensors or {}).items()}
-                found = {**weights, **state, **random, **own}
-                save_file({name: one.cpu().contiguous() for name, one in found.items()}, folder / TENSORS)
+                every = {**weights, **state, **random, **own}
+                save_file({name: one.cpu().contiguous() for name, one in every.items()}, folder / TENSORS)
                 if self._kept is not None and self._kept.exists():
                     _copy(self._kept, folder / KEPT, before / KEPT if before else None)
                 write_json(folder / VALUES, {"optimizer": plain, "own": values})
@@ -123,7 +123,7 @@ class Progress:
 
 
 def _flush(*paths: Path) -> None:
-    """Waits until the disk has them: a folder whose name it has before its files is no use after a loss of power."""
+    """Waits until the files are on the disk: after a loss of power a folder must not be there without them."""
     for path in paths:
         with path.open("rb") as file:
             os.fsync(file.fileno())
@@ -163,17 +163,17 @@ def _put_back(optimizer: Optimizer, plain: dict[str, Any], tensors: Mapping[str,
         group["lr"] = rate
 
 
-def _random(main: Accelerator | None) -> dict[str, Tensor]:
+def _random(accelerator: Accelerator | None) -> dict[str, Tensor]:
     """The states of the random numbers that dropout draws, of every process."""
     states = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_initialized():
         states["cuda"] = torch.cuda.get_rng_state()
-    every = gather_object([states]) if main is not None and main.num_processes > 1 else [states]
-    return {f"random.{rank}.{name}": one for rank, found in enumerate(every) for name, one in found.items()}
+    every = gather_object([states]) if accelerator is not None and accelerator.num_processes > 1 else [states]
+    return {f"random.{rank}.{name}": one for rank, own in enumerate(every) for name, one in own.items()}
 
 
-def _put_back_random(tensors: Mapping[str, Tensor], main: Accelerator | None) -> None:
-    rank = main.process_index if main is not None else 0
+def _put_back_random(tensors: Mapping[str, Tensor], accelerator: Accelerator | None) -> None:
+    rank = accelerator.process_index if accelerator is not None else 0
     if (state := tensors.get(f"random.{rank}.cpu")) is not None:  # one of more processes than before has none
         torch.set_rng_state(state)
     if torch.cuda.is_available() and (state := tensors.get(f"random.{rank}.cuda")) is not None:
@@ -195,6 +195,6 @@ def _copy(source: Path, target: Path, before: Path | None) -> None:
 
 
 def _same(one: Path, other: Path) -> bool:
-    """By size and date, which a copy takes over."""
+    """Whether two files have one size and date, which a copy takes over."""
     first, second = one.stat(), other.stat()
     return (first.st_size, first.st_mtime_ns) == (second.st_size, second.st_mtime_ns)

@@ -1,9 +1,10 @@
 """The vocabulary projection and log-softmax of the positions that predict a token, a block of logits at a time.
 
-Of the logits' gradient only products with the states and the weight are needed, and both follow from the probabilities:
-with g_n the gradient of logp_n, p_n the softmax and e the unit vector of the target, the states' gradient is
-g_n (W[y_n] - p_n W) and the weight's sum_n g_n (e[y_n] - p_n) h_n. So no pass over the logits follows the softmax, and
-since the g_n come in at the very end, weights that depend on a whole sequence need no second forward.
+The gradient of the logits is never stored: only its products with the states and the weight are needed, and both follow
+from the probabilities. With g_n the gradient of logp_n, p_n the softmax and e the unit vector of the target, the
+states' gradient is g_n (W[y_n] - p_n W) and the weight's sum_n g_n (e[y_n] - p_n) h_n. So no pass over the logits
+follows the softmax, and since the g_n come in at the very end, weights that depend on a whole sequence need no second
+forward.
 """
 
 from __future__ import annotations
@@ -89,8 +90,8 @@ def _probabilities(states: Tensor, weight: Tensor, bias: Tensor | None) -> Tenso
 
 
 def _logp(p: Tensor, states: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
-    chosen = p.gather(1, targets[:, None])[:, 0]
-    logp = chosen.log()
-    if (rare := chosen < RARE).any():
+    target_p = p.gather(1, targets[:, None])[:, 0]
+    logp = target_p.log()
+    if (rare := target_p < RARE).any():
         logp[rare] = -nn.functional.cross_entropy(_logits(states[rare], weight, bias), targets[rare], reduction="none")
     return logp

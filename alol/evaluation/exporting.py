@@ -65,10 +65,9 @@ def write(run: Path, folder: Path, rows: Rows, params: Params, *, merge: bool, d
     main = launch.accelerator(dataclasses.replace(params.launch, precision="fp32"))
 
     def answers(model: nn.Module) -> list[list[int]]:
-        return generate.sample_ids(
-            model.to(main.device), policy.tokenizer, asked, settings, params.launch, seed=0, main=main, name="answers",
-            ends=ends,
-        )  # fmt: skip
+        decoding = generate.Decoding(settings, 0, ends, "answers")
+        machine = launch.Machine(main, params.launch)
+        return generate.sample_ids(model.to(main.device), policy.tokenizer, asked, decoding, machine)
 
     expected = own = answers(policy.model)
     model = made.merged() if whole else policy.model

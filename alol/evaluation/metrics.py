@@ -5,7 +5,7 @@ Plain functions of lists and arrays; what is measured on which rows is decided i
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from functools import cache
 from typing import Protocol
 
@@ -59,6 +59,19 @@ def meteor_stem(responses: Sequence[str], references: Sequence[str]) -> list[flo
         float(single_meteor_score(words(reference), words(response), stemmer=stemmer, wordnet=wordnet))
         for response, reference in zip(responses, references, strict=True)
     ]
+
+
+def length(responses: Sequence[str], references: Sequence[str]) -> list[float]:
+    """The number of words of each response."""
+    return [len(words(response)) for response in responses]
+
+
+# Metrics of every task, in the order of the tables: a number for each response, from the responses and the gold
+# responses to the same prompts. What needs more than texts belongs to a format (alol.data.formats.Format.metrics).
+METRICS: dict[str, Callable[[Sequence[str], Sequence[str]], list[float]]] = {
+    "length": length,
+    "meteor_stem": meteor_stem,
+}
 
 
 def _chunks(draws: int, width: int) -> Iterator[int]:

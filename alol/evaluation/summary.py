@@ -131,8 +131,8 @@ def measure(
     columns = {"reward": [schema.total_reward(row, reward.weights, reward.shift) for row in rows]}
     for name in reward.weights:
         columns[f"reward_{name}"] = [row[f"reward_{name}"] for row in rows]
-    columns["length"] = [len(metrics.words(text)) for text in texts]
-    columns["meteor_stem"] = metrics.meteor_stem(texts, [row["response"] for row in gold])
+    references = [row["response"] for row in gold]
+    columns |= {name: metric(texts, references) for name, metric in metrics.METRICS.items()}
     prompts, contexts = [row["prompt"] for row in rows], schema.contexts(rows)
     for name, function in task_metrics.items():
         columns[name] = function(prompts, texts, contexts)

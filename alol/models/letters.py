@@ -1,7 +1,8 @@
-"""Text to token ids in which only marks are special tokens: what a user's text spells is letters, whatever it spells.
+"""Encodes texts so that only a format's own marks become special tokens; what a user's text spells stays letters.
 
-A tokenizer reads `</s>` in a text as the end of text. Here its special tokens have names that no text holds, and marks
-are written with these names before the rest is encoded; so all else about the tokenizer stays as it is.
+A tokenizer reads `</s>` in a text as the end of text. Here its special tokens are renamed to secret names, which no
+text contains, and marks are written with these names before the text is encoded. Nothing else about the tokenizer
+changes.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ if TYPE_CHECKING:  # `stages.check` does without
 
 @dataclass(frozen=True)
 class Letters:
-    """`tokenizer` with secret names for its special tokens, and for `more` of its added ones."""
+    """A tokenizer whose special tokens, and those of its added tokens that `more` lists, have secret names."""
 
     tokenizer: PreTrainedTokenizerBase
     more: Collection[str] = ()
@@ -31,7 +32,7 @@ class Letters:
 
     @cached_property
     def ids(self) -> dict[str, int]:
-        """The tokens that only marks are read as."""
+        """The tokens with secret names, by their usual names: only marks are encoded as these."""
         added = self.tokenizer.added_tokens_decoder
         return {
             token.content: i
@@ -41,44 +42,44 @@ class Letters:
 
     @cached_property
     def _pattern(self) -> re.Pattern[str]:
-        """Any of them, the longest first, as the tokenizer looks for them."""
+        """A pattern that finds any of these tokens in a text, the longest first, as the tokenizer does."""
         return re.compile("|".join(map(re.escape, sorted(self.ids, key=len, reverse=True))) or "(?!)")
 
     def mark(self, text: str) -> str:
-        """`text` with the special tokens that it spells as such."""
+        """Makes every special token that `text` spells a mark: replaces it with its secret name."""
         return self._pattern.sub(lambda found: self._secret(found[0]), text)
 
     def first(self, text: str) -> re.Match[str] | None:
-        """The first special token that `text` spells."""
+        """Finds the first special token that `text` spells."""
         return self._pattern.search(text)
 
     def marked(self, text: str, marks: Sequence[int]) -> str:
-        """`text`, of which the parts that `marks` delimit (begin, end, begin, end, ...) may be special tokens."""
+        """Applies `mark` to those parts of `text` that `marks` delimit (begin, end, begin, end, ...)."""
         pieces = [text[start:end] for start, end in pairwise([0, *marks, len(text)])]
         return "".join(self.mark(piece) if i % 2 else piece for i, piece in enumerate(pieces))
 
     def shield(self, text: str) -> str:
-        """`text` so that `mark` finds nothing in it; `unshield` undoes this, in any text that it has become part of."""
+        """Changes `text` so that `mark` finds nothing in it; `unshield` undoes this, also in a longer text."""
         return self._pattern.sub(lambda found: found[0][0] + self._shield + found[0][1:], text)
 
     def unshield(self, text: str) -> str:
         return text.replace(self._shield, "")
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of texts in which marks are written; nothing is added before or after."""
+        """Encodes texts with marks to token ids, without the tokens that the tokenizer puts around a text."""
         if self._backend is None:
             return [self._piecewise(text) for text in texts]
         return [row.ids for row in self._backend.encode_batch_fast(list(texts), add_special_tokens=False)]
 
     def encodings(self, texts: Sequence[str]) -> list[Encoding]:
-        """As `encode`, of a tokenizer that is not written in Python, which can shorten and join what it gets."""
+        """Encodes as `encode` does, to the Encodings of a fast tokenizer, which can be truncated and joined."""
         if self._backend is None:
             raise ValueError("a tokenizer in Python has no encodings")
         return self._backend.encode_batch(list(texts), add_special_tokens=False)
 
     @cached_property
     def around(self) -> tuple[list[int], list[int]]:
-        """What the tokenizer puts before and after every text: its begin token, its closing one."""
+        """The token ids that the tokenizer puts before and after every text."""
         plain, full = (self.tokenizer("a", add_special_tokens=more)["input_ids"] for more in (False, True))
         start = next(i for i in range(len(full) + 1) if full[i : i + len(plain)] == plain)
         return full[:start], full[start + len(plain) :]
@@ -92,7 +93,7 @@ class Letters:
 
     @cached_property
     def _words(self) -> set[str]:
-        """Tokens that ordinary text is written with: of these, `!` may pad and a line's end may end a response."""
+        """Special tokens that are ordinary text too, such as a `!` that pads or a line's end: they keep their names."""
         model = self._spec["model"]
         if model["type"] == "Unigram":
             return {piece for piece, score in model["vocab"] if score}  # what only marks are has none
@@ -104,14 +105,14 @@ class Letters:
 
     @cached_property
     def _spec(self) -> dict[str, Any]:
-        """The tokenizer as JSON; of one in Python, nothing."""
+        """A fast tokenizer as JSON; for a slow one, written in Python, an empty model."""
         if not self.tokenizer.is_fast:
             return {"model": {"type": None, "vocab": {}}}
         return json.loads(self.tokenizer.backend_tokenizer.to_str())
 
     @cached_property
     def _backend(self) -> Tokenizer | None:
-        """The tokenizer with the secret names; None for one that is written in Python."""
+        """The fast tokenizer with the secret names; None for a slow one, written in Python."""
         if not self.tokenizer.is_fast:
             return None
         names, spec = {content: self._secret(content) for content in self.ids}, self._spec
@@ -132,15 +133,15 @@ class Letters:
         return backend
 
     def _piecewise(self, text: str) -> list[int]:
-        """Of a tokenizer in Python: marks by their ids, what stands between them as letters."""
+        """Encodes with a slow tokenizer: marks become their ids, the text between them is encoded as letters."""
         secrets = {self._secret(content): i for content, i in self.ids.items()}
-        found: list[int] = []
+        ids: list[int] = []
         for piece in _split(text, secrets):
             letters = self.tokenizer(piece, add_special_tokens=False, split_special_tokens=True)
-            found += [secrets[piece]] if piece in secrets else letters["input_ids"]
-        return found
+            ids += [secrets[piece]] if piece in secrets else letters["input_ids"]
+        return ids
 
 
 def _split(text: str, names: Iterable[str]) -> list[str]:
-    """Pieces of `text`, none empty, of which each name is one."""
+    """Splits `text` at the names; each name is a piece of its own, and no piece is empty."""
     return [piece for piece in re.split("(" + ("|".join(map(re.escape, names)) or "(?!)") + ")", text) if piece]

@@ -163,25 +163,25 @@ def use_one_kernel(model: nn.Module) -> None:
 
 def load(folder: Path, *, dropout: float = 0.0) -> LoadedPolicy:
     """The policy of a folder, in evaluation mode on the CPU, an adapter wrapped around its base."""
-    found = read_json(folder / POINTER, Pointer)
-    base = base_path(folder, found["base"])
+    saved = read_json(folder / POINTER, Pointer)
+    base = base_path(folder, saved["base"])
     place = model_names.located(base, str(folder / POINTER))
-    if found["fingerprint"] and (place is None or found["fingerprint"] != fingerprint(place)):
+    if saved["fingerprint"] and (place is None or saved["fingerprint"] != fingerprint(place)):
         raise InputError(f"{base} has changed since {folder} was made from it; run `dvc repro -f reference`")
-    model: nn.Module = base_model(base, found["revision"], quantized=found["quantized"], dropout=dropout)
-    adapter, revision = own_adapter(folder, found)
+    model: nn.Module = base_model(base, saved["revision"], quantized=saved["quantized"], dropout=dropout)
+    adapter, revision = own_adapter(folder, saved)
     if adapter:
         model = with_adapter(model, adapter, revision, dropout)
     local = (folder / "tokenizer_config.json").exists()
-    tokenizer = tokenizer_of(str(folder) if local else base, None if local else found["revision"])
-    return LoadedPolicy(model.eval(), tokenizer, found)
+    tokenizer = tokenizer_of(str(folder) if local else base, None if local else saved["revision"])
+    return LoadedPolicy(model.eval(), tokenizer, saved)
 
 
-def own_adapter(folder: Path, found: Pointer) -> tuple[str | None, str | None]:
-    """Where the adapter of a policy's folder lies, and its revision on a hub; `found` is its policy.json."""
+def own_adapter(folder: Path, saved: Pointer) -> tuple[str | None, str | None]:
+    """The name of a policy's adapter (its own folder, or a hub id) and its revision; `saved` is its policy.json."""
     if (folder / "adapter_config.json").exists():
         return str(folder), None
-    return found["adapter"], found["adapter_revision"]
+    return saved["adapter"], saved["adapter_revision"]
 
 
 def load_checkpoint(
@@ -200,9 +200,9 @@ def load_checkpoint(
     if model is None:
         if not (reference / POINTER).exists():
             raise InputError(f"{reference / POINTER} is missing; run `dvc repro` to make it, or name a complete model")
-        found = read_json(reference / POINTER, Pointer)
-        model, revision = base_path(reference, found["base"]), found["revision"]
-        quantized = found["quantized"] if quantized is None else quantized
+        saved = read_json(reference / POINTER, Pointer)
+        model, revision = base_path(reference, saved["base"]), saved["revision"]
+        quantized = saved["quantized"] if quantized is None else quantized
     pointer = Pointer(
         base=model, revision=revision, fingerprint=None, adapter=adapter, adapter_revision=adapter_revision,
         quantized=bool(quantized),

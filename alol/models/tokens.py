@@ -42,9 +42,9 @@ class Encoder:
         if self._chat is not None:
             return [self._chat.prompt(row, limit, self.policy.long_prompt == "refuse") for row in rows]
         encoded = self._letters.encode([_written(self._letters, row) for row in rows])
-        found = [self._enclosed(ids) for ids in encoded]
+        enclosed = [self._enclosed(ids) for ids in encoded]
         return [
-            ids if len(ids) <= limit else self._shorten(row, len(ids)) for row, ids in zip(rows, found, strict=True)
+            ids if len(ids) <= limit else self._shorten(row, len(ids)) for row, ids in zip(rows, enclosed, strict=True)
         ]
 
     def responses(self, texts: Sequence[str]) -> list[list[int]]:

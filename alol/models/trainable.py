@@ -63,12 +63,12 @@ def prepare(loaded: LoadedPolicy, policy: Policy, folder: Path, seed: int) -> Lo
     full: every parameter. lora, qlora: the reference's own adapter goes on when it has one, else a new one that leaves
     the model as it is (its B matrices are 0); the pointer then names the reference as the base.
     """
-    model, found = loaded.model, dict(loaded.pointer)
+    model, saved = loaded.model, dict(loaded.pointer)
     if policy.tuning == "full":
-        if found["base"] is not None and found["adapter"]:
+        if saved["base"] is not None and saved["adapter"]:
             raise ParameterError("policy.tuning", "is full, but the reference has an adapter; use lora or qlora")
         model.requires_grad_(True)
-        return LoadedPolicy(model, loaded.tokenizer, {**found, "base": None, "revision": None, "fingerprint": None})
+        return LoadedPolicy(model, loaded.tokenizer, {**saved, "base": None, "revision": None, "fingerprint": None})
     from peft import LoraConfig, PeftModel, get_peft_model
 
     from alol.models import lora
@@ -89,8 +89,8 @@ def prepare(loaded: LoadedPolicy, policy: Policy, folder: Path, seed: int) -> Lo
             model = lora.fused(get_peft_model(model, config))
         except ValueError as error:  # no module of that name
             raise ParameterError("policy.lora.targets", f"is {policy.lora.targets!r}: {first_line(error)}") from None
-        if found["base"] is None:
-            found["base"] = f"../{folder.name}"
-    if found["base"].startswith("./"):
-        found["base"] = f"../{folder.name}/{found['base'][2:]}"
-    return LoadedPolicy(model, loaded.tokenizer, {**found, "adapter": None, "adapter_revision": None})
+        if saved["base"] is None:
+            saved["base"] = f"../{folder.name}"
+    if saved["base"].startswith("./"):
+        saved["base"] = f"../{folder.name}/{saved['base'][2:]}"
+    return LoadedPolicy(model, loaded.tokenizer, {**saved, "adapter": None, "adapter_revision": None})

@@ -1,7 +1,7 @@
 """Reward components: one signature for every kind, declared bounds, checked scores; training of those that learn.
 
 May import: base to models. A new kind is an options dataclass (its keys in tasks/shared) and a class with `score`, both
-named in `alol.rewards.options.KINDS`. `load` gives all components of a task, ready to score.
+named in `alol.rewards.options.KINDS` (docs/extending.md). `load` gives all components of a task, ready to score.
 """
 
 from __future__ import annotations

@@ -68,10 +68,10 @@ def frozen(options: Trainable, where: str, reader: Reader, model_class: Any) -> 
     return reader(model, checkpoint_tokenizer(options, where), options, place)
 
 
-def identity(options: Trainable, where: str, found: Any) -> str:
-    """What tells the model of `train.init` from others: its files, or the hub's commit in its config `found`."""
+def identity(options: Trainable, where: str, config: Any) -> str:
+    """What tells the model of `train.init` from others: its files, or the hub's commit in its `config`."""
     path = model_names.located(options.train.init, f"{where}.train.init")
-    return str(getattr(found, "_commit_hash", None)) if path is None else loading.fingerprint(path)
+    return str(getattr(config, "_commit_hash", None)) if path is None else loading.fingerprint(path)
 
 
 def pooling(options: Trainable, model: Any) -> str:
@@ -95,11 +95,11 @@ def pooled(network: Network, rows: Sequence[Encoded], how: str) -> torch.Tensor:
         if how == "last":
             return last_states(network, rows)
         texts = packed(network, rows)
-        return _means(packed_models.states(model, texts), texts.sizes)
+        return _means(packed_models.states(model, texts), texts.lengths)
     if packed_models.ready(model, packed_models.ENCODERS):
         texts = packed(network, rows, causal=False, start=first_position(model))
         states = packed_models.states(model, texts, token_type_ids=segments(network, rows))
-        return states[texts.ends] if how == "last" else _means(states, texts.sizes)
+        return states[texts.ends] if how == "last" else _means(states, texts.lengths)
     batch = batch_of(network, rows)
     states, mask = model(**batch).last_hidden_state, batch["attention_mask"]  # [B, T, H], [B, T]
     if how == "last":
@@ -114,10 +114,10 @@ def _means(states: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
 
 def segments(network: Network, rows: Sequence[Encoded]) -> torch.Tensor:
     """Token types [1, L] of inputs that lie end to end; 0 where the tokenizer gives none."""
-    found = torch.from_numpy(np.concatenate([row.segments for row in rows]))[None].long()
+    segments = torch.from_numpy(np.concatenate([row.segments for row in rows]))[None].long()
     if "token_type_ids" not in network.tokenizer.model_input_names:
-        found = torch.zeros_like(found)
-    return found.to(network.model.device)
+        segments = torch.zeros_like(segments)
+    return segments.to(network.model.device)
 
 
 class HeadNetwork:

@@ -145,11 +145,11 @@ class ClassifierReward(TrainedReward):
         return network
 
     def output(self, logits: np.ndarray) -> np.ndarray:
-        chosen = logits[:, self._column]
+        logit = logits[:, self._column]
         if self._options.output == "logit":
-            return chosen
+            return logit
         if self._options.output == "sigmoid":
-            return sigmoid(chosen)
+            return sigmoid(logit)
         return softmax(logits)[:, self._column]
 
 

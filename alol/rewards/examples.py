@@ -1,5 +1,5 @@
-"""What a reward model is trained on: pairs of responses of which the first is the better one, or texts with a class or
-a number, which are the task's own responses or texts of `clean.labels`.
+"""The training examples of a reward model: pairs of a better and a worse response, or texts with a class or a number.
+The texts are the task's own responses, or those of `clean.labels`.
 
 Examples of validation and test prompts, and of conversations there, are left out, so that the full model may score
 those splits.
@@ -28,7 +28,7 @@ COLUMNS = ["prompt_id", "prompt", "response", "context", "turns", "subset", "ran
 
 @dataclass(frozen=True)
 class Examples:
-    """Rows to encode, and what is learnt: an example is a row and its class or number, or a better and a worse row."""
+    """Examples to learn from: a row with its class or number, or a better and a worse row."""
 
     rows: list[Row]
     members: list[tuple[int, ...]]  # the rows of each example
@@ -41,14 +41,14 @@ class Examples:
 
 
 class Fold(NamedTuple):
-    """Examples that a model is measured on, and those that it is trained on; some may be in neither."""
+    """The examples `out`, on which a model is measured, and those `kept` to train it; some may be in neither."""
 
     out: list[int]
     kept: list[int]
 
 
 class _Keys(dict[str, tuple[str, ...]]):
-    """Text that must be unseen -> the keys of the rows that have it."""
+    """A dictionary from a text (see alol.rewards.folds.unseen) to the keys of the rows that have it."""
 
     def put(self, text: str, key: str) -> None:
         there = self.get(text, ())
@@ -56,7 +56,7 @@ class _Keys(dict[str, tuple[str, ...]]):
             self[text] = (*there, key)
 
     def names(self) -> set[str]:
-        """All of the texts and keys."""
+        """The set of all texts and keys."""
         return set(self).union(*self.values())
 
 
@@ -68,11 +68,11 @@ def split_rows(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _keys(path: Path, options: Trainable, where: str) -> _Keys:
-    found = _Keys()
+    keys = _Keys()
     for row in split_rows(path):
         cells = row["prompt"], row["response"], row["context"]
-        found.put(unseen(options, where, *cells), key(options, where, *cells))
-    return found
+        keys.put(unseen(options, where, *cells), key(options, where, *cells))
+    return keys
 
 
 def gather(clean: Path, options: Trainable, where: str) -> Examples:
@@ -81,16 +81,16 @@ def gather(clean: Path, options: Trainable, where: str) -> Examples:
     held, texts = set().union(*(keys.names() for keys in others)), options.train.texts
     source = clean / "train.parquet"
     if texts == PAIRS:
-        found, wanted = _pairs(source, options, where, held, train), "two ranked responses to a prompt"
+        examples, wanted = _pairs(source, options, where, held, train), "two ranked responses to a prompt"
     elif texts == RESPONSES:
         wanted = f"a response with context.{options.train.column}"
-        found = _responses(source, options, where, held, train)
+        examples = _responses(source, options, where, held, train)
     else:
         source = clean / "labels" / f"{texts}.parquet"
-        found, wanted = _labelled(source, options, where, held, train), "a labelled text"
-    if not found.members:
+        examples, wanted = _labelled(source, options, where, held, train), "a labelled text"
+    if not examples.members:
         raise InputError(f"{where}.train: {source} has no example ({wanted}) whose prompt is not in validation or test")
-    return found
+    return examples
 
 
 def _labelled(path: Path, options: Trainable, where: str, held: set[str], train: _Keys) -> Examples:
@@ -164,10 +164,10 @@ def _pairs(path: Path, options: Trainable, where: str, held: set[str], train: _K
             continue
         start = len(rows)
         rows += [(row["prompt"], row["response"], row["context"]) for row in ranked]
-        found = list(itertools.combinations(range(start, len(rows)), 2))
-        members += found
-        keys += [name] * len(found)
-        texts += [text] * len(found)
+        pairs = list(itertools.combinations(range(start, len(rows)), 2))
+        members += pairs
+        keys += [name] * len(pairs)
+        texts += [text] * len(pairs)
     if dropped:
         log.info("%s: the pairs of %d prompts left out, for validation and test have them", where, dropped)
     return Examples(rows, members, [0] * len(members), keys, _related(train, keys, texts), True, "pairs")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -41,7 +42,7 @@ def loss(logits: torch.Tensor, targets: torch.Tensor, objective: Objective) -> t
 
 
 def _batches(lengths: np.ndarray, size: int, epochs: int, seed: int) -> Iterator[np.ndarray]:
-    """Every epoch in a new order; within chunks of many batches, examples of like lengths go together."""
+    """Batches of indices: each epoch in a new order, and, within chunks of many batches, similar lengths together."""
     draw = np.random.default_rng(seed)
     for _ in range(epochs):
         order = draw.permutation(len(lengths))
@@ -53,9 +54,10 @@ def _batches(lengths: np.ndarray, size: int, epochs: int, seed: int) -> Iterator
 
 
 def _parts(lengths: np.ndarray, size: int, options: Trainable) -> list[list[int]]:
-    """The places of a batch's examples, of `size` rows each, in parts of at most `batch_size` and `batch_tokens`.
+    """Splits the examples of a batch, of `size` rows each, into parts of at most `batch_size` rows and `batch_tokens`.
 
-    Not those of `launch`, which no stage depends on: in other parts sums are rounded otherwise.
+    These limits are the component's and not those of `launch`, on which no stage depends: other parts round sums
+    otherwise.
     """
     rows, tokens = max(1, options.batch_size // size), options.batch_tokens // size
     if len(lengths) <= rows and len(lengths) * lengths.max() <= tokens:
@@ -63,65 +65,64 @@ def _parts(lengths: np.ndarray, size: int, options: Trainable) -> list[list[int]
     return chunks(lengths.tolist(), rows, tokens)
 
 
-def _lengths(encoded: list[Encoded], examples: Examples, chosen: Sequence[int]) -> np.ndarray:
-    return np.array([max(len(encoded[row].ids) for row in examples.members[i]) for i in chosen])
+@dataclass(frozen=True)
+class Dataset:
+    """Examples with the token ids of their rows. `scale` standardises the numbers to learn; None: there are none."""
+
+    examples: Examples
+    encoded: list[Encoded]
+    scale: Scale | None = None
+
+    def lengths(self, indices: Sequence[int]) -> np.ndarray:
+        """The tokens of the longest row of each example."""
+        return np.array([max(len(self.encoded[row].ids) for row in self.examples.members[i]) for i in indices])
+
+    def targets(self, indices: Sequence[int]) -> list[float]:
+        mean, std = self.scale or (0.0, 1.0)
+        targets = [self.examples.targets[i] for i in indices]
+        return [(target - mean) / std for target in targets] if self.scale else targets
 
 
-def accumulate(
-    network: Network,
-    encoded: list[Encoded],
-    examples: Examples,
-    batch: Sequence[int],
-    options: Trainable,
-    scale: Scale | None = None,
-) -> None:
-    """Adds the gradient of the batch's mean loss, computed in parts; `scale` standardises numbers to learn."""
-    mean, std = scale or (0.0, 1.0)
+def accumulate(network: Network, dataset: Dataset, batch: Sequence[int], options: Trainable) -> None:
+    """Adds the gradient of the batch's mean loss, computed in parts of what may be scored together."""
+    examples, encoded = dataset.examples, dataset.encoded
     kind = torch.float32 if examples.objective == "scores" else torch.long
     bf16 = options.train.precision == "bf16"
-    for part in _parts(_lengths(encoded, examples, batch), len(examples.members[0]), options):
-        some = [batch[place] for place in part]
-        members = [examples.members[i] for i in some]
+    for part in _parts(dataset.lengths(batch), len(examples.members[0]), options):
+        indices = [batch[place] for place in part]
+        members = [examples.members[i] for i in indices]
         rows = [encoded[row] for column in zip(*members, strict=True) for row in column]
-        targets = [(examples.targets[i] - mean) / std if scale else examples.targets[i] for i in some]
         with torch.autocast(network.model.device.type, torch.bfloat16, enabled=bf16):
             logits = network.logits(rows).float()
-        found = loss(logits, torch.tensor(targets, dtype=kind, device=logits.device), examples.objective)
-        (found if len(part) == len(batch) else found * (len(part) / len(batch))).backward()
+        targets = torch.tensor(dataset.targets(indices), dtype=kind, device=logits.device)
+        mean = loss(logits, targets, examples.objective)
+        (mean if len(part) == len(batch) else mean * (len(part) / len(batch))).backward()
 
 
 def fit(
-    network: Network,
-    encoded: list[Encoded],
-    examples: Examples,
-    chosen: Sequence[int],
-    options: Trainable,
-    title: str,
-    progress: Progress,
-    scale: Scale | None = None,
+    network: Network, dataset: Dataset, indices: Sequence[int], options: Trainable, title: str, progress: Progress
 ) -> None:
-    """AdamW with a learning rate that falls linearly to 0, over `epochs` of the chosen examples.
+    """Trains with AdamW on the examples `indices`, with a learning rate that falls linearly to 0 over all epochs.
 
-    A batch goes through the model in parts of what may be scored together; `scale` standardises numbers to learn.
-    `progress` says where an earlier run was killed.
+    `progress` restores the state of an earlier run that was killed, and writes that of this one.
     """
     train = options.train
     trainable = [parameter for parameter in network.model.parameters() if parameter.requires_grad]
-    chosen = np.asarray(chosen)
-    lengths = _lengths(encoded, examples, chosen)
-    steps = train.epochs * math.ceil(len(chosen) / train.batch_size)  # chunks are whole batches, but for the last
+    indices = np.asarray(indices)
+    lengths = dataset.lengths(indices)
+    steps = train.epochs * math.ceil(len(indices) / train.batch_size)  # chunks are whole batches, but for the last
     optimizer = torch.optim.AdamW(trainable, lr=train.lr, weight_decay=train.weight_decay, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
     done = 0
-    if found := progress.restore(network.model, optimizer):
-        done = found[0]["step"]
-        schedule.load_state_dict(found[0]["schedule"])
+    if restored := progress.restore(network.model, optimizer):
+        done = restored[0]["step"]
+        schedule.load_state_dict(restored[0]["schedule"])
     network.model.train()
     left = itertools.islice(_batches(lengths, train.batch_size, train.epochs, train.seed), done, None)
     bar = tqdm(left, title, initial=done, total=steps, unit="batch")
     for step, batch in enumerate(bar, start=done + 1):
         optimizer.zero_grad()
-        accumulate(network, encoded, examples, chosen[batch], options, scale)
+        accumulate(network, dataset, indices[batch], options)
         optimizer.step()
         schedule.step()
         if progress.due():

@@ -29,7 +29,7 @@ def fold_folder(number: int) -> str:
 
 
 def key(options: Trainable, where: str, prompt: str, response: str, context: dict[str, Any]) -> str:
-    """What decides a row's fold: its conversation, or else the text that must be unseen."""
+    """The key by which a row gets its fold: its conversation or, without one, the text that `unseen` returns."""
     group = context.get(GROUP)
     if isinstance(group, str | int) and group != "":
         return f"{GROUP} {group}"
@@ -37,7 +37,10 @@ def key(options: Trainable, where: str, prompt: str, response: str, context: dic
 
 
 def unseen(options: Trainable, where: str, prompt: str, response: str, context: dict[str, Any]) -> str:
-    """The text that must be: the classifier's first one of a context; else the prompt, else the response."""
+    """The text of a row that the scoring model must not have seen in training.
+
+    It is the first context text that a classifier reads; without one the prompt, or the response if that is empty.
+    """
     if not isinstance(options, Preference):
         for name in options.inputs:
             if name.startswith(CONTEXT):

@@ -58,13 +58,13 @@ def load(folder: Path, width: int, backbone: str, where: str) -> Head:
     return head
 
 
-def fit(states: np.ndarray, examples: Examples, chosen: Sequence[int], outputs: int, l2: float | None) -> Head:
-    """A head with `outputs` logits, fitted to the chosen examples; `states` [rows, H] are of all rows.
+def fit(states: np.ndarray, examples: Examples, indices: Sequence[int], outputs: int, l2: float | None) -> Head:
+    """A head with `outputs` logits, fitted to the examples `indices`; `states` [rows, H] are of all rows.
 
     Numbers are to be standardised. Raises InputError for classes of which only one is there.
     """
-    members = np.array([examples.members[i] for i in chosen])
-    targets = np.array([examples.targets[i] for i in chosen])
+    members = np.array([examples.members[i] for i in indices])
+    targets = np.array([examples.targets[i] for i in indices])
     pairs = examples.objective == "pairs"
     inputs = states[members[:, 0]].astype(np.float64)
     if pairs:
@@ -74,7 +74,7 @@ def fit(states: np.ndarray, examples: Examples, chosen: Sequence[int], outputs: 
     spread[spread < 1e-12] = 1.0
     inputs = (inputs - centre) / spread
     if l2 is None:
-        _, groups = np.unique([examples.keys[i] for i in chosen], return_inverse=True)
+        _, groups = np.unique([examples.keys[i] for i in indices], return_inverse=True)
         l2 = _chosen(examples.objective, inputs, targets, groups)
     model = linear(examples.objective, inputs, targets, l2)
     weight, bias = np.atleast_2d(model.coef_), np.atleast_1d(model.intercept_).astype(np.float64)

@@ -34,7 +34,7 @@ class Outputs:
 
 
 def outputs(examples: Examples, of: dict[int, Sequence[Sequence[float]]]) -> Outputs:
-    """From the logits of each example's members."""
+    """Turns the logits of each example's members into outputs."""
     rows = sorted(of)
     logits = np.array([of[i] for i in rows], np.float64)  # [N, members, C]
     if examples.objective == "pairs":
@@ -51,7 +51,7 @@ class Rules:
         self._texts = list(zip(*(_texts(options, where, row) for row in examples.rows), strict=True))
         if examples.objective == "pairs":
             self._texts = self._texts[-1:]  # what comes before the response is the same in both
-        self._found: dict[str, dict[int, Any]] = {name: {} for name in RULES}
+        self._outputs: dict[str, dict[int, Any]] = {name: {} for name in RULES}
 
     def fold(self, kept: Sequence[int], out: Sequence[int]) -> None:
         """Fits both rules to the examples `kept`, for their outputs on those left `out`."""
@@ -75,27 +75,29 @@ class Rules:
     def _fold(self, name: str, inputs: Any, kept: Sequence[int], out: Sequence[int]) -> None:
         members, targets = self._examples.members, np.array(self._examples.targets, np.float64)
 
-        def of(chosen: Sequence[int]) -> Any:
-            first, *second = (inputs[[members[i][k] for i in chosen]] for k in range(len(members[chosen[0]])))
+        def of(indices: Sequence[int]) -> Any:
+            first, *second = (inputs[[members[i][k] for i in indices]] for k in range(len(members[indices[0]])))
             return first - second[0] if second else first
 
         there = np.unique(targets[list(kept)])
         if self._examples.objective == "labels" and len(there) == 1:  # nothing to fit: that class it is
-            self._found[name] |= {i: np.where(np.arange(targets.max() + 1) == there[0], 0.0, -np.inf) for i in out}
+            self._outputs[name] |= {i: np.where(np.arange(targets.max() + 1) == there[0], 0.0, -np.inf) for i in out}
             return
         model = heads.linear(self._examples.objective, of(kept), targets[list(kept)], SOFT)
         if self._examples.objective == "scores":
-            found = model.predict(of(out))
+            values = model.predict(of(out))
         elif self._examples.objective == "pairs":
-            found = of(out) @ model.coef_[0]
+            values = of(out) @ model.coef_[0]
         else:
-            found = np.full((len(out), int(targets.max()) + 1), -np.inf)  # of classes that the kept ones lack
-            found[:, model.classes_] = model.predict_log_proba(of(out))
-        self._found[name] |= dict(zip(out, found, strict=True))
+            values = np.full((len(out), int(targets.max()) + 1), -np.inf)  # of classes that the kept ones lack
+            values[:, model.classes_] = model.predict_log_proba(of(out))
+        self._outputs[name] |= dict(zip(out, values, strict=True))
 
     def outputs(self, rows: Sequence[int]) -> dict[str, Outputs]:
-        """By the rule's name."""
-        return {name: Outputs(list(rows), np.array([found[i] for i in rows])) for name, found in self._found.items()}
+        """The outputs of each rule for these examples, by the rule's name."""
+        return {
+            name: Outputs(list(rows), np.array([values[i] for i in rows])) for name, values in self._outputs.items()
+        }
 
 
 def _texts(options: Trainable, where: str, row: tuple[str, str, dict[str, Any]]) -> tuple[str, ...]:
@@ -117,20 +119,20 @@ def measure(
     """
     own = len(examples.members) - examples.mismatched
     given = _some(model, rules, range(own))
-    found = _figures(examples, *given, settings, seed)
+    result = _figures(examples, *given, settings, seed)
     pairs = _some(model, rules, range(own, len(examples.members)))
     if pairs[0].rows:
         figures = _figures(examples, *pairs, settings, seed)
         shown = ("accuracy", "accuracy_low", "accuracy_high", *(f"{key}_accuracy" for key in rules))
-        found |= {key.replace("accuracy", MISMATCHED): figures[key] for key in shown}
-        found["rows_mismatched"] = figures["rows"]
+        result |= {key.replace("accuracy", MISMATCHED): figures[key] for key in shown}
+        result["rows_mismatched"] = figures["rows"]
     objective, values = examples.objective, given[0].values
     targets = np.array([examples.targets[i] for i in given[0].rows], np.float64)
-    return found | calibration(objective, values, targets, settings.bins)
+    return result | calibration(objective, values, targets, settings.bins)
 
 
 def _some(model: Outputs, rules: dict[str, Outputs], wanted: range) -> tuple[Outputs, dict[str, Outputs]]:
-    """The outputs for the wanted examples alone."""
+    """Selects the outputs of the wanted examples."""
     places = [place for place, row in enumerate(model.rows) if row in wanted]
     few = [model.rows[place] for place in places]
     return Outputs(few, model.values[places]), {key: Outputs(few, one.values[places]) for key, one in rules.items()}
@@ -144,20 +146,20 @@ def _figures(
     _, groups = np.unique([examples.keys[i] for i in model.rows], return_inverse=True)
     figures = {key: _Figure(examples.objective, one.values, targets) for key, one in {"": model, **rules}.items()}
     whole = np.ones(len(targets))
-    found = {f"{key}_{name}" if key else name: one.of(whole) for key, one in figures.items()}
+    result = {f"{key}_{name}" if key else name: one.of(whole) for key, one in figures.items()}
     draws: dict[str, list[float]] = {key: [] for key in figures}
     draw, count = np.random.default_rng(seed), int(groups.max()) + 1
     for _ in range(settings.resamples):
         weights = np.bincount(draw.integers(count, size=count), minlength=count)[groups].astype(np.float64)
         for key, one in figures.items():
             draws[key].append(one.of(weights))
-    found[f"{name}_low"], found[f"{name}_high"] = _interval(draws[""])
+    result[f"{name}_low"], result[f"{name}_high"] = _interval(draws[""])
     for key in rules:
         lead = f"{name}_over_{key}"
-        found[lead] = found[name] - found[f"{key}_{name}"]
-        found[f"{lead}_low"], found[f"{lead}_high"] = _interval(np.subtract(draws[""], draws[key]))
-    found["rows"] = len(targets)
-    return found
+        result[lead] = result[name] - result[f"{key}_{name}"]
+        result[f"{lead}_low"], result[f"{lead}_high"] = _interval(np.subtract(draws[""], draws[key]))
+    result["rows"] = len(targets)
+    return result
 
 
 def _interval(values: Any) -> tuple[float, float]:

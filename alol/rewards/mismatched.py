@@ -85,10 +85,10 @@ def added(examples: Examples, options: Trainable, where: str) -> Examples:
     )
 
 
-def _counted(chosen: list[int], share: float, draw: np.random.Generator) -> list[int]:
-    """Each as often as `share` has wholes, and a random part of them once more."""
-    rest = round((share % 1) * len(chosen))
-    return [*chosen * int(share), *draw.permutation(chosen)[:rest].tolist()]
+def _counted(indices: list[int], share: float, draw: np.random.Generator) -> list[int]:
+    """Repeats the indices `share` times; a fraction is a random part of them, once more."""
+    rest = round((share % 1) * len(indices))
+    return [*indices * int(share), *draw.permutation(indices)[:rest].tolist()]
 
 
 def _relation(row: Row, options: Trainable) -> Any:

@@ -1,4 +1,4 @@
-"""What rewards that are networks share: loading, padded batches of like lengths, scores in the given order.
+"""What all rewards that are networks share: loading, batches of similar lengths, and scores in the order of the rows.
 
 The pieces that differ (how rows become tokens, how hidden states become a score) are in `classifier` and `preference`.
 """
@@ -80,7 +80,7 @@ def batch_of(network: Network, rows: Sequence[Encoded]) -> dict[str, torch.Tenso
 
 
 def packed(network: Network, rows: Sequence[Encoded], **options: Any) -> packing.Packed:
-    """The inputs end to end, for architectures that run without padding."""
+    """Packs the inputs into one row of tokens, for architectures that run without padding."""
     return packing.sequences([row.ids.tolist() for row in rows], network.model.device, **options)
 
 
@@ -120,7 +120,7 @@ def by_length(lengths: Sequence[int], size: int) -> Iterator[np.ndarray]:
 
 @torch.inference_mode()
 def all_logits(network: Network, rows: Sequence[Encoded], options: Trainable | Toxichat, title: str) -> np.ndarray:
-    """float64 [N, C] in the rows' order, in batches of like lengths.
+    """Computes the logits of all rows, float64 [N, C] in their order, in batches of similar lengths.
 
     What shares a batch decides how its logits are rounded, so it depends on the rows and the component's own options.
     """

@@ -253,7 +253,8 @@ def objective(options: Trainable) -> Objective:
 def parse(table: dict[str, Any], where: str) -> Any:
     """The dataclass of the table's kind; raises ParameterError naming the key below `where` (`rewards.safe`)."""
     if table.get("kind") not in KINDS:
-        raise ParameterError(f"{where}.kind", f"is {table.get('kind')!r:.80}; known: {', '.join(sorted(KINDS))}")
+        reason = f"is {table.get('kind')!r:.80}, which has no entry in KINDS of alol/rewards/options.py"
+        raise ParameterError(f"{where}.kind", f"{reason}; known: {', '.join(sorted(KINDS))}")
     built = build(KINDS[table["kind"]][0], table, where)
     if isinstance(built, Classifier | Preference) and built.template != TEXT:
         _check_template(built, f"{where}.template")

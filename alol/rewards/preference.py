@@ -139,7 +139,7 @@ class PreferenceNetwork:
         if self.model.config.pooling == "last":
             return self.model.out_proj(last_states(self, rows))
         texts = packed(self, rows)
-        parts = packed_models.states(self.model, texts).split(texts.sizes)
+        parts = packed_models.states(self.model, texts).split(texts.lengths)
         return self.model.out_proj(torch.stack([part.mean(0) for part in parts]))
 
 
@@ -179,7 +179,7 @@ def started(options: Preference, where: str, tokenizer: Any) -> Network:
 
 
 def frozen(options: Preference, where: str) -> Network:
-    """That without a head."""
+    """Builds the network of `train.init` without a head."""
     headed = backbones.config(options, where).model_type == RewardModelConfig.model_type
     return backbones.frozen(options, where, DialogueClassifier, RewardModel if headed else AutoModel)
 

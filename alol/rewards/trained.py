@@ -21,24 +21,24 @@ ABOUT = "trained.json"
 
 
 def note(folder: Path, outputs: int, backbone: str | None, scale: tuple[float, float] | None) -> None:
-    """Writes what the weights themselves do not say: mean and standard deviation of the learnt numbers, the base."""
+    """Writes what the weights do not hold: mean and standard deviation of the learnt numbers, and the base model."""
     mean, std = scale or (None, None)
     write_json(folder / ABOUT, {"outputs": outputs, "backbone": backbone, "mean": mean, "std": std})
 
 
 class TrainedReward(NetworkReward):
-    """A component that may have been trained here; its models share what they have in common.
+    """A component that this pipeline may have trained. Its models of all folds share one base.
 
-    Subclasses say how a network starts from `train.init`, as it did in training.
+    Subclasses build the network from `train.init`, as it was built for training.
     """
 
     @abstractmethod
     def start(self, tokenizer: Any, outputs: int) -> Any:
-        """The network of `train.init` with a new head."""
+        """Builds the network of `train.init` with a new head."""
 
     @abstractmethod
     def frozen(self) -> Any:
-        """That without a head."""
+        """Builds the network of `train.init` without a head."""
 
     def trained(self, folder: Path) -> Network:
         tuning = self._options.train.tuning
@@ -57,7 +57,7 @@ class TrainedReward(NetworkReward):
         return super().trained(folder)
 
     def _shared(self, make: Callable[[], Any]) -> Any:
-        """What all models of the component stand on."""
+        """The base that all models of the component share: made when it is first asked for."""
         if getattr(self, "_base", None) is None:
             train = self._options.train
             model_names.check_sha256(train.init, train.init_sha256, f"{self._where}.train.init_sha256")
@@ -76,7 +76,7 @@ class TrainedReward(NetworkReward):
         return adapters.Adapted(network, self._where), backbone
 
     def scores(self, logits: np.ndarray, name: str) -> np.ndarray:
-        """Learnt numbers are given in the column's units, within the declared bounds."""
+        """Scores [N] from logits; learnt numbers are scaled back to the column's units and clipped to the bounds."""
         options = self._options
         if options.train is None or objective(options) != "scores":
             return self.output(logits)

@@ -31,7 +31,7 @@ from alol.models.loading import quiet
 from alol.rewards import adapters, backbones, heads, mismatched, tfidf, trained, untrained
 from alol.rewards.critic import sentences
 from alol.rewards.examples import divide, gather
-from alol.rewards.fitting import Scale, fit
+from alol.rewards.fitting import Dataset, Scale, fit
 from alol.rewards.folds import fold_folder, text
 from alol.rewards.measures import MISMATCHED, Rules, measure, outputs
 from alol.rewards.network import Network, all_logits, device
@@ -47,8 +47,9 @@ Held = list[list[list[float]]]  # of each held-out example, for each of its memb
 def train(
     specs: dict[str, dict[str, Any]], clean: Path, folder: Path, launch: Launch, work: Work | None = None
 ) -> dict[str, dict[str, float]]:
-    """Writes the fitted state of every component to `folder`; component -> what `measures.measure` says,
-    and how many models there are.
+    """Fits every component and writes its state to `folder`; returns, by component, its figures on unseen examples.
+
+    They are those of `measures.measure`, and the number of models.
 
     `specs` are written beside it, as by `alol.config.params.keep`. `work`: where a run that is killed leaves what it
     has done, and this one goes on.
@@ -73,8 +74,8 @@ def _texts(clean: Path, options: Tfidf, where: str) -> Path:
         return clean / "train.parquet"
     path = clean / "texts" / f"{options.texts}.parquet"
     if not path.exists():
-        given = {path.stem for path in path.parent.glob("*.parquet")} or ["none; write null for the training responses"]
-        raise known(f"text table at {where}.texts:", options.texts, given)
+        names = {path.stem for path in path.parent.glob("*.parquet")} or ["none; write null for the training responses"]
+        raise known(f"text table at {where}.texts:", options.texts, names)
     return path
 
 
@@ -104,7 +105,7 @@ class _Trainer:
             self.encoded = network.encode(*zip(*self.examples.rows, strict=True))
 
     def run(self, folder: Path) -> dict[str, float]:
-        train, found = self.options.train, {}
+        train, logits = self.options.train, {}
         held = divide(self.examples, train.folds, train.holdout)
         rules = Rules(self.examples, self.options, self.where)
         everything = range(len(self.examples.members))
@@ -115,27 +116,29 @@ class _Trainer:
                 raise InputError(f"{self.where}.train: all examples have the same prompt, so none can be held out")
             title = f"{self.name}, fold {number + 1} of {len(held)}" if self.examples.shared else self.name
             target = folder / (fold_folder(number) if self.examples.shared else FULL)
-            found |= dict(zip(out, self._model(kept, out, title, target), strict=True))
+            logits |= dict(zip(out, self._model(kept, out, title, target), strict=True))
             if out:
                 self._try(lambda kept=kept, out=out: rules.fold(kept, out))
         if self.examples.shared:
             self._model(everything, [], f"{self.name}, all", folder / FULL)
-        measured = outputs(self.examples, found)
+        measured = outputs(self.examples, logits)
         result = measure(self.examples, measured, rules.outputs(measured.rows), train.measured, train.seed)
         result["models"] = sum(path.is_dir() for path in folder.iterdir())
         log.info("%s: %s", self.name, in_words(result))
         return result
 
-    def _model(self, chosen: Sequence[int], out: Sequence[int], title: str, folder: Path) -> Held:
-        """Trains one model on the examples `chosen`, into `folder`; its logits for the members of those `out`."""
+    def _model(self, indices: Sequence[int], out: Sequence[int], title: str, folder: Path) -> Held:
+        """Trains a model on the examples `indices`, saves it in `folder` and returns its logits for those `out`."""
         if self.options.train.tuning == "head":
-            return self._head(chosen, out, folder)
+            return self._head(indices, out, folder)
         work = self.work.of(folder.name) if self.work is not None else None
         finished = work.folder / "finished" if work is not None else None
         if finished is not None and finished.exists():
             shutil.copytree(finished / "model", folder)
             return read_json(finished / HELD)
-        network, scale, peft = self._trained(chosen, title, Progress(work.of("training") if work is not None else None))
+        network, scale, peft = self._trained(
+            indices, title, Progress(work.of("training") if work is not None else None)
+        )
         held = self._held(network, out, scale)
         self._save(network, peft, scale, folder)
         if finished is not None:
@@ -163,20 +166,20 @@ class _Trainer:
         with tqdm(total=len(self.encoded), initial=parts.rows, desc=f"{self.name}, states", unit="text") as bar:
 
             def compute(_: int, rows: Sequence[Any]) -> list[dict[str, Any]]:
-                found = all_logits(bare, rows, self.options, self.name)
+                states = all_logits(bare, rows, self.options, self.name)
                 bar.update(len(rows))
-                return [{"state": row.tolist()} for row in found]
+                return [{"state": row.tolist()} for row in states]
 
             through = parts.through(lambda: pieces([self.encoded], schema.ROW_GROUP), compute)
-            return np.array([row["state"] for _, found in through for row in found], np.float32)
+            return np.array([row["state"] for _, piece in through for row in piece], np.float32)
 
-    def _head(self, chosen: Sequence[int], out: Sequence[int], folder: Path) -> Held:
-        scale = self._scale(chosen)
+    def _head(self, indices: Sequence[int], out: Sequence[int], folder: Path) -> Held:
+        scale = self._scale(indices)
         examples = self.examples
         if scale is not None:
             mean, std = scale
             examples = dataclasses.replace(examples, targets=[(target - mean) / std for target in examples.targets])
-        head = self._try(lambda: heads.fit(self.states, examples, chosen, self.outputs, self.options.train.l2))
+        head = self._try(lambda: heads.fit(self.states, examples, indices, self.outputs, self.options.train.l2))
         head.save(folder, str(self.backbone))
         if scale is not None:
             trained.note(folder, self.outputs, self.backbone, scale)
@@ -189,11 +192,11 @@ class _Trainer:
         except InputError as error:
             raise InputError(f"{self.where}.train: {error}") from None
 
-    def _scale(self, chosen: Sequence[int]) -> Scale | None:
+    def _scale(self, indices: Sequence[int]) -> Scale | None:
         """Mean and standard deviation of the numbers to learn; None of classes and pairs."""
         if self.examples.objective != "scores":
             return None
-        targets = np.array([self.examples.targets[i] for i in chosen])
+        targets = np.array([self.examples.targets[i] for i in indices])
         return float(targets.mean()), float(targets.std()) or 1.0
 
     def _check_bounds(self) -> None:
@@ -203,10 +206,10 @@ class _Trainer:
         least, most = min(self.examples.targets), max(self.examples.targets)
         low, high = self.options.low, self.options.high
         if (low is not None and least < low) or (high is not None and most > high):
-            given = ", ".join("open" if end is None else f"{end:g}" for end in (low, high))
+            bounds = ", ".join("open" if end is None else f"{end:g}" for end in (low, high))
             raise InputError(
                 f"{self.where}.train: the numbers to learn run from {least:g} to {most:g}, beyond the component's "
-                f"bounds [{given}]; set {self.where}.low and high (null: open)"
+                f"bounds [{bounds}]; set {self.where}.low and high (null: open)"
             )
 
     def _tokenizer(self) -> Any:
@@ -238,18 +241,18 @@ class _Trainer:
             return untrained.preference(self.options, self.where, self.tokenizer)
         return untrained.classifier(self.options, self.where, self.tokenizer, self.outputs)
 
-    def _trained(self, chosen: Sequence[int], title: str, progress: Progress) -> tuple[Network, Scale | None, Any]:
-        """A network fitted to the chosen examples, the scale of its numbers, and its adapters, if it has any.
+    def _trained(self, indices: Sequence[int], title: str, progress: Progress) -> tuple[Network, Scale | None, Any]:
+        """Fits a network to the examples `indices`; returns it with the scale of its numbers and its adapters, or None.
 
         The same numbers for the same seed on one machine.
         """
-        train, scale = self.options.train, self._scale(chosen)
+        train, scale = self.options.train, self._scale(indices)
         with torch.random.fork_rng():
             torch.manual_seed(train.seed)
             network = self._network()
             peft = adapters.wrapped(network.model, train.lora, self.where) if train.tuning == "lora" else None
             network.model.to(device(self.launch))
-            fit(network, self.encoded, self.examples, chosen, self.options, title, progress, scale)
+            fit(network, Dataset(self.examples, self.encoded, scale), indices, self.options, title, progress)
         return network, scale, peft
 
     def _held(self, network: Network, out: Sequence[int], scale: Scale | None) -> Held:
@@ -260,12 +263,12 @@ class _Trainer:
 
 
 def _rescaled(logits: list[list[float]], scale: Scale | None) -> list[list[float]]:
-    """In the units of the numbers that were learnt."""
+    """Scales standardised logits back to the units of the numbers that were learnt."""
     return logits if scale is None else [[value * scale[1] + scale[0] for value in row] for row in logits]
 
 
 def in_words(measured: Mapping[str, float]) -> str:
-    """The figure, its interval, and the rules' beside it."""
+    """Says the figure, its interval and the figures of the rules in one line."""
     name = "accuracy" if "accuracy" in measured else "spearman"
     what = "accuracy" if name == "accuracy" else "rank correlation"
     return (

@@ -17,10 +17,10 @@ from tqdm import tqdm
 from alol.base.errors import ParameterError
 from alol.base.work import Work
 from alol.compute.batching import Batch, chunks
-from alol.compute.launch import placed
+from alol.compute.launch import Machine, placed
 from alol.compute.logprob import response_logp_and_prompt_states
 from alol.config.params import Params
-from alol.config.sections import Launch, Reward
+from alol.config.sections import Reward
 from alol.data import schema
 from alol.data.parts import Parts, pieces
 from alol.models import policies
@@ -30,23 +30,28 @@ from alol.training.value_head import ValueHead, stack
 
 
 def of_table(
-    path: Path, policy: LoadedPolicy, head: ValueHead, params: Params, main: Accelerator, work: Work | None = None
+    path: Path,
+    policy: LoadedPolicy,
+    head: ValueHead,
+    params: Params,
+    accelerator: Accelerator,
+    work: Work | None = None,
 ) -> Iterator[dict[str, Any]]:
     """The advantage rows of an annotated training table, piece by piece; `work` keeps those of a killed run."""
-    placed(policy.model, main, trained=False)
-    encoder = policies.encoder(policy, params.policy)
+    placed(policy.model, accelerator, trained=False)
+    encoder, machine = policies.encoder(policy, params.policy), Machine(accelerator, params.launch)
     parts = Parts(work, schema.ADVANTAGES)
     with tqdm(total=schema.count(path), initial=parts.rows, desc="advantage", unit="response") as bar:
 
         def compute(start: int, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-            with main.autocast():
-                found = advantages(policy.model, head, encoder, rows, params.reward, params.launch, main.device)
+            with accelerator.autocast():
+                measured = advantages(policy.model, head, encoder, rows, params.reward, machine)
             bar.update(len(rows))
-            return found
+            return measured
 
         columns = schema.scored(schema.RESPONSES, params.reward.weights)
-        for _, found in parts.through(lambda: pieces(schema.read(path, columns), params.value.part_rows), compute):
-            yield from found
+        for _, piece in parts.through(lambda: pieces(schema.read(path, columns), params.value.part_rows), compute):
+            yield from piece
 
 
 @torch.no_grad()
@@ -56,8 +61,7 @@ def advantages(
     encoder: Encoder,
     rows: Sequence[dict[str, Any]],
     reward: Reward,
-    launch: Launch,
-    device: torch.device | str,
+    machine: Machine,
 ) -> list[dict[str, Any]]:
     """The rows of alol.data.schema.ADVANTAGES for annotated `rows`, in order.
 
@@ -65,7 +69,7 @@ def advantages(
     the log-probabilities.
     """
     prompts, responses = encoder.prompts(rows), encoder.responses([row["response"] for row in rows])
-    logp, values = _measure(model, head, prompts, responses, encoder.tokenizer.pad_token_id, launch, device)
+    logp, values = _measure(model, head, prompts, responses, encoder.tokenizer.pad_token_id, machine)
     rewards = [schema.total_reward(row, reward.weights, reward.shift) for row in rows]
     return [
         {
@@ -102,13 +106,13 @@ def _measure(
     prompts: list[list[int]],
     responses: list[list[int]],
     pad_id: int,
-    launch: Launch,
-    device: torch.device | str,
+    machine: Machine,
 ) -> tuple[list[np.ndarray], list[float]]:
-    """The reference's log-probabilities of each response and V of its prompt: one forward pass for both.
+    """Computes the reference's log-probabilities of each response and V of its prompt, in one forward pass.
 
-    Responses to one prompt go together, so that models that run without padding read it once.
+    Responses to one prompt go into one batch, so that models that run without padding read the prompt once.
     """
+    launch, device = machine.launch, machine.device
     members: dict[tuple[int, ...], list[int]] = {}
     for i, prompt in enumerate(prompts):
         members.setdefault(tuple(prompt), []).append(i)
@@ -117,14 +121,14 @@ def _measure(
     logp: list[Any] = [None] * len(prompts)
     values = [0.0] * len(prompts)
     for part in chunks(lengths, launch.micro_batch, launch.tokens):
-        chosen = [i for k in part for i in groups[k]]
-        batch = Batch([prompts[i] for i in chosen], [responses[i] for i in chosen], pad_id, device)
-        found, states = response_logp_and_prompt_states(model, batch)
+        rows = [i for k in part for i in groups[k]]
+        batch = Batch([prompts[i] for i in rows], [responses[i] for i in rows], pad_id, device)
+        token_logp, states = response_logp_and_prompt_states(model, batch)
         firsts = itertools.accumulate((len(groups[k]) for k in part[:-1]), initial=0)
         of_groups = head(*(x.to(device) for x in stack([states[n] for n in firsts]))).tolist()
         for k, value in zip(part, of_groups, strict=True):
             for i in groups[k]:
                 values[i] = value
-        for i, row in zip(chosen, found.cpu().numpy(), strict=True):
+        for i, row in zip(rows, token_logp.cpu().numpy(), strict=True):
             logp[i] = row[: len(responses[i])]
     return logp, values

@@ -31,38 +31,38 @@ def log_ratios(
     rows: Sequence[dict[str, Any]],
     ids: Sequence[Sequence[int]],
     params: Params,
-    main: Accelerator,
+    accelerator: Accelerator,
     work: Work | None = None,
 ) -> list[dict[str, Any]]:
     """Rows of alol.data.schema.LOG_RATIOS, one for each of the prompts `rows`; `ids` are the policy's answers.
 
     `reference` is its folder. Both are in memory; of an adapter's base there is one copy.
     """
-    of_reference = _reference(policy, reference, main.device)
-    policy.model.to(main.device)
+    of_reference = _reference(policy, reference, accelerator.device)
+    policy.model.to(accelerator.device)
     encoder = policies.encoder(policy, params.policy)
     parts = Parts(work, schema.LOG_RATIOS)
     with tqdm(total=len(rows), initial=parts.rows, desc="log-ratios", unit="answer", leave=False) as bar:
 
         def compute(start: int, piece: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             prompts, responses = encoder.prompts(piece), ids[start : start + len(piece)]
-            found: list[Any] = [None] * len(piece)
+            sums: list[Any] = [None] * len(piece)
             lengths = [len(prompt) + len(response) for prompt, response in zip(prompts, responses, strict=True)]
             for part in chunks(lengths, params.launch.micro_batch, params.launch.tokens):
                 batch = Batch(
                     [prompts[i] for i in part],
                     [responses[i] for i in part],
                     encoder.tokenizer.pad_token_id,
-                    main.device,
+                    accelerator.device,
                 )
-                with main.autocast(), torch.no_grad():
+                with accelerator.autocast(), torch.no_grad():
                     ratio = response_logp(policy.model, batch).double() - of_reference(batch).double()
                 for i, value in zip(part, ratio.sum(-1).tolist(), strict=True):
-                    found[i] = value
+                    sums[i] = value
             bar.update(len(piece))
             return [
                 {"prompt_id": row["prompt_id"], "tokens": len(response), "log_ratio": value}
-                for row, response, value in zip(piece, responses, found, strict=True)
+                for row, response, value in zip(piece, responses, sums, strict=True)
             ]
 
         through = parts.through(lambda: pieces([rows], params.generate.part_rows), compute)
@@ -70,7 +70,7 @@ def log_ratios(
 
 
 def _reference(policy: LoadedPolicy, folder: Path, device: torch.device) -> Callable[[Batch], Tensor]:
-    """The reference's log-probabilities [B, T]: of the base that the policy's adapter is on, or of a model beside."""
+    """A function that computes the reference's log-probabilities [B, T]: with the policy's base, or a second model."""
     if policy.pointer["base"] is not None:
         return trainable.frozen_logp(policy, folder)
     model = policies.load(folder).model.to(device)

@@ -11,7 +11,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -23,10 +23,10 @@ from tqdm import tqdm
 from alol.algorithms.offline import Algorithm
 from alol.base.errors import InputError
 from alol.compute.batching import chunks
-from alol.compute.launch import placed
+from alol.compute.launch import Machine, placed
 from alol.compute.logprob import ResponseLogp
 from alol.compute.progress import Progress
-from alol.config.sections import Launch, Optimizer
+from alol.config.sections import Optimizer
 from alol.training.planning import Examples, Plan
 
 
@@ -39,52 +39,76 @@ class History:
     selected: int = 0
 
 
-class Checkpoints:
-    """Scores `model` while it trains and keeps the best: above `bar`, the reference's own score (-inf: it has none).
+@dataclass(frozen=True)
+class Checkpointing:
+    """How checkpoints are scored and the best one is kept, and where the state of the run is stored.
 
-    A later one takes its place only when it is better by more than MARGIN: how sequences are batched moves scores by
-    less, and the choice must not hang on that.
+    `evaluate` gives the score of the model as it is. `keep` stores the model. `bar` is the reference's own score, which
+    a checkpoint has to beat (-inf: there is none). `progress` restores and writes the state of the run.
+    """
+
+    evaluate: Callable[[], float]
+    keep: Callable[[], None]
+    bar: float
+    progress: Progress = field(default_factory=lambda: Progress(None))
+
+
+class Stateful(Protocol):
+    """An object whose state, plain values, is stored and restored with that of the run."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+class BestCheckpoint:
+    """Scores `model` while it trains and keeps the best checkpoint, if it is above the bar.
+
+    A later checkpoint replaces the best one only when it is better by more than MARGIN: how sequences are batched moves
+    scores by less, and the choice must not depend on that.
     """
 
     MARGIN = 1e-4
 
-    def __init__(self, model: nn.Module, evaluate: Callable[[], float], keep: Callable[[], None], bar: float) -> None:
-        self._model, self._evaluate, self._keep, self._best = model, evaluate, keep, bar
+    def __init__(self, model: nn.Module, rules: Checkpointing) -> None:
+        self._model, self._rules, self._best = model, rules, rules.bar
         self._evaluated = False
-        self.history = History(validation=[{"update": 0, "reward": bar}] if np.isfinite(bar) else [])
+        self.history = History(validation=[{"update": 0, "reward": rules.bar}] if np.isfinite(rules.bar) else [])
+
+    @property
+    def progress(self) -> Progress:
+        return self._rules.progress
 
     def score(self, update: int) -> None:
-        """Evaluates the model as it is after `update`, and keeps it when none before was as good."""
+        """Evaluates the model as it is after `update`, and keeps it if it is the best so far."""
         score = self._score()
         self.history.validation.append({"update": update, "reward": score})
         if score > self._best + self.MARGIN:
             self._best, self.history.selected = score, 1
-            self._keep()
+            self._rules.keep()
 
     def _score(self) -> float:
         self._model.eval()
         self._evaluated = True
-        return self._evaluate()
+        return self._rules.evaluate()
 
     def finish(self) -> History:
-        """What the run did; the last model is kept when none was above the bar, and `selected` stays 0."""
+        """Returns what the run did. If no checkpoint was above the bar, the last model is kept; `selected` stays 0."""
         if not self.history.selected:
-            if not self._evaluated:  # by the process that went on only: what is kept includes what was evaluated
+            if not self._evaluated:  # a killed run did that; what is kept includes the answers of an evaluation
                 self._score()
-            self._keep()
+            self._rules.keep()
         return self.history
 
     def scored(self, update: int) -> bool:
         """Whether the model after `update` has been evaluated."""
         return bool(self.history.validation) and self.history.validation[-1]["update"] == update
 
-    def state(self) -> dict[str, Any]:
-        """What `go_on` takes: plain values."""
+    def state_dict(self) -> dict[str, Any]:
         best = self._best if np.isfinite(self._best) else None
         return {"history": dataclasses.asdict(self.history), "best": best}
 
-    def go_on(self, state: dict[str, Any]) -> None:
-        """Takes up what a run before has done."""
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         self.history = History(**state["history"])
         self._best = float("-inf") if state["best"] is None else state["best"]
 
@@ -124,41 +148,39 @@ def make_schedule(optimizer: torch.optim.Optimizer, settings: Optimizer, updates
     return LambdaLR(optimizer, share)
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """How an update is made: the algorithm (its loss), its hyperparameters, and the settings of the optimizer."""
+
+    algorithm: Algorithm
+    hyperparameters: dict[str, float | None]
+    optimizer: Optimizer
+
+
 def fit(
     model: nn.Module,
-    pad_id: int,
     examples: Examples,
-    run: Plan,
-    algorithm: Algorithm,
-    hyperparameters: dict[str, float | None],
-    optimizer_settings: Optimizer,
-    launch: Launch,
-    main: Accelerator,
-    *,
-    evaluate: Callable[[], float],
-    keep: Callable[[], None],
-    bar: float,
-    progress: Progress | None = None,
+    plan: Plan,
+    recipe: Recipe,
+    machine: Machine,
+    checkpointing: Checkpointing,
 ) -> History:
-    """Trains `model` in place and calls `keep` at every checkpoint whose `evaluate()` is above the best so far.
+    """Trains `model` in place and keeps the best checkpoint.
 
-    The best starts at `bar` (the reference's own score). When none is above it, `keep` is called once at the end and
-    `selected` stays 0. The loss is the mean over the global batch, whatever the micro-batches and processes.
-    `progress` says where an earlier run was killed, and takes down how far this one comes.
+    The loss is the mean over the global batch, whatever the micro-batches and processes. A checkpoint is kept when its
+    score is above the bar and above all before it. If there is none, the last model is kept and `selected` stays 0.
     """
-    placed(model, main, trained=True)
-    scorer: nn.Module = main.prepare(ResponseLogp(model))
-    optimizer = make_optimizer(model, optimizer_settings)
-    scheduler = make_schedule(optimizer, optimizer_settings, len(run.draws))
-    checkpoints = Checkpoints(model, evaluate, keep, bar)
-    step = Step(scorer, pad_id, examples, algorithm, hyperparameters, launch, main)
-    for update, rows, shown in steps_of(
-        run, "update", model, optimizer, scheduler, checkpoints, progress or Progress(None), main
-    ):
+    placed(model, machine.accelerator, trained=True)
+    scorer: nn.Module = machine.accelerator.prepare(ResponseLogp(model))
+    optimizer = make_optimizer(model, recipe.optimizer)
+    scheduler = make_schedule(optimizer, recipe.optimizer, len(plan.draws))
+    best, step = BestCheckpoint(model, checkpointing), Step(scorer, examples, recipe, machine)
+    learner = Learner(model, optimizer, scheduler)
+    for update, rows, bar in remaining_steps(plan, learner, best, machine.accelerator, unit="update"):
         model.train()
         entry = step(rows)
-        if optimizer_settings.clip_norm is not None:
-            norm = nn.utils.clip_grad_norm_(model.parameters(), optimizer_settings.clip_norm)
+        if recipe.optimizer.clip_norm is not None:
+            norm = nn.utils.clip_grad_norm_(model.parameters(), recipe.optimizer.clip_norm)
             entry["grad_norm"] = float(norm)
         entry |= {"update": update, "lr": scheduler.get_last_lr()[0]}
         if not np.isfinite(entry["loss"]):
@@ -166,51 +188,63 @@ def fit(
         optimizer.step()
         scheduler.step()
         optimizer.zero_grad()
-        checkpoints.history.curve.append(entry)
-        shown.set_postfix(loss=f"{entry['loss']:.3f}", refresh=False)
-    return checkpoints.finish()
+        best.history.curve.append(entry)
+        bar.set_postfix(loss=f"{entry['loss']:.3f}", refresh=False)
+    return best.finish()
 
 
-def steps_of(
-    run: Plan,
-    unit: str,
-    module: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    schedule: LambdaLR,
-    checkpoints: Checkpoints,
-    progress: Progress,
-    main: Accelerator,
+@dataclass(frozen=True)
+class Learner:
+    """What a run changes and a killed run restores: the trained weights, the optimizer and the schedule."""
+
+    module: nn.Module
+    optimizer: torch.optim.Optimizer
+    schedule: LambdaLR
+
+
+def remaining_steps(
+    plan: Plan,
+    learner: Learner,
+    best: BestCheckpoint,
+    accelerator: Accelerator,
     *,
-    state: Callable[[], dict[str, Any]] = dict,
-    go_on: Callable[[dict[str, Any]], None] = lambda state: None,
+    unit: str,
+    caller: Stateful | None = None,
 ) -> Iterator[tuple[int, Tensor, tqdm]]:
-    """The steps of a run that are left: number, drawn examples [batch], and the bar, on which the caller may show more.
+    """Yields the steps of a run that are still to do: number, drawn examples [batch], and the progress bar (in `unit`).
 
-    What was done before is put back at the start, with `go_on` for what the caller has beside, its plain `state`. After
-    each step come the evaluation that the plan has there, and the writing when it is time.
+    If an earlier run was killed, its state is restored first: of the learner, of `best`, and of the `caller`, if that
+    has a state of its own. After each step the model is evaluated where the plan says so, and the state is written
+    when it is time.
     """
-    done = 0
-    if found := progress.restore(module, optimizer):
-        values, _ = found
+    done, progress = 0, best.progress
+    if restored := progress.restore(learner.module, learner.optimizer):
+        values, _ = restored
         done = values["step"]
-        schedule.load_state_dict(values["schedule"])
-        checkpoints.go_on(values["checkpoints"])
-        go_on(values["caller"])
+        learner.schedule.load_state_dict(values["schedule"])
+        best.load_state_dict(values["checkpoints"])
+        if caller is not None:
+            caller.load_state_dict(values["caller"])
 
     def write(step: int) -> None:
-        values = {"step": step, "schedule": schedule.state_dict(), "checkpoints": checkpoints.state()}
-        progress.write(module, optimizer, {**values, "caller": state()})
+        values = {
+            "step": step,
+            "schedule": learner.schedule.state_dict(),
+            "checkpoints": best.state_dict(),
+            "caller": caller.state_dict() if caller is not None else {},
+        }
+        progress.write(learner.module, learner.optimizer, values)
 
-    if done in run.points and not checkpoints.scored(done):
-        checkpoints.score(done)
-    total, shown = len(run.draws), main.is_main_process
-    bar = tqdm(run.draws[done:], desc="train", unit=unit, initial=done, total=total, disable=not shown)
+    if done in plan.points and not best.scored(done):
+        best.score(done)
+    total, shown = len(plan.draws), accelerator.is_main_process
+    bar = tqdm(plan.draws[done:], desc="train", unit=unit, initial=done, total=total, disable=not shown)
     for step, rows in enumerate(bar, start=done + 1):
         yield step, rows, bar
         if progress.due():
             write(step)
-        if step in run.points:
-            checkpoints.score(step)
+        if step in plan.points:
+            best.score(step)
             if progress.due(last=step == total):
                 write(step)
 
@@ -220,37 +254,37 @@ class Step:
     """Gradients of one update's mean loss, accumulated over micro-batches and summed over the processes."""
 
     scorer: nn.Module
-    pad_id: int
     examples: Examples
-    algorithm: Algorithm
-    hyperparameters: dict[str, float | None]
-    launch: Launch
-    main: Accelerator
+    recipe: Recipe
+    machine: Machine
 
     def __call__(self, rows: Tensor) -> dict[str, float]:
         """Leaves the gradient of the global batch `rows` [B] on the model; returns the mean loss and log-ratios."""
+        accelerator, launch = self.machine.accelerator, self.machine.launch
         order = sorted(rows.tolist(), key=lambda i: -self.examples.lengths[i])
-        mine = order[self.main.process_index :: self.main.num_processes]
-        limit = max(1, self.launch.micro_batch // self.examples.responses)
-        parts = chunks([int(self.examples.lengths[i]) for i in mine], limit, self.launch.tokens)
+        mine = order[accelerator.process_index :: accelerator.num_processes]
+        limit = max(1, launch.micro_batch // self.examples.responses)
+        parts = chunks([int(self.examples.lengths[i]) for i in mine], limit, launch.tokens)
         sums = torch.zeros(3, dtype=torch.float64)
         for k, part in enumerate(parts):
             last = k == len(parts) - 1
-            with self.main.no_sync(self.scorer) if not last else contextlib.nullcontext():
+            with accelerator.no_sync(self.scorer) if not last else contextlib.nullcontext():
                 sums += self._micro_batch([mine[i] for i in part], len(rows))
-        loss, log_ratio, absolute = self.main.reduce(sums.to(self.main.device).float(), reduction="sum").tolist()
+        loss, log_ratio, absolute = accelerator.reduce(sums.to(accelerator.device).float(), reduction="sum").tolist()
         entry = {"loss": loss / len(rows)}
-        if "ref_logp" in self.algorithm.columns:
+        if "ref_logp" in self.recipe.algorithm.columns:
             entry |= {"log_ratio": log_ratio / len(rows), "abs_log_ratio": absolute / len(rows)}
         return entry
 
     def _micro_batch(self, rows: list[int], global_batch: int) -> Tensor:
-        columns = self.algorithm.columns
-        batch, extra = self.examples.batch(rows, columns, self.pad_id, self.main.device)
+        accelerator, algorithm = self.machine.accelerator, self.recipe.algorithm
+        batch, columns = self.examples.batch(rows, algorithm.columns, accelerator.device)
         logp, mask = (self.examples.shaped(x) for x in (self.scorer(batch), batch.response_mask))
-        losses = self.algorithm.loss(logp=logp, mask=mask, **extra, **self.hyperparameters)
+        losses = algorithm.loss(logp=logp, mask=mask, **columns, **self.recipe.hyperparameters)
         # distributed training averages gradients over the processes, each of which holds a part of the batch
-        self.main.backward(losses.sum() * self.main.num_processes / global_batch)
-        ratio = ((logp.detach() - extra["ref_logp"]) * mask).sum(-1) if "ref_logp" in columns else losses.detach() * 0
+        accelerator.backward(losses.sum() * accelerator.num_processes / global_batch)
+        ratio = losses.detach() * 0
+        if "ref_logp" in columns:
+            ratio = ((logp.detach() - columns["ref_logp"]) * mask).sum(-1)
         ratio = ratio / self.examples.responses
         return torch.stack([losses.detach().sum(), ratio.sum(), ratio.abs().sum()]).double().cpu()

@@ -1,4 +1,4 @@
-"""What a run trains on: the examples that an algorithm takes of a table, and which of them each update draws."""
+"""Plans a run: which examples of a table an algorithm trains on, and which of them each update draws."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ from alol.compute.batching import Batch
 from alol.config.runs import check_warmup
 from alol.config.sections import Train
 
+SHIFT = "reward.shift"  # the parameter that raises all rewards
 ADVICE = "check what the reward's components compute, and their weights"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is drawn and when it is evaluated: `draws` [updates, batch] index `examples`.
+    """The plan of a run: `draws` [updates, batch] are indices of examples; after the updates `points` it is evaluated.
 
-    `warning`: why the run can teach little, where the rewards say so.
+    `discarded` is the share of responses with A <= 0. `warning` says why the run can learn little, if it can.
     """
 
     draws: Tensor
@@ -34,12 +35,12 @@ class Plan:
 
 
 class Examples:
-    """Columns of an Arrow table by row: token ids, `ref_logp`, `reward`, `advantage`."""
+    """The rows of an Arrow table: token ids, `ref_logp`, `reward`, `advantage`. `pad_id` fills the ends of a Batch."""
 
     responses = 1  # of one example
 
-    def __init__(self, table: pa.Table) -> None:
-        self.table = table.combine_chunks()
+    def __init__(self, table: pa.Table, pad_id: int) -> None:
+        self.table, self.pad_id = table.combine_chunks(), pad_id
         names = ("prompt_ids", "response_ids")
         self.lengths = sum(self.table[name].combine_chunks().value_lengths().to_numpy() for name in names)
 
@@ -50,16 +51,16 @@ class Examples:
         return self.table[name].to_numpy()
 
     def shaped(self, tokens: Tensor) -> Tensor:
-        """Numbers of response tokens [B x responses, T] as the loss takes them."""
+        """Reshapes numbers of response tokens [B x responses, T] to the shape that the loss takes."""
         return tokens
 
-    def batch(self, rows: list[int], columns: tuple[str, ...], pad_id: int, device: torch.device) -> tuple[Batch, dict]:
+    def batch(self, rows: list[int], columns: tuple[str, ...], device: torch.device) -> tuple[Batch, dict]:
         """A Batch of the rows and their `columns`: ref_logp [B, T], the others [B]."""
-        chosen = self.table.take(pa.array(rows))
-        batch = Batch(chosen["prompt_ids"].to_pylist(), chosen["response_ids"].to_pylist(), pad_id, device)
-        extra = {name: torch.tensor(chosen[name].to_numpy(), device=device) for name in columns if name != "ref_logp"}
+        taken = self.table.take(pa.array(rows))
+        batch = Batch(taken["prompt_ids"].to_pylist(), taken["response_ids"].to_pylist(), self.pad_id, device)
+        extra = {name: torch.tensor(taken[name].to_numpy(), device=device) for name in columns if name != "ref_logp"}
         if "ref_logp" in columns:
-            values = [torch.tensor(row) for row in chosen["ref_logp"].to_pylist()]
+            values = [torch.tensor(row) for row in taken["ref_logp"].to_pylist()]
             extra["ref_logp"] = nn.utils.rnn.pad_sequence(values, batch_first=True).to(device)
         return batch, extra
 
@@ -70,8 +71,8 @@ class Groups(Examples):
     A Batch of B prompts has B x K rows. A response that a prompt lacks is one without a token: its mask is 0.
     """
 
-    def __init__(self, table: pa.Table) -> None:
-        super().__init__(table)
+    def __init__(self, table: pa.Table, pad_id: int) -> None:
+        super().__init__(table, pad_id)
         members: dict[str, list[int]] = {}
         ranks, names = self.column("rank"), self.table["prompt_id"].to_pylist()
         for row, name in enumerate(names):
@@ -85,25 +86,25 @@ class Groups(Examples):
         return len(self.members)
 
     def shaped(self, tokens: Tensor) -> Tensor:
-        """[B x K, T] to [B, K, T]."""
+        """Reshapes [B x K, T] to [B, K, T]."""
         return tokens.view(-1, self.responses, tokens.shape[-1])
 
-    def batch(self, rows: list[int], columns: tuple[str, ...], pad_id: int, device: torch.device) -> tuple[Batch, dict]:
+    def batch(self, rows: list[int], columns: tuple[str, ...], device: torch.device) -> tuple[Batch, dict]:
         """A Batch of the prompts `rows` and their `columns`: ref_logp [B, K, T], the others [B, K]."""
         present = [k < len(self.members[i]) for i in rows for k in range(self.responses)]
-        taken = [row for i in rows for row in self.members[i] + self.members[i][:1] * self._lacking(i)]
-        chosen = self.table.take(pa.array(taken)).select(["prompt_ids", "response_ids", *columns]).to_pydict()
-        prompts, responses = chosen.pop("prompt_ids"), chosen.pop("response_ids")
+        indices = [row for i in rows for row in self.members[i] + self.members[i][:1] * self._lacking(i)]
+        taken = self.table.take(pa.array(indices)).select(["prompt_ids", "response_ids", *columns]).to_pydict()
+        prompts, responses = taken.pop("prompt_ids"), taken.pop("response_ids")
         responses = [ids if here else [] for ids, here in zip(responses, present, strict=True)]
-        batch = Batch(prompts, responses, pad_id, device)
+        batch = Batch(prompts, responses, self.pad_id, device)
         shape = (len(rows), self.responses)
         extra = {
             name: torch.tensor(values, device=device).view(shape) * torch.tensor(present, device=device).view(shape)
-            for name, values in chosen.items()
+            for name, values in taken.items()
             if name != "ref_logp"
         }
         if "ref_logp" in columns:
-            values = [torch.tensor(v if here else []) for v, here in zip(chosen["ref_logp"], present, strict=True)]
+            values = [torch.tensor(v if here else []) for v, here in zip(taken["ref_logp"], present, strict=True)]
             extra["ref_logp"] = self.shaped(nn.utils.rnn.pad_sequence(values, batch_first=True).to(device))
         return batch, extra
 
@@ -118,27 +119,29 @@ def selected(table: pa.Table, train_on: str) -> tuple[pa.Table, float]:
     return table, float((table["advantage"].to_numpy() <= 0).mean())
 
 
-def plan(table: pa.Table, algorithm: Algorithm, settings: Train, seed: int, *, shift_key: str) -> tuple[Examples, Plan]:
-    """The examples that an algorithm trains on and the draws over them.
+def plan(table: pa.Table, algorithm: Algorithm, settings: Train, seed: int, pad_id: int) -> tuple[Examples, Plan]:
+    """Selects the examples that an algorithm trains on, and draws those of each update.
 
     `train_on` selects the ranks; under the filter only A > 0 are kept, and `discarded` is the share of those rows
     that had none. Algorithms over groups take every prompt that has two responses or more, whatever `train_on` says.
-    Raises InputError when nothing is left, or when a reward algorithm meets a negative reward (`shift_key` is the
-    parameter to raise).
+    Raises InputError when nothing is left, or when a reward algorithm meets a negative reward.
     """
-    everything, chosen = table, selection.of(algorithm, settings)
+    everything, rule = table, selection.of(algorithm, settings)
     table, discarded = selected(table, settings.train_on)
     if algorithm.group:
-        groups, warning = _groups(everything), _warning(everything, algorithm, chosen, settings.batch_size)
+        groups, warning = (
+            _groups(everything, pad_id),
+            _warning(everything, algorithm, rule, settings.batch_size),
+        )
         return groups, _uniform(groups, settings, seed, discarded, warning)
     advantage = table["advantage"].to_numpy()
-    rows, share, warning = len(table), 1.0, _warning(table, algorithm, chosen, settings.batch_size)
+    rows, share, warning = len(table), 1.0, _warning(table, algorithm, rule, settings.batch_size)
     if "reward" in algorithm.columns and (lowest := float(table["reward"].to_numpy().min())) < 0:
         raise InputError(
             f"this algorithm needs rewards >= 0, but the lowest is {lowest:.4g}; "
-            f"raise {shift_key} by at least {-lowest:.4g}, or choose an advantage algorithm"
+            f"raise {SHIFT} by at least {-lowest:.4g}, or choose an advantage algorithm"
         )
-    if chosen.positive:
+    if rule.positive:
         table = table.filter(pa.array(advantage > 0))
         share = 1.0 - discarded
         if not len(table):
@@ -147,10 +150,10 @@ def plan(table: pa.Table, algorithm: Algorithm, settings: Train, seed: int, *, s
                 f"{warning or ADVICE}, or use an algorithm that does not filter (nll, wbc, r_gold, r_lol), with "
                 "train.filter: auto"
             )
-    weights = table[chosen.by].to_numpy() if chosen.by else None
+    weights = table[rule.by].to_numpy() if rule.by else None
     if weights is not None and not weights.sum() > 0:
         raise InputError(
-            f"every training reward is 0: nothing to draw by; set train.sampling: uniform or raise {shift_key}"
+            f"every training reward is 0: nothing to draw by; set train.sampling: uniform or raise {SHIFT}"
         )
     kept = rows if weights is not None else len(table)
     why = f" ({warning})" if warning else f", of which {len(table)} have a reward above V(x)" if share < 1 else ""
@@ -158,19 +161,20 @@ def plan(table: pa.Table, algorithm: Algorithm, settings: Train, seed: int, *, s
     updates = sampling.run_length(settings.updates, settings.epochs, kept, settings.batch_size, share, "train", why)
     check_warmup(settings.optimizer, updates, "train")
     order = sampling.draws(len(table), updates, settings.batch_size, seed, weights)
-    return Examples(table), Plan(order, sampling.evaluation_points(updates, settings.evaluations), discarded, warning)
+    points = sampling.evaluation_points(updates, settings.evaluations)
+    return Examples(table, pad_id), Plan(order, points, discarded, warning)
 
 
-def _warning(table: pa.Table, algorithm: Algorithm, chosen: Selection, batch_size: int) -> str:
-    """Why the rewards of the rows can teach little: they are equal, or fewer than a batch count; else nothing."""
+def _warning(table: pa.Table, algorithm: Algorithm, rule: Selection, batch_size: int) -> str:
+    """Says why little can be learnt from the rewards: all are equal, or fewer than a batch count. Empty if neither."""
     rewards = table["reward"].to_numpy()
-    used = {*algorithm.columns, "advantage"} if chosen.positive else {*algorithm.columns}
+    used = {*algorithm.columns, "advantage"} if rule.positive else {*algorithm.columns}
     if not len(rewards) or not {"reward", "raw_reward", "advantage"} & used:
         return ""
     if rewards.max() == rewards.min():
         number = f"{rewards[0]:.4g}"
         return f"all {len(rewards)} training rewards are {number}, so that they tell no example from another; {ADVICE}"
-    column = "advantage" if chosen.positive else algorithm.priority
+    column = "advantage" if rule.positive else algorithm.priority
     above = int((table[column].to_numpy() > 0).sum()) if column else len(rewards)
     if 0 < above < min(batch_size, len(rewards)):
         bar = "V(x)" if column == "advantage" else "0"
@@ -180,8 +184,8 @@ def _warning(table: pa.Table, algorithm: Algorithm, chosen: Selection, batch_siz
     return ""
 
 
-def _groups(table: pa.Table) -> Groups:
-    groups = Groups(table)
+def _groups(table: pa.Table, pad_id: int) -> Groups:
+    groups = Groups(table, pad_id)
     if not len(groups):
         raise InputError(
             f"this algorithm compares responses to one prompt, but none of the {len(table)} training rows has a "

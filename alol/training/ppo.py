@@ -8,13 +8,12 @@ batch of prompts and `epochs` passes over it.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 
 from alol.algorithms import ppo as losses
@@ -22,14 +21,21 @@ from alol.algorithms.ppo import Options
 from alol.base.errors import InputError
 from alol.compute.batching import Batch, chunks
 from alol.compute.ends import end_ids
-from alol.compute.generate import decode, sample_ids
-from alol.compute.launch import from_main, placed
+from alol.compute.generate import Decoding, decode, sample_ids
+from alol.compute.launch import Machine, from_main, placed
 from alol.compute.logprob import response_logp_and_states
-from alol.compute.progress import Progress
 from alol.config.runs import check_warmup
-from alol.config.sections import Generate, Launch, Optimizer
+from alol.config.sections import Optimizer
 from alol.models.policies import LoadedPolicy
-from alol.training.loop import Checkpoints, History, make_optimizer, make_schedule, steps_of
+from alol.training.loop import (
+    BestCheckpoint,
+    Checkpointing,
+    History,
+    Learner,
+    make_optimizer,
+    make_schedule,
+    remaining_steps,
+)
 from alol.training.planning import Plan
 
 
@@ -62,75 +68,78 @@ class Experience:
     returns: Tensor
 
 
+@dataclass(frozen=True)
+class Environment:
+    """The prompts that the policy answers, and the reward of an answer.
+
+    `prompts` are the token ids of the prompts of `rows`. `reward` takes rows and response texts and returns the total
+    rewards [B]; it is None in all processes but the main one, since only that one has the reward models.
+    """
+
+    rows: list[dict[str, Any]]
+    prompts: list[list[int]]
+    reward: Callable[[list[dict[str, Any]], list[str]], np.ndarray] | None
+
+
 @dataclass
 class Trainer:
-    """What the steps of a run share. `score` gives the total rewards [B] of response texts to prompt rows."""
+    """Trains `policy` with PPO on its own answers to the prompts of `environment`.
+
+    `reference` computes the reference's log-probabilities [B, T] of a batch. `decoding` holds the seed of the run.
+    """
 
     policy: LoadedPolicy
     reference: Callable[[Batch], Tensor]
-    rows: list[dict[str, Any]]
-    ids: list[list[int]]
-    score: Callable[[list[dict[str, Any]], list[str]], np.ndarray] | None
+    environment: Environment
     options: Options
-    optimizer: Optimizer
-    generation: Generate
-    launch: Launch
-    main: Accelerator
-    seed: int
-    ends: Sequence[int] = ()  # tokens that end a response beside the model's own
+    decoding: Decoding
+    machine: Machine
 
     def __post_init__(self) -> None:
-        placed(self.policy.model, self.main, trained=True)
+        self.accelerator, self.launch = self.machine.accelerator, self.machine.launch
+        placed(self.policy.model, self.accelerator, trained=True)
         width = self.policy.model.config.hidden_size
-        self.actor = ActorCritic(self.policy.model, width).to(self.main.device)
-        self.scorer = self.main.prepare(self.actor)
+        self.actor = ActorCritic(self.policy.model, width).to(self.accelerator.device)
+        self.scorer = self.accelerator.prepare(self.actor)
         self.kl_coef, self.moments = self.options.kl_coef, losses.RunningMoments()
 
-    def fit(
-        self,
-        run: Plan,
-        *,
-        evaluate: Callable[[], float],
-        keep: Callable[[], None],
-        bar: float,
-        progress: Progress | None = None,
-    ) -> History:
-        """Trains in place for `run.draws` [steps, batch]; checkpoints and progress are as in alol.training.loop.fit."""
-        checkpoints = Checkpoints(self.policy.model, evaluate, keep, bar)
-        settings = dataclasses.replace(self.optimizer, lr=self.optimizer.lr * self.options.lr_scale)
+    def fit(self, plan: Plan, settings: Optimizer, checkpointing: Checkpointing) -> History:
+        """Trains in place for `plan.draws` [steps, batch]; the best checkpoint is kept as in alol.training.loop.fit."""
+        best = BestCheckpoint(self.policy.model, checkpointing)
+        settings = dataclasses.replace(settings, lr=settings.lr * self.options.lr_scale)
         optimizer = make_optimizer(self.actor, settings)
-        steps = len(run.draws) * self.options.epochs * self.options.minibatches
+        steps = len(plan.draws) * self.options.epochs * self.options.minibatches
         check_warmup(settings, steps, "train")
-        schedule = make_schedule(optimizer, settings, steps)
+        learner = Learner(self.actor, optimizer, make_schedule(optimizer, settings, steps))
+        for step, drawn, bar in remaining_steps(plan, learner, best, self.accelerator, unit="step", caller=self):
+            entry = self._step(step, drawn.tolist(), learner)
+            best.history.curve.append({**entry, "update": step, "lr": learner.schedule.get_last_lr()[0]})
+            bar.set_postfix(reward=f"{entry['reward']:.3f}", refresh=False)
+        return best.finish()
 
-        def go_on(state: dict[str, Any]) -> None:
-            self.kl_coef, self.moments = state["kl_coef"], losses.RunningMoments(**state["moments"])
+    def state_dict(self) -> dict[str, Any]:
+        return {"kl_coef": self.kl_coef, "moments": dataclasses.asdict(self.moments)}
 
-        for step, drawn, shown in steps_of(
-            run, "step", self.actor, optimizer, schedule, checkpoints, progress or Progress(None), self.main,
-            state=lambda: {"kl_coef": self.kl_coef, "moments": dataclasses.asdict(self.moments)}, go_on=go_on,
-        ):  # fmt: skip
-            entry = self._step(step, drawn.tolist(), optimizer, schedule)
-            checkpoints.history.curve.append({**entry, "update": step, "lr": schedule.get_last_lr()[0]})
-            shown.set_postfix(reward=f"{entry['reward']:.3f}", refresh=False)
-        return checkpoints.finish()
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.kl_coef, self.moments = state["kl_coef"], losses.RunningMoments(**state["moments"])
 
-    def _step(self, step: int, drawn: list[int], optimizer: Any, schedule: Any) -> dict[str, float]:
+    def _step(self, step: int, drawn: list[int], learner: Learner) -> dict[str, float]:
+        """One rollout of the prompts `drawn`, and `epochs` passes over it."""
         experience, entry = self._rollout(step, drawn)
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
+        generator = torch.Generator().manual_seed(self.decoding.seed * 1_000_003 + step)
         sums: list[dict[str, float]] = []
         for _ in range(self.options.epochs):
             order = torch.randperm(len(drawn), generator=generator)
-            for chosen in order.tensor_split(self.options.minibatches):
-                sums.append(self._minibatch(experience, chosen.tolist()))
+            for rows in order.tensor_split(self.options.minibatches):
+                sums.append(self._minibatch(experience, rows.tolist()))
                 if sums[-1]["ratio"] <= self.options.ratio_limit:
                     if self.options.clip_norm is not None:
                         nn.utils.clip_grad_norm_(self.actor.parameters(), self.options.clip_norm)
-                    optimizer.step()
+                    learner.optimizer.step()
                 else:
                     sums[-1]["skipped"] = 1.0
-                schedule.step()
-                optimizer.zero_grad()
+                learner.schedule.step()
+                learner.optimizer.zero_grad()
         if self.options.kl_target is not None:
             self.kl_coef = losses.adapted_kl_coef(
                 self.kl_coef, entry["kl"], self.options.kl_target, len(drawn), self.options.kl_horizon
@@ -144,19 +153,18 @@ class Trainer:
     def _rollout(self, step: int, drawn: list[int]) -> tuple[Experience, dict[str, float]]:
         """Samples a response to each drawn prompt and scores it; every process ends with the whole rollout."""
         self.policy.model.eval()
-        prompts, rows = [self.ids[i] for i in drawn], [self.rows[i] for i in drawn]
+        prompts, rows = ([column[i] for i in drawn] for column in (self.environment.prompts, self.environment.rows))
         settings = dataclasses.replace(
-            self.generation, sample=True, beams=1, repetition_penalty=1.0,
+            self.decoding.settings, sample=True, beams=1, repetition_penalty=1.0,
             temperature=self.options.temperature, top_p=self.options.top_p,
         )  # fmt: skip
         tokenizer = self.policy.tokenizer
-        ends = end_ids(self.policy.model, tokenizer).union(self.ends)
-        responses = sample_ids(
-            self.policy.model, tokenizer, prompts, settings, self.launch,
-            seed=self.seed * 1_000_003 + step, main=self.main, name="sample", ends=ends,
-        )  # fmt: skip
+        ends = end_ids(self.policy.model, tokenizer).union(self.decoding.ends)
+        decoding = Decoding(settings, self.decoding.seed * 1_000_003 + step, ends, "sample")
+        responses = sample_ids(self.policy.model, tokenizer, prompts, decoding, self.machine)
         texts = [decode(tokenizer, ids, settings, ends) for ids in responses]
-        scores = from_main(self.score(rows, texts).tolist() if self.score is not None else None, self.main)
+        reward = self.environment.reward
+        scores = from_main(reward(rows, texts).tolist() if reward is not None else None, self.accelerator)
         raw = torch.tensor(scores, dtype=torch.float32)
         logp, values, ref_logp = self._measure(prompts, responses)
         mask = torch.zeros_like(logp)
@@ -189,31 +197,31 @@ class Trainer:
         lengths = [len(x) + len(y) for x, y in zip(prompts, responses, strict=True)]
         for part in chunks(lengths, self.launch.micro_batch, self.launch.tokens):
             batch = self._batch(prompts, responses, part)
-            found = batch.response_ids.shape[1]
-            with self.main.autocast():
+            longest = batch.response_ids.shape[1]
+            with self.accelerator.autocast():
                 measured = (*self.actor(batch), self.reference(batch))
             for target, source in zip((logp, values, ref_logp), measured, strict=True):
-                target[part, :found] = source.float().cpu()
+                target[part, :longest] = source.float().cpu()
         return logp, values, ref_logp
 
     def _batch(self, prompts: list[list[int]], responses: list[list[int]], rows: list[int]) -> Batch:
         pad_id = self.policy.tokenizer.pad_token_id
-        return Batch([prompts[i] for i in rows], [responses[i] for i in rows], pad_id, self.main.device)
+        return Batch([prompts[i] for i in rows], [responses[i] for i in rows], pad_id, self.accelerator.device)
 
-    def _minibatch(self, experience: Experience, chosen: list[int]) -> dict[str, float]:
-        """Leaves the gradient of the mean loss over the tokens of `chosen`; returns its parts and the mean ratio."""
+    def _minibatch(self, experience: Experience, rows: list[int]) -> dict[str, float]:
+        """Leaves the gradient of the mean loss over the tokens of `rows`; returns its parts and the mean ratio."""
         self.policy.model.train()
-        tokens = float(experience.mask[chosen].sum())
-        mine = chosen[self.main.process_index :: self.main.num_processes]
+        tokens = float(experience.mask[rows].sum())
+        mine = rows[self.accelerator.process_index :: self.accelerator.num_processes]
         lengths = [len(experience.prompts[i]) + len(experience.responses[i]) for i in mine]
         sums = torch.zeros(4, dtype=torch.float64)
         for part in chunks(lengths, self.launch.micro_batch, self.launch.tokens):
-            rows = [mine[k] for k in part]
-            batch = self._batch(experience.prompts, experience.responses, rows)
-            found = batch.response_ids.shape[1]
+            micro = [mine[k] for k in part]
+            batch = self._batch(experience.prompts, experience.responses, micro)
+            longest = batch.response_ids.shape[1]
             names = ("mask", "logp", "values", "advantages", "returns")
             mask, old_logp, old_values, advantage, returns = (
-                getattr(experience, name)[rows, :found].to(self.main.device) for name in names
+                getattr(experience, name)[micro, :longest].to(self.accelerator.device) for name in names
             )
             logp, values = self.scorer(batch)
             options = self.options
@@ -222,12 +230,12 @@ class Trainer:
                 values=values, old_values=old_values, returns=returns, mask=mask, clip=options.value_clip
             )
             # distributed training averages gradients over the processes, each of which holds a part of the batch
-            self.main.backward((policy + options.value_weight * value) * self.main.num_processes / tokens)
+            self.accelerator.backward((policy + options.value_weight * value) * self.accelerator.num_processes / tokens)
             ratio = (logp.detach() - old_logp).exp()
             clipped = ((ratio - 1).abs() > options.clip) * mask
             parts = (policy.detach(), value.detach(), (ratio * mask).sum(), clipped.sum())
             sums += torch.stack(parts).double().cpu()
-        reduced = self.main.reduce(sums.to(self.main.device).float(), reduction="sum") / tokens
+        reduced = self.accelerator.reduce(sums.to(self.accelerator.device).float(), reduction="sum") / tokens
         policy_loss, value_loss, ratio, clipped = reduced.tolist()
         loss = policy_loss + self.options.value_weight * value_loss
         names = ("loss", "policy_loss", "value_loss", "ratio", "clipped", "skipped")

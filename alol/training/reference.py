@@ -1,8 +1,9 @@
-"""The reference policy: a published model as it is, or one trained with NLL and chosen by validation NLL."""
+"""The reference policy: a published model as it is, or a model trained with NLL on the data."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,24 +18,25 @@ from alol.base.errors import ParameterError
 from alol.base.files import write_json
 from alol.base.work import Work
 from alol.compute.batching import chunks
-from alol.compute.launch import from_main
+from alol.compute.launch import Machine, from_main
 from alol.compute.logprob import response_logp
 from alol.compute.progress import Progress
 from alol.config import model_names
 from alol.config.params import Params
 from alol.config.runs import check_warmup
-from alol.config.sections import Launch, Policy, Run
+from alol.config.sections import Policy, Run
 from alol.data import schema
 from alol.models import policies, scratch, templates, trainable
 from alol.models.policies import LoadedPolicy
 from alol.models.tokens import Encoder
 from alol.training import loop, planning
 
+PRETRAIN = "reference.pretrain"
 BASE = "base"  # folder of a scratch base, in the reference's
 IDS = pa.list_(pa.int32())
 
 
-def make(params: Params, clean: Path, folder: Path | None, main: Accelerator, work: Work | None = None) -> None:
+def make(params: Params, clean: Path, folder: Path | None, accelerator: Accelerator, work: Work | None = None) -> None:
     """Writes the reference policy into `folder` (None: this process only helps to train).
 
     `clean` holds train.parquet and validation.parquet. `work`: where a run that is killed leaves what it has done, and
@@ -42,7 +44,7 @@ def make(params: Params, clean: Path, folder: Path | None, main: Accelerator, wo
     """
     policy, settings = params.policy, params.reference
     if policy.model == "scratch" and policy.tuning != "full":
-        start = _pretrained(params, clean, folder, main, work)
+        start = _pretrained(params, clean, folder, accelerator, work)
     else:
         start = _start(policy, clean / "train.parquet", settings.seed)
     templates.keep(policy.template, start.tokenizer)
@@ -62,44 +64,53 @@ def make(params: Params, clean: Path, folder: Path | None, main: Accelerator, wo
     splits = [
         _examples(clean / f"{split}.parquet", encoder, settings.train_on) for split in (schema.TRAIN, schema.VALIDATION)
     ]
-    _fit(start, splits, settings, "reference", settings.seed, params.launch, folder, main, work)
+    _fit(
+        start, splits, _Section("reference", settings, settings.seed), Machine(accelerator, params.launch), folder, work
+    )
+
+
+@dataclass(frozen=True)
+class _Section:
+    """The parameters of a run, the name of their section for messages, and the seed of the draws."""
+
+    name: str
+    run: Run
+    seed: int
 
 
 def _fit(
     start: LoadedPolicy,
     splits: list[planning.Examples],
-    settings: Run,
-    where: str,
-    seed: int,
-    launch: Launch,
+    section: _Section,
+    machine: Machine,
     folder: Path | None,
-    main: Accelerator,
     work: Work | None,
 ) -> None:
-    """Minimises the NLL of `splits[0]`, keeps the checkpoint with the lowest on `splits[1]` in `folder`.
-
-    `where` is the section of `settings`, for messages.
-    """
-    if launch.recompute:
+    """Trains `start` with NLL on the first of `splits` and saves the checkpoint with the least NLL on the second."""
+    settings, where = section.run, section.name
+    if machine.launch.recompute:
         trainable.recompute(start.model)
     examples, validation = splits
     length = sampling.run_length(settings.updates, settings.epochs, len(examples), settings.batch_size, 1.0, where)
     check_warmup(settings.optimizer, length, where)
-    order = sampling.draws(len(examples), length, settings.batch_size, seed)
+    order = sampling.draws(len(examples), length, settings.batch_size, section.seed)
     plan = planning.Plan(order, sampling.evaluation_points(length, settings.evaluations), discarded=0.0)
-    pad_id = start.tokenizer.pad_token_id
-    history = loop.fit(
-        start.model, pad_id, examples, plan, OFFLINE["nll"], {}, settings.optimizer, launch, main,
-        evaluate=lambda: -mean_nll(start.model, validation, pad_id, launch, main),
+    checkpointing = loop.Checkpointing(
+        evaluate=lambda: -mean_nll(start.model, validation, machine),
         keep=lambda: policies.save(start, folder) if folder is not None else None,
-        bar=float("-inf"), progress=Progress(work.of(where) if work is not None else None, main, folder),
-    )  # fmt: skip
+        bar=float("-inf"),
+        progress=Progress(work.of(where) if work is not None else None, machine.accelerator, folder),
+    )
+    recipe = loop.Recipe(OFFLINE["nll"], {}, settings.optimizer)
+    history = loop.fit(start.model, examples, plan, recipe, machine, checkpointing)
     if folder is not None:
         nll = [{"update": entry["update"], "nll": -entry["reward"]} for entry in history.validation]
         write_json(folder / "training.json", {"validation": nll, "curve": history.curve})
 
 
-def _pretrained(params: Params, clean: Path, folder: Path | None, main: Accelerator, work: Work | None) -> LoadedPolicy:
+def _pretrained(
+    params: Params, clean: Path, folder: Path | None, accelerator: Accelerator, work: Work | None
+) -> LoadedPolicy:
     """A scratch base for adapters: trained on whole texts, saved to `folder`/base, loaded as the tuning wants it."""
     policy, settings = params.policy, params.reference
     start = _start(policy, clean / "train.parquet", settings.seed)
@@ -108,9 +119,9 @@ def _pretrained(params: Params, clean: Path, folder: Path | None, main: Accelera
         _whole(_examples(clean / f"{split}.parquet", encoder, "all"), start.tokenizer, policy.scratch.context)
         for split in (schema.TRAIN, schema.VALIDATION)
     ]
-    place = folder / BASE if folder is not None else None
-    _fit(start, splits, settings.pretrain, "reference.pretrain", settings.seed, params.launch, place, main, work)
-    place = Path(str(from_main(str(place), main)))
+    place, section = folder / BASE if folder is not None else None, _Section(PRETRAIN, settings.pretrain, settings.seed)
+    _fit(start, splits, section, Machine(accelerator, params.launch), place, work)
+    place = Path(str(from_main(str(place), accelerator)))
     base = policies.base_model(str(place), None, quantized=policy.tuning == "qlora", dropout=policy.dropout)
     return LoadedPolicy(base, start.tokenizer, policies.pointer(policy, f"./{BASE}", None))
 
@@ -120,19 +131,25 @@ def _whole(examples: planning.Examples, tokenizer: PreTrainedTokenizerBase, cont
     pairs = zip(examples.table["prompt_ids"].to_pylist(), examples.table["response_ids"].to_pylist(), strict=True)
     texts = [(x + y)[: context - 1] for x, y in pairs]
     columns = {"prompt_ids": [[tokenizer.bos_token_id]] * len(texts), "response_ids": texts}
-    return planning.Examples(pa.table({name: pa.array(ids, type=IDS) for name, ids in columns.items()}))
+    return _token_ids(columns, tokenizer.pad_token_id)
+
+
+def _token_ids(columns: dict[str, list[list[int]]], pad_id: int) -> planning.Examples:
+    table = pa.table({name: pa.array(ids, type=IDS) for name, ids in columns.items()})
+    return planning.Examples(table, pad_id)
 
 
 @torch.no_grad()
-def mean_nll(model: nn.Module, examples: planning.Examples, pad_id: int, launch: Launch, main: Accelerator) -> float:
-    """Mean over responses of -ln pi(y|x), summed over tokens; shared by the processes of `main`."""
-    mine = list(range(len(examples)))[main.process_index :: main.num_processes]
-    total = torch.zeros(1, device=main.device)
+def mean_nll(model: nn.Module, examples: planning.Examples, machine: Machine) -> float:
+    """Mean over responses of -ln pi(y|x), summed over tokens; the processes share the responses."""
+    accelerator, launch = machine.accelerator, machine.launch
+    mine = list(range(len(examples)))[accelerator.process_index :: accelerator.num_processes]
+    total = torch.zeros(1, device=accelerator.device)
     for part in chunks([int(examples.lengths[i]) for i in mine], launch.micro_batch, launch.tokens):
-        batch, _ = examples.batch([mine[i] for i in part], (), pad_id, main.device)
-        with main.autocast():
+        batch, _ = examples.batch([mine[i] for i in part], (), accelerator.device)
+        with accelerator.autocast():
             total -= response_logp(model, batch).sum()
-    return main.reduce(total, reduction="sum").item() / len(examples)
+    return accelerator.reduce(total, reduction="sum").item() / len(examples)
 
 
 def _start(policy: Policy, train_path: Path, seed: int) -> LoadedPolicy:
@@ -153,10 +170,10 @@ def _start(policy: Policy, train_path: Path, seed: int) -> LoadedPolicy:
         raise ParameterError(
             "policy.tokenizer", f"has {len(tokenizer)} tokens, more than the model's {size}; name its own"
         )
-    found = LoadedPolicy(base, tokenizer, policies.pointer(policy, policy.model, policy.adapter))
+    loaded = LoadedPolicy(base, tokenizer, policies.pointer(policy, policy.model, policy.adapter))
     if policy.adapter:
-        found.model = policies.with_adapter(base, policy.adapter, policy.adapter_revision, policy.dropout)
-    return found
+        loaded.model = policies.with_adapter(base, policy.adapter, policy.adapter_revision, policy.dropout)
+    return loaded
 
 
 def _texts(path: Path) -> Iterator[str]:
@@ -173,4 +190,4 @@ def _examples(path: Path, encoder: Encoder, train_on: str) -> planning.Examples:
         rows = [row for row in rows if train_on == "all" or row["rank"] == 0]
         columns["prompt_ids"] += encoder.prompts(rows)
         columns["response_ids"] += encoder.responses([row["response"] for row in rows])
-    return planning.Examples(pa.table({name: pa.array(ids, type=IDS) for name, ids in columns.items()}))
+    return _token_ids(columns, encoder.tokenizer.pad_token_id)

@@ -12,10 +12,9 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from alol.base.work import Work
-from alol.compute.generate import generate
-from alol.compute.launch import placed
+from alol.compute.generate import Decoding, generate
+from alol.compute.launch import Machine, placed
 from alol.config.params import Params
-from alol.config.sections import Generate
 from alol.data import schema
 from alol.data.parts import Parts, pieces
 from alol.models import policies
@@ -34,69 +33,75 @@ def rollouts(
     policy: LoadedPolicy,
     rows: list[dict[str, Any]],
     params: Params,
-    main: Accelerator,
-    *,
-    seed: int,
-    name: str,
+    accelerator: Accelerator,
+    decoding: Decoding,
     work: Work | None = None,
-    settings: Generate | None = None,
-    ids: bool = False,
 ) -> list[dict[str, Any]]:
-    """Rows of alol.data.schema.ROLLOUTS: the policy's response to each row's prompt, in order.
+    """Answers the prompt of each row with the policy; returns rows of alol.data.schema.ROLLOUTS, in order."""
+    return rollouts_and_ids(policy, rows, params, accelerator, decoding, work)[0]
 
-    With `ids` they have `response_ids` beside: the tokens that the policy chose, which its text does not always give.
-    In the main process; in the others, which answer a part of the prompts into `work`, none. `settings` stand in for
-    those of `params`.
+
+def rollouts_and_ids(
+    policy: LoadedPolicy,
+    rows: list[dict[str, Any]],
+    params: Params,
+    accelerator: Accelerator,
+    decoding: Decoding,
+    work: Work | None = None,
+) -> tuple[list[dict[str, Any]], list[list[int]]]:
+    """Answers as `rollouts` does, and returns the token ids that the policy chose too: its text may encode to others.
+
+    Both lists are empty in all processes but the main one: the others answer their share of the prompts into `work`.
+    The seed of each piece of the prompts is made from that of `decoding`; the encoder's ends are added to its own.
     """
-    settings = settings or params.generate
+    settings = decoding.settings
     length = settings.max_new_tokens
     policies.check_context(policy.model, params.policy.max_prompt, length, "generate.max_new_tokens")
-    placed(policy.model, main, trained=False)
+    placed(policy.model, accelerator, trained=False)
     encoder = policies.encoder(policy, params.policy)
     prompts = encoder.prompts(rows)
-    parts = Parts(work, RESPONSE)
-    shown = main.is_main_process
-    with tqdm(total=len(rows), initial=parts.rows, desc=name, unit="prompt", leave=False, disable=not shown) as bar:
+    parts, machine = Parts(work, RESPONSE), Machine(accelerator, params.launch)
+    shown = accelerator.is_main_process
+    with tqdm(
+        total=len(rows), initial=parts.rows, desc=decoding.name, unit="prompt", leave=False, disable=not shown
+    ) as bar:
 
         def answer(start: int, numbers: Sequence[int]) -> list[dict[str, Any]]:
-            found = generate(
-                policy.model, policy.tokenizer, [prompts[i] for i in numbers], settings, params.launch,
-                seed=(seed * 1_000_003 + start) % 2**31, main=main, name=name, done=bar.update, ends=encoder.ends,
-            )  # fmt: skip
-            return [{"response": text, IDS.name: tokens} for text, tokens in found]
+            seed = (decoding.seed * 1_000_003 + start) % 2**31
+            asked, own = [prompts[i] for i in numbers], dataclasses.replace(decoding, seed=seed, ends=encoder.ends)
+            answers = generate(policy.model, policy.tokenizer, asked, own, machine, done=bar.update)
+            return [{"response": text, IDS.name: ids} for text, ids in answers]
 
-        columns, given = {*schema.ROLLOUTS.names} - {"response"}, RESPONSE.names if ids else ["response"]
-        return [
-            {
-                **{column: value for column, value in rows[i].items() if column in columns},
-                **{column: found[column] for column in given},
-            }
-            for piece, answers in parts.through(lambda: pieces([range(len(rows))], settings.part_rows), answer, main)
-            for i, found in zip(piece, answers, strict=True)
-        ]
+        columns = {*schema.ROLLOUTS.names} - {"response"}
+        answered, ids = [], []
+        for piece, answers in parts.through(
+            lambda: pieces([range(len(rows))], settings.part_rows), answer, accelerator
+        ):
+            for i, one in zip(piece, answers, strict=True):
+                kept = {column: value for column, value in rows[i].items() if column in columns}
+                answered.append({**kept, "response": one["response"]})
+                ids.append(one[IDS.name])
+        return answered, ids
 
 
 def samples(
     policy: LoadedPolicy,
     rows: list[dict[str, Any]],
     params: Params,
-    main: Accelerator,
-    *,
+    accelerator: Accelerator,
     count: int,
-    name: str,
     work: Work | None = None,
 ) -> list[dict[str, Any]]:
-    """Rows of alol.data.schema.SAMPLES: `count` sampled responses to each row's prompt, in the main process.
+    """Samples `count` responses to the prompt of each row; returns rows of alol.data.schema.SAMPLES.
 
-    Always sampled, with the temperature and top_p of `generate`, whatever it says of greedy or beam search. Response
-    number i is drawn with the seed of `generate` plus i, so that more of them leave the first ones as they are.
+    They are sampled with the temperature and top_p of `generate`, even where it says greedy or beam search. Response
+    number i is drawn with the seed of `generate` plus i, so that a larger `count` leaves the first responses as they
+    are. The list is empty in all processes but the main one.
     """
     settings = dataclasses.replace(params.generate, sample=True, beams=1)
-    return [
-        {**row, "sample": number}
-        for number in range(count)
-        for row in rollouts(
-            policy, rows, params, main, seed=settings.seed + number, name=f"{name}, sample {number + 1} of {count}",
-            work=work.of(str(number)) if work is not None else None, settings=settings,
-        )
-    ]  # fmt: skip
+    result = []
+    for number in range(count):
+        decoding = Decoding(settings, settings.seed + number, name=f"sample {number + 1} of {count}")
+        own = work.of(str(number)) if work is not None else None
+        result += [{**row, "sample": number} for row in rollouts(policy, rows, params, accelerator, decoding, own)]
+    return result

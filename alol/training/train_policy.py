@@ -17,6 +17,8 @@ from alol.algorithms.offline import Algorithm
 from alol.base.errors import ParameterError
 from alol.base.files import write_json
 from alol.base.work import Work
+from alol.compute.generate import Decoding
+from alol.compute.launch import Machine
 from alol.compute.progress import Progress
 from alol.config.params import Params
 from alol.data import schema
@@ -44,7 +46,7 @@ class Inputs:
 
 
 def train_policy(
-    params: Params, inputs: Inputs, folder: Path | None, main: Accelerator, work: Work | None = None
+    params: Params, inputs: Inputs, folder: Path | None, accelerator: Accelerator, work: Work | None = None
 ) -> None:
     """Writes the trained policy and training.json into `folder` (None: this process only helps to train).
 
@@ -61,22 +63,21 @@ def train_policy(
     if params.launch.recompute:
         trainable.recompute(policy.model)
     rows = schema.rows(inputs.baseline, schema.scored(schema.ROLLOUTS, params.rewards))
-    encoder = policies.encoder(policy, params.policy)
-    scorer = rewards.load(params.rewards, inputs.reward_model, params.launch) if main.is_main_process else None
-    validate = validation.Validation(
-        policy.model, encoder, rows, encoder.prompts(rows), scorer, params.reward, settings.success,
-        params.generate, params.launch, params.seed, main,
-    )  # fmt: skip
-    checkpoints: dict[str, Any] = {
-        "evaluate": validate,
-        "keep": lambda: _keep(policy, validate.scored, params, folder) if folder is not None else None,
-        "bar": validation.success(rows, settings.success, params.reward),
-        "progress": Progress(work.of("train") if work is not None else None, main, folder),
-    }
-    if algorithm is None:
-        history, plan, prompts = _online(params, hyperparameters, inputs, policy, scorer, main, checkpoints)
-    else:
-        history, plan, prompts = _from_data(params, algorithm, hyperparameters, inputs, policy, main, checkpoints)
+    encoder, machine = policies.encoder(policy, params.policy), Machine(accelerator, params.launch)
+    components = (
+        rewards.load(params.rewards, inputs.reward_model, params.launch) if accelerator.is_main_process else None
+    )
+    scorer = validation.Scorer(components, params.reward, settings.success)
+    decoding = Decoding(params.generate, params.seed, encoder.ends, "validate")
+    validate = validation.Validation(policy, rows, encoder.prompts(rows), scorer, decoding, machine)
+    checkpointing = loop.Checkpointing(
+        evaluate=validate,
+        keep=lambda: _keep(policy, validate.scored, params, folder) if folder is not None else None,
+        bar=validation.success(rows, settings.success, params.reward),
+        progress=Progress(work.of("train") if work is not None else None, accelerator, folder),
+    )
+    run = _Run(params, inputs, policy, hyperparameters, machine, checkpointing)
+    history, plan, prompts = _online(run, components) if algorithm is None else _from_data(run, algorithm)
     if folder is not None:
         result = {"selected": history.selected, "discarded": plan.discarded, "updates": len(plan.draws)}
         epochs = settings.epochs or len(plan.draws) * settings.batch_size / prompts
@@ -90,43 +91,38 @@ def _keep(policy: LoadedPolicy, scored: list[dict[str, Any]], params: Params, fo
     schema.write(folder / "validation.parquet", schema.scored(schema.ROLLOUTS, params.rewards), scored)
 
 
-def _from_data(
-    params: Params,
-    algorithm: Algorithm,
-    hyperparameters: dict[str, Any],
-    inputs: Inputs,
-    policy: LoadedPolicy,
-    main: Accelerator,
-    checkpoints: dict[str, Any],
-) -> tuple[loop.History, planning.Plan, int]:
-    """What the run did, its plan, and how many examples an epoch has."""
-    examples, plan = planning.plan(
-        schema.table(inputs.advantages, schema.ADVANTAGES), algorithm, params.train, params.seed,
-        shift_key="reward.shift",
-    )  # fmt: skip
-    if plan.warning and main.is_main_process:
+@dataclass(frozen=True)
+class _Run:
+    """What training needs, whether the algorithm learns from data or from its own answers."""
+
+    params: Params
+    inputs: Inputs
+    policy: LoadedPolicy
+    hyperparameters: dict[str, Any]
+    machine: Machine
+    checkpointing: loop.Checkpointing
+
+
+def _from_data(run: _Run, algorithm: Algorithm) -> tuple[loop.History, planning.Plan, int]:
+    """Trains on the advantage table; returns what the run did, its plan, and how many examples an epoch has."""
+    table, settings = schema.table(run.inputs.advantages, schema.ADVANTAGES), run.params.train
+    pad_id = run.policy.tokenizer.pad_token_id
+    examples, plan = planning.plan(table, algorithm, settings, run.params.seed, pad_id)
+    if plan.warning and run.machine.accelerator.is_main_process:
         logger.warning("%s", plan.warning)
-    history = loop.fit(
-        policy.model, policy.tokenizer.pad_token_id, examples, plan, algorithm, hyperparameters,
-        params.train.optimizer, params.launch, main, **checkpoints,
-    )  # fmt: skip
-    return history, plan, len(examples)
+    recipe = loop.Recipe(algorithm, run.hyperparameters, settings.optimizer)
+    return loop.fit(run.policy.model, examples, plan, recipe, run.machine, run.checkpointing), plan, len(examples)
 
 
-def _online(
-    params: Params,
-    hyperparameters: dict[str, Any],
-    inputs: Inputs,
-    policy: LoadedPolicy,
-    scorer: Rewards | None,
-    main: Accelerator,
-    checkpoints: dict[str, Any],
-) -> tuple[loop.History, planning.Plan, int]:
-    """As many rollouts as the updates of the other algorithms, divided by `updates_per_rollout`."""
-    settings = params.train
+def _online(run: _Run, components: Rewards | None) -> tuple[loop.History, planning.Plan, int]:
+    """Trains with PPO: as many rollouts as the updates of the other algorithms, divided by `updates_per_rollout`.
+
+    Returns what the run did, its plan, and how many prompts an epoch has.
+    """
+    params, settings, policy = run.params, run.params.train, run.policy
     selection.of(None, settings)
-    options = ppo.Options(**hyperparameters)
-    table, discarded = planning.selected(schema.table(inputs.advantages, schema.ADVANTAGES), settings.train_on)
+    options = ppo.Options(**run.hyperparameters)
+    table, discarded = planning.selected(schema.table(run.inputs.advantages, schema.ADVANTAGES), settings.train_on)
     updates = sampling.run_length(settings.updates, settings.epochs, len(table), settings.batch_size, 1.0, "train")
     steps = updates // options.updates_per_rollout
     if not steps:
@@ -134,25 +130,26 @@ def _online(
             f"algorithms.{params.algorithm}.updates_per_rollout",
             f"is {options.updates_per_rollout}, more than the run's {updates} updates; lower it",
         )
-    prompts, encoder = rollout.prompt_rows(inputs.prompts), policies.encoder(policy, params.policy)
-    trainer = ppo.Trainer(
-        policy, trainable.frozen_logp(policy, inputs.reference), prompts,
-        encoder.prompts(prompts), _scoring(params, scorer), options,
-        settings.optimizer, params.generate, params.launch, main, params.seed, encoder.ends,
-    )  # fmt: skip
-    draws = sampling.draws(len(prompts), steps, settings.batch_size, params.seed)
+    rows, encoder = rollout.prompt_rows(run.inputs.prompts), policies.encoder(policy, params.policy)
+    environment = ppo.Environment(rows, encoder.prompts(rows), _reward(params, components))
+    reference = trainable.frozen_logp(policy, run.inputs.reference)
+    decoding = Decoding(params.generate, params.seed, encoder.ends)
+    trainer = ppo.Trainer(policy, reference, environment, options, decoding, run.machine)
+    draws = sampling.draws(len(rows), steps, settings.batch_size, params.seed)
     plan = planning.Plan(draws, sampling.evaluation_points(steps, settings.evaluations), discarded)
-    return trainer.fit(plan, **checkpoints), plan, len(prompts)
+    return trainer.fit(plan, settings.optimizer, run.checkpointing), plan, len(rows)
 
 
-def _scoring(params: Params, scorer: Rewards | None) -> Callable[[list[dict[str, Any]], list[str]], np.ndarray] | None:
-    """The total reward of responses to prompt rows; None in the processes that have no reward models."""
-    if scorer is None:
+def _reward(
+    params: Params, components: Rewards | None
+) -> Callable[[list[dict[str, Any]], list[str]], np.ndarray] | None:
+    """The function that gives the total rewards of responses to the prompts of rows; None without reward models."""
+    if components is None:
         return None
 
-    def score(rows: list[dict[str, Any]], texts: list[str]) -> np.ndarray:
+    def reward(rows: list[dict[str, Any]], texts: list[str]) -> np.ndarray:
         prompts = [row["prompt"] for row in rows]
-        scores = scorer.score(prompts, texts, schema.contexts(rows))
+        scores = components.score(prompts, texts, schema.contexts(rows))
         return rewards.total(scores, params.reward.weights, params.reward.shift)
 
-    return score
+    return reward

@@ -6,14 +6,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from accelerate import Accelerator
-from torch import nn
 
-from alol.compute.generate import generate
-from alol.compute.launch import from_main
-from alol.config.sections import Generate, Launch, Reward
+from alol.compute.generate import Decoding, generate
+from alol.compute.launch import Machine, from_main
+from alol.config.sections import Reward
 from alol.data import schema
-from alol.models.tokens import Encoder
+from alol.models.policies import LoadedPolicy
 from alol.rewards import Rewards
 
 
@@ -29,33 +27,34 @@ def success(rows: list[dict[str, Any]], measure: str, reward: Reward) -> float:
 
 
 @dataclass(frozen=True)
+class Scorer:
+    """Scores responses with the components `rewards`, weighed by `reward`, and takes the mean of `measure`."""
+
+    rewards: Rewards | None  # None in all processes but the main one
+    reward: Reward
+    measure: str
+
+
+@dataclass(frozen=True)
 class Validation:
     """Scores a policy in training on the validation prompts: call it to get the mean of the success measure.
 
-    `scored` are the rows of the last call, in the main process.
+    `prompts` are the token ids of the prompts of `rows`. `scored` holds the rows of the last call, in the main process.
     """
 
-    model: nn.Module
-    encoder: Encoder
+    policy: LoadedPolicy
     rows: list[dict[str, Any]]
-    ids: list[list[int]]
-    rewards: Rewards | None  # in the main process alone
-    reward: Reward
-    measure: str
-    settings: Generate
-    launch: Launch
-    seed: int
-    main: Accelerator
-    scored: list[dict[str, Any]] = field(default_factory=list)
+    prompts: list[list[int]]
+    scorer: Scorer
+    decoding: Decoding
+    machine: Machine
+    scored: list[dict[str, Any]] = field(default_factory=list, init=False)
 
     def __call__(self) -> float:
-        answers = generate(
-            self.model, self.encoder.tokenizer, self.ids, self.settings, self.launch,
-            seed=self.seed, main=self.main, name="validate", ends=self.encoder.ends,
-        )  # fmt: skip
+        answers = generate(self.policy.model, self.policy.tokenizer, self.prompts, self.decoding, self.machine)
         score = None
-        if self.rewards is not None:
+        if self.scorer.rewards is not None:
             rows = [{**row, "response": text} for row, (text, _) in zip(self.rows, answers, strict=True)]
-            self.scored[:] = scored_rows(rows, self.rewards)
-            score = success(self.scored, self.measure, self.reward)
-        return float(from_main(score, self.main))
+            self.scored[:] = scored_rows(rows, self.scorer.rewards)
+            score = success(self.scored, self.scorer.measure, self.scorer.reward)
+        return float(from_main(score, self.machine.accelerator))

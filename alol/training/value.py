@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -22,11 +23,12 @@ from alol.base.errors import InputError, ParameterError
 from alol.base.files import replacing, write_json
 from alol.base.work import Work
 from alol.compute.batching import Batch, chunks
+from alol.compute.launch import Machine
 from alol.compute.logprob import prompt_states
 from alol.compute.progress import Progress
 from alol.config import paths
 from alol.config.params import Params
-from alol.config.sections import Launch, Value
+from alol.config.sections import Value
 from alol.data import schema
 from alol.data.parts import SECONDS
 from alol.models import policies
@@ -76,7 +78,7 @@ class Fit:
 
 
 def from_rollouts(
-    policy: LoadedPolicy, folder: Path, params: Params, device: torch.device | str, work: Work | None = None
+    policy: LoadedPolicy, folder: Path, params: Params, accelerator: Accelerator, work: Work | None = None
 ) -> Fit:
     """Fits V(x) to the scored rollouts of the reference `policy` on the validation prompts (data/baselines/<task>).
 
@@ -92,10 +94,9 @@ def from_rollouts(
     if asked.samples:
         rewards = answers[:, : asked.samples].mean(1)
     prompts = policies.encoder(policy, params.policy).prompts(rows)
-    states = collect_states(
-        policy.model.to(device), prompts, policy.tokenizer.pad_token_id, params.launch, device,
-        params.value.part_rows, work.of("states") if work is not None else None,
-    )  # fmt: skip
+    model, pad_id = policy.model.to(accelerator.device), policy.tokenizer.pad_token_id
+    machine, stored = Machine(accelerator, params.launch), work.of("states") if work is not None else None
+    states = collect_states(model, prompts, pad_id, machine, params.value.part_rows, stored)
     limits = bounds(params.rewards, params.reward.weights, params.reward.shift)
     progress = Progress(work.of("fit") if work is not None else None)
     result = fit(states, rewards, params.value, limits, [row["prompt_id"] for row in rows], progress)
@@ -113,12 +114,12 @@ def sampled_rewards(path: Path, rows: Sequence[dict[str, Any]], params: Params) 
 
     Raises InputError where the table does not have so many for each.
     """
-    found = schema.rows(path, schema.scored(schema.SAMPLES, params.reward.weights))
+    samples = schema.rows(path, schema.scored(schema.SAMPLES, params.reward.weights))
     count = params.generate.rollout.drawn
     expected = [(number, row["prompt_id"]) for number in range(count) for row in rows]
-    if [(row["sample"], row["prompt_id"]) for row in found] != expected:
+    if [(row["sample"], row["prompt_id"]) for row in samples] != expected:
         raise InputError(f"{path} does not hold {count} answers to each validation prompt, in order; run `dvc repro`")
-    return total_rewards(found, params).reshape(count, len(rows)).T
+    return total_rewards(samples, params).reshape(count, len(rows)).T
 
 
 def judge(values: np.ndarray, answers: np.ndarray, settings: Value) -> Judged:
@@ -152,26 +153,26 @@ def collect_states(
     model: nn.Module,
     prompts: Sequence[Sequence[int]],
     pad_id: int,
-    launch: Launch,
-    device: torch.device | str,
+    machine: Machine,
     part_rows: int,
     work: Work | None = None,
 ) -> list[Tensor]:
-    """Prompt states of each prompt (token ids): a list of [length, H] on the CPU. Each prompt is run once.
+    """Computes the last hidden states of each prompt (token ids): a list of [length, H] on the CPU.
 
-    `part_rows` prompts are run together; `work` keeps their states, where writing them costs little beside.
+    `part_rows` prompts are run together. `work` stores their states where that takes little time beside.
     """
+    launch = machine.launch
     states = _stored(work)
     governor, kept = work.governor(SECONDS) if work is not None else None, len(states)
     with tqdm(total=len(prompts), initial=kept, desc="prompt states", unit="prompt", leave=False) as bar:
         for start in range(kept, len(prompts), part_rows):
             piece = prompts[start : start + part_rows]
-            found: list[Tensor] = [torch.empty(0)] * len(piece)
-            for chosen in chunks([len(prompt) for prompt in piece], launch.micro_batch, launch.tokens):
-                batch = Batch([piece[i] for i in chosen], [[] for _ in chosen], pad_id, device)
-                for i, row in zip(chosen, prompt_states(model, batch), strict=True):
-                    found[i] = row.cpu().clone()
-            states += found
+            computed: list[Tensor] = [torch.empty(0)] * len(piece)
+            for rows in chunks([len(prompt) for prompt in piece], launch.micro_batch, launch.tokens):
+                batch = Batch([piece[i] for i in rows], [[] for _ in rows], pad_id, machine.device)
+                for i, row in zip(rows, prompt_states(model, batch), strict=True):
+                    computed[i] = row.cpu().clone()
+            states += computed
             bar.update(len(piece))
             size = sum(row.numel() * row.element_size() for row in states[kept:])
             if work is not None and governor is not None and governor.due(size):
@@ -182,7 +183,7 @@ def collect_states(
 
 
 def _stored(work: Work | None) -> list[Tensor]:
-    """The states that a killed run has left, of the first prompts."""
+    """Loads the states of the first prompts that a killed run has stored."""
     states: list[Tensor] = []
     while work is not None and (file := work.folder / f"{len(states):09d}.safetensors").exists():
         states += [tensor for _, tensor in sorted(load_file(file).items())]
@@ -229,8 +230,8 @@ def fit(
     curve = np.stack([errors[:, fold == k].sum(1) for k in range(folds)])  # [folds, epochs + 1]
     values = np.empty(count)
     for k in range(folds):
-        chosen = int(np.delete(curve, k, axis=0).sum(0).argmin())
-        values[fold == k] = predictions[chosen, fold == k]
+        best = int(np.delete(curve, k, axis=0).sum(0).argmin())
+        values[fold == k] = predictions[best, fold == k]
     epochs = int(curve.sum(0).argmin())
     head = training.run(folds, np.arange(count), np.arange(0), epochs)
     mse, mse_constant = ((values - rewards) ** 2).mean(), ((constant - rewards) ** 2).mean()
@@ -239,9 +240,10 @@ def fit(
 
 @dataclass(frozen=True)
 class _Training:
-    """The heads of the folds, one after the other, and then the final one; `predictions` [epochs + 1, N] fill up.
+    """Trains the heads of the folds, one after the other, and then the final one.
 
-    An earlier run was killed in head `first`.
+    Each head writes what it predicts for its fold into `predictions` [epochs + 1, N]. An earlier run was killed while
+    it trained head number `first`.
     """
 
     states: Sequence[Tensor]
@@ -253,7 +255,7 @@ class _Training:
     first: int
 
     def run(self, k: int, seen: np.ndarray, held: np.ndarray, epochs: int) -> ValueHead:
-        """Trains head `k` on the prompts `seen`; takes down what it predicts for those `held` out after each epoch."""
+        """Trains head `k` on the prompts `seen`; after each epoch it predicts the values of the prompts `held` out."""
         settings = self.settings
         torch.manual_seed(settings.seed)
         head = ValueHead(self.states[0].shape[-1], settings.heads, settings.dropout, settings.head, self.bounds)
@@ -261,9 +263,9 @@ class _Training:
         generator = torch.Generator().manual_seed(settings.seed)
         optimizer = torch.optim.AdamW(head.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
         done = 0
-        if k == self.first and (found := self.progress.restore(head, optimizer)):
-            done = found[0]["epoch"]
-            generator.set_state(found[1]["generator"])
+        if k == self.first and (restored := self.progress.restore(head, optimizer)):
+            done = restored[0]["epoch"]
+            generator.set_state(restored[1]["generator"])
         else:
             self._predict(0, head, held)
         mine, target = [self.states[i] for i in seen], torch.as_tensor(self.rewards[seen], dtype=torch.float32)
@@ -277,12 +279,12 @@ class _Training:
 
     def _predict(self, epoch: int, head: ValueHead, held: np.ndarray) -> None:
         if len(held):
-            found = predict(head, [self.states[i] for i in held], self.settings.batch_size)
-            self.predictions[epoch, held] = found
+            predicted = predict(head, [self.states[i] for i in held], self.settings.batch_size)
+            self.predictions[epoch, held] = predicted
 
 
 def save(result: Fit, folder: Path, settings: Value) -> None:
-    """The head, and its values of prompts that were held out."""
+    """Writes the head, and its values of prompts that were held out."""
     folder.mkdir(parents=True, exist_ok=True)
     value_head.save(result.head, folder, settings, result.epochs)
     heldout = {"prompt_id": result.prompt_ids, "value": result.values.tolist(), "reward": result.rewards.tolist()}
@@ -292,13 +294,13 @@ def save(result: Fit, folder: Path, settings: Value) -> None:
 def save_error(result: Fit, path: Path) -> None:
     """The held-out error, beside that of the best constant; with sampled answers, how they judge it too."""
     errors: dict[str, float] = {"value_mse": result.mse, "value_mse_constant": result.mse_constant}
-    if (found := result.judged) is not None:
+    if (judged := result.judged) is not None:
         errors |= {
-            "value_judged_mse": found.mse,
-            "value_judged_mse_constant": found.mse_constant,
-            "value_noise": found.noise,
-            "value_learnable": found.learnable,
-            "judge_samples": found.answers,
+            "value_judged_mse": judged.mse,
+            "value_judged_mse_constant": judged.mse_constant,
+            "value_noise": judged.noise,
+            "value_learnable": judged.learnable,
+            "judge_samples": judged.answers,
         }
     rollouts = len(result.rewards) * result.answers
     write_json(path, {**errors, "rollouts": rollouts, "epochs": result.epochs})
@@ -314,8 +316,8 @@ def _epoch(
 ) -> None:
     head.train()
     order = torch.randperm(len(states), generator=generator)
-    for chosen in order.split(batch_size):
-        loss = ((head(*stack([states[i] for i in chosen])) - target[chosen]) ** 2).mean()
+    for rows in order.split(batch_size):
+        loss = ((head(*stack([states[i] for i in rows])) - target[rows]) ** 2).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

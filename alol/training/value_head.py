@@ -89,7 +89,7 @@ def predict(head: ValueHead, states: Sequence[Tensor], batch_size: int) -> np.nd
 
 
 def save(head: ValueHead, folder: Path, settings: Value, epochs: int) -> None:
-    """As safetensors, and what is needed to build it again."""
+    """Writes the weights as safetensors, and in head.json what is needed to build the head again."""
     save_file(head.state_dict(), folder / "head.safetensors")
     shape = {"width": len(head.query), "heads": settings.heads, "head": settings.head, "bounds": [head.low, head.high]}
     write_json(folder / "head.json", {**shape, "epochs": epochs})

@@ -10,6 +10,7 @@ import torch
 
 from alol.algorithms.offline import total
 from alol.algorithms.pairs import PAIRS, dpo, dpo_ref_free, pro
+from tests.registered import constants
 
 # two responses of 2 and 3 tokens; the third token of the first is padding, with a number that must not matter
 LOGP = torch.tensor([[[-1.0, -2.0, -9.0], [-1.0, -1.0, -2.5]]])
@@ -18,12 +19,11 @@ MASK = torch.tensor([[[1, 1, 0], [1, 1, 1]]])
 THREE = torch.tensor([[[-1.0, -3.0], [-0.5, -0.5], [-2.0, -4.0]]])  # mean token log-probabilities -2, -0.5, -3
 FULL = torch.ones(1, 3, 2, dtype=torch.long)
 REWARDS = torch.tensor([[2.0, 1.0, -1.0]])
-HYPERPARAMETERS = {"dpo": {"beta": 0.1}, "dpo_ref_free": {"beta": 0.1}, "pro": {"sft_weight": 0.05}}
 
 
 def arguments(name: str, logp, mask, reward=None, ref=None):
     given = {"ref_logp": torch.zeros_like(logp) if ref is None else ref, "raw_reward": reward}
-    return {"logp": logp, "mask": mask, **{key: given[key] for key in PAIRS[name].columns}, **HYPERPARAMETERS[name]}
+    return {"logp": logp, "mask": mask, **{key: given[key] for key in PAIRS[name].columns}, **constants(name)}
 
 
 def close(actual, expected):

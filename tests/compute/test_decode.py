@@ -9,7 +9,7 @@ import torch
 from transformers import GenerationConfig
 
 from alol.compute import packed_models
-from alol.compute.generate import decode_all
+from alol.compute.generate import Choice, decode_all
 from alol.config import params
 from tests.compute.test_packing import decoder
 
@@ -26,7 +26,8 @@ def decoded(model, tokenizer, slots, tokens=8192, seed=0, **changes):
     assert packed_models.packable(model)
     draws = torch.rand(len(PROMPTS), LONGEST, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     settings = dataclasses.replace(SETTINGS, **changes)
-    return decode_all(model, tokenizer, PROMPTS, settings, launch, draws, {tokenizer.eos_token_id, *settings.stop_ids})
+    choice = Choice(PROMPTS, settings, draws, torch.device("cpu"))
+    return decode_all(model, tokenizer, choice, {tokenizer.eos_token_id, *settings.stop_ids}, launch)
 
 
 def library(model, prompt, end, **options):
@@ -88,7 +89,8 @@ def test_sampling_keeps_the_distribution_and_what_top_p_leaves_out(tokenizer):
     draws = torch.rand(4000, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     settings = dataclasses.replace(SETTINGS, max_new_tokens=1, sample=True, temperature=2.0, top_p=0.8)
     launch = dataclasses.replace(DEMO.launch, generate_batch=4000, tokens=40000)
-    found, _ = decode_all(model, tokenizer, [PROMPTS[0]] * 4000, settings, launch, draws, {1})
+    choice = Choice([PROMPTS[0]] * 4000, settings, draws, torch.device("cpu"))
+    found, _ = decode_all(model, tokenizer, choice, {1}, launch)
     counts = torch.bincount(torch.tensor(found)[:, 0], minlength=len(p))
     assert set(counts.nonzero()[:, 0].tolist()) <= set(top.indices.tolist())
     expected = top.values / top.values.sum()

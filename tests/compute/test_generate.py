@@ -10,7 +10,8 @@ from accelerate import Accelerator
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from alol.base.errors import InputError
-from alol.compute.generate import finish, generate, sample_ids
+from alol.compute.generate import Decoding, finish, generate, sample_ids
+from alol.compute.launch import Machine
 from alol.config import params
 from alol.models.tokens import Encoder
 from tests.conftest import tiny_model
@@ -23,14 +24,15 @@ SETTINGS = dataclasses.replace(DEMO.generate, max_new_tokens=8, beams=1, sample=
 def run(model, tokenizer, prompts=PROMPTS, batch=3, seed=1, **changes):
     launch = dataclasses.replace(DEMO.launch, generate_batch=batch)
     settings = dataclasses.replace(SETTINGS, **changes)
-    found = generate(model, tokenizer, prompts, settings, launch, seed=seed, main=Accelerator(cpu=True))
+    machine = Machine(Accelerator(cpu=True), launch)
+    found = generate(model, tokenizer, prompts, Decoding(settings, seed), machine)
     return [text for text, _ in found]
 
 
 def sampled(model, tokenizer, prompts=PROMPTS, **changes):
     """As token ids."""
-    settings, main = dataclasses.replace(SETTINGS, **changes), Accelerator(cpu=True)
-    return sample_ids(model, tokenizer, prompts, settings, DEMO.launch, seed=1, main=main, name="test")
+    decoding = Decoding(dataclasses.replace(SETTINGS, **changes), 1)
+    return sample_ids(model, tokenizer, prompts, decoding, Machine(Accelerator(cpu=True), DEMO.launch))
 
 
 @torch.no_grad()

@@ -102,7 +102,7 @@ def plain_kernel(query, key, value, begins, key_begins, longest, longest_key, *,
 def kernel(monkeypatch):
     """Calls of a kernel that takes pieces of all sizes, as there is on a GPU."""
     calls = []
-    monkeypatch.setattr(packing, "kernel_precision", lambda query, dropout: query.dtype)
+    monkeypatch.setattr(packing, "varlen_dtype", lambda query, dropout: query.dtype)
     monkeypatch.setattr(
         packing, "varlen_attn", lambda *given, **options: calls.append(1) or plain_kernel(*given, **options)
     )
@@ -142,7 +142,7 @@ def test_an_encoder_takes_texts_of_all_lengths_in_one_call(architecture, request
 
 
 def test_a_processor_has_no_kernel_for_pieces_of_all_sizes():
-    assert packing.kernel_precision(torch.zeros(1, 2, 3, 8, dtype=torch.bfloat16), 0.0) is None
+    assert packing.varlen_dtype(torch.zeros(1, 2, 3, 8, dtype=torch.bfloat16), 0.0) is None
 
 
 @pytest.mark.parametrize("architecture", [name for name in packed_models.DECODERS if name != "opt"])
@@ -182,26 +182,26 @@ def test_equal_prompts_are_laid_out_once_and_last_tokens_not_at_all(monkeypatch)
         [5, 6, 7, 8, 9, 10, 11, 20, 21, 12, 13, 22, 23, 24, 25, 26, 17, 28, 29, 30, 31, 18, 19]
     ]
     assert layout.packed.position_ids[0, :16].tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8, 0, 1, 2, 3, 4, 5, 6]
-    assert layout.packed.sizes == (9, 2, 5, 5, 2)
-    assert layout.packed.before == (-1, -1, 1, -1, -1)
+    assert layout.packed.lengths == (9, 2, 5, 5, 2)
+    assert layout.packed.prefix == (-1, -1, 1, -1, -1)
     assert layout.predictors.tolist() == [6, 7, 8, 10, 11, 12, 13, 14, 15, 10, 16, 17, 18, 19, 20, 22]
-    assert (layout.starts, layout.lengths) == ((0, 9, 9, 16, 9, 21), (7, 2, 2, 1, 2, 2))
+    assert (layout.prompt_starts, layout.prompt_lengths) == ((0, 9, 9, 16, 9, 21), (7, 2, 2, 1, 2, 2))
 
 
 def test_short_prompts_are_laid_out_for_each_response_and_the_longest_rows_first():
     layout = packing.layout(PROMPTS, RESPONSES, "cpu")
-    assert layout.packed.sizes == (9, 7, 5, 2, 2)
-    assert layout.packed.before == (-1,) * 5
-    assert layout.starts == (0, 9, 21, 16, 21, 23)  # the row without a response has the prompt of another
+    assert layout.packed.lengths == (9, 7, 5, 2, 2)
+    assert layout.packed.prefix == (-1,) * 5
+    assert layout.prompt_starts == (0, 9, 21, 16, 21, 23)  # the row without a response has the prompt of another
 
 
 def test_neighbours_of_one_size_attend_in_one_call_unless_they_share_tokens(monkeypatch):
     rows = [[5, 6, 7, 8], [9, 10], [11, 12], [13, 14], [15]]
-    assert packing.sequences(rows, "cpu").runs == [(0,), (1, 2, 3), (4,)]
+    assert packing.sequences(rows, "cpu").groups == [(0,), (1, 2, 3), (4,)]
     monkeypatch.setattr(packing, "SHARED", 1)
     packed = packing.layout([[5, 6], [5, 6], [7, 8]], [[20, 21, 1], [22, 23, 1], []], "cpu").packed
-    assert packed.sizes == (2, 2, 2, 2)
-    assert packed.runs == [(0,), (1,), (2,), (3,)]
+    assert packed.lengths == (2, 2, 2, 2)
+    assert packed.groups == [(0,), (1,), (2,), (3,)]
 
 
 def test_architectures_that_are_not_known_run_padded(tokenizer):

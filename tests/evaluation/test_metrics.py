@@ -45,6 +45,14 @@ def test_meteor_of_an_empty_text_is_zero():
     assert metrics.meteor_stem(["", "a"], ["a", ""]) == [0.0, 0.0]
 
 
+@pytest.mark.parametrize("name", metrics.METRICS)
+def test_a_metric_of_every_task_is_a_finite_number_for_each_response(name):
+    values = metrics.METRICS[name](["one two three", "", "x x"], ["one two", "y", ""])
+    assert len(values) == 3
+    assert all(np.isfinite(value) for value in values)
+    assert metrics.METRICS[name]([], []) == []
+
+
 def test_interval_of_constant_rewards_is_the_constant():
     assert metrics.bootstrap_interval([np.full(7, 0.5)], 100, 1) == pytest.approx((0.5, 0.5))
 
@@ -195,7 +203,7 @@ def test_summary_has_every_split_and_metric():
         name: {"a", "b", "all", "macro"} for name in result
     }
     rewards = {"reward", "reward_low", "reward_high", "reward_good", "reward_short"}
-    texts = {"length", "distinct_1", "distinct_2", "distinct_3", "meteor_stem", "quality"}
+    texts = {*metrics.METRICS, "distinct_1", "distinct_2", "distinct_3", "quality"}
     assert {frozenset(values) for name in summary.MODELS for values in result[name].values()} == {
         frozenset(rewards | texts)
     }

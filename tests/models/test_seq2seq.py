@@ -12,7 +12,8 @@ from transformers import BartConfig, BartForConditionalGeneration, GenerationCon
 
 from alol.base.errors import InputError
 from alol.compute.batching import Batch
-from alol.compute.generate import sample_ids
+from alol.compute.generate import Decoding, sample_ids
+from alol.compute.launch import Machine
 from alol.compute.logprob import prompt_states, response_logp, response_logp_and_states
 from alol.config import params
 from alol.config.sections import Scratch
@@ -85,9 +86,8 @@ def test_prompt_states_are_the_encoders(model):
 def test_greedy_responses_are_those_of_one_prompt_alone(model, tokenizer):
     given = params.load("demo", "nll", ROOT)
     settings = given.generate.__class__(**{**vars(given.generate), "max_new_tokens": 6})
-    found = sample_ids(
-        model, tokenizer, PROMPTS, settings, given.launch, seed=1, main=Accelerator(cpu=True), name="test"
-    )
+    machine = Machine(Accelerator(cpu=True), given.launch)
+    found = sample_ids(model, tokenizer, PROMPTS, Decoding(settings, 1), machine)
     config = GenerationConfig(
         max_new_tokens=6, do_sample=False, eos_token_id=1, pad_token_id=0,
         decoder_start_token_id=model.config.decoder_start_token_id,

@@ -286,7 +286,8 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole(tmp_path, encoder, learn
         network.logits = lambda rows, run=run, sizes=sizes: sizes.append(len(rows)) or run(rows)
         batch = range(len(examples.members))
         encoded = network.encode(*zip(*examples.rows, strict=True))
-        fitting.accumulate(network, encoded, examples, batch, options, (4.0, 2.0) if learnt == "scores" else None)
+        dataset = fitting.Dataset(examples, encoded, (4.0, 2.0) if learnt == "scores" else None)
+        fitting.accumulate(network, dataset, batch, options)
         gradients.append(torch.cat([p.grad.flatten() for p in network.model.parameters() if p.grad is not None]))
         counts.append(sizes)
     assert len(counts[0]) == 1

@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator
 
 from alol.compute.batching import Batch
+from alol.compute.generate import Decoding
 from alol.compute.logprob import response_logp
 from alol.config import params
 from alol.evaluation import summary
@@ -80,12 +81,13 @@ def test_the_tokens_are_those_that_the_policy_chose(changed):
     _, loaded, policy = changed
     own, main = policy("full", 0.0), Accelerator(cpu=True)
     rows = [{**row, "subset": "a", "turns": [], "context": {}} for row in ROWS[:3]]
-    found = rollout.rollouts(own, rows, loaded, main, seed=1, name="test", ids=True)
-    assert all(0 < len(row["response_ids"]) <= loaded.generate.max_new_tokens for row in found)
-    assert "response_ids" not in rollout.rollouts(own, rows, loaded, main, seed=1, name="test")[0]
+    decoding = Decoding(loaded.generate, 1)
+    answers, ids = rollout.rollouts_and_ids(own, rows, loaded, main, decoding)
+    assert all(0 < len(row) <= loaded.generate.max_new_tokens for row in ids)
+    assert rollout.rollouts(own, rows, loaded, main, decoding) == answers
     encoder = Encoder(own.tokenizer, loaded.policy)
-    for row in found:
-        batch = Batch(encoder.prompts([row]), [row["response_ids"]], 0, "cpu")
+    for row, response in zip(answers, ids, strict=True):
+        batch = Batch(encoder.prompts([row]), [response], 0, "cpu")
         with torch.no_grad():
             assert response_logp(own.model, batch).min() >= -math.log(len(own.tokenizer))
 

@@ -15,14 +15,13 @@ from alol.algorithms.offline import OFFLINE
 from alol.algorithms.registry import FROM_DATA
 from alol.base.errors import InputError
 from alol.compute.batching import Batch
+from alol.compute.launch import Machine
 from alol.compute.logprob import ResponseLogp, response_logp
-from alol.config import params, yaml_files
+from alol.config import params
 from alol.data import schema
 from alol.training import loop, planning
-from tests.closure import ROOT
 from tests.conftest import tiny_model
-
-HYPERPARAMETERS = yaml_files.read_params(ROOT)["algorithms"]
+from tests.registered import constants
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +59,7 @@ def table(model, rewards, values, ranks=None) -> pa.Table:
 def plan(data, name, loaded, seed=1, **changes):
     settings = dataclasses.replace(loaded.train, train_on="all", batch_size=8, updates=6, epochs=None, evaluations=3)
     settings = dataclasses.replace(settings, **changes)
-    return planning.plan(data, FROM_DATA[name], settings, seed, shift_key="tasks.demo.reward.shift")
+    return planning.plan(data, FROM_DATA[name], settings, seed, pad_id=0)
 
 
 def run(model, data, name, loaded, *, launch=None, scores=(1.0, 3.0, 2.0), bar=0.0, seed=1, lr=1e-3, **changes):
@@ -68,11 +67,10 @@ def run(model, data, name, loaded, *, launch=None, scores=(1.0, 3.0, 2.0), bar=0
     examples, drawn = plan(data, name, loaded, seed, **changes)
     remaining, kept = iter(scores), []
     optimizer = dataclasses.replace(loaded.train.optimizer, lr=lr, schedule="constant", warmup=0)
-    launch = dataclasses.replace(loaded.launch, **(launch or {}))
-    history = loop.fit(
-        model, 0, examples, drawn, FROM_DATA[name], HYPERPARAMETERS[name], optimizer, launch, Accelerator(cpu=True),
-        evaluate=lambda: next(remaining), keep=lambda: kept.append(1), bar=bar,
-    )  # fmt: skip
+    machine = Machine(Accelerator(cpu=True), dataclasses.replace(loaded.launch, **(launch or {})))
+    recipe = loop.Recipe(FROM_DATA[name], constants(name), optimizer)
+    checkpointing = loop.Checkpointing(lambda: next(remaining), lambda: kept.append(1), bar)
+    history = loop.fit(model, examples, drawn, recipe, machine, checkpointing)
     return history, kept
 
 
@@ -103,9 +101,9 @@ def test_groups_are_prompts_with_two_responses_or_more_by_rank():
         ],
         schema=schema.ADVANTAGES,
     )  # fmt: skip
-    groups = planning.Groups(data)
+    groups = planning.Groups(data, 0)
     assert (groups.members, groups.responses) == ([[2, 0], [3, 5, 4]], 3)
-    batch, extra = groups.batch([0, 1], ("ref_logp", "raw_reward"), 0, torch.device("cpu"))
+    batch, extra = groups.batch([0, 1], ("ref_logp", "raw_reward"), torch.device("cpu"))
     mask = groups.shaped(batch.response_mask)
     assert mask.tolist() == [[[1, 0, 0], [1, 1, 0], [0, 0, 0]], [[1, 0, 0], [1, 1, 0], [1, 1, 1]]]
     assert extra["raw_reward"].tolist() == [[2, 0, 0], [3, 5, 4]]
@@ -176,10 +174,11 @@ def test_batches_by_length_hold_what_was_drawn_as_often_as_it_was_drawn(
                               reduce=lambda sums, reduction: sums) for i in range(processes)]  # fmt: skip
     scorer = ResponseLogp(tiny_model(architecture, tokenizer))
     launch = dataclasses.replace(loaded.launch, micro_batch=3, tokens=24)
+    recipe = loop.Recipe(FROM_DATA["a_lol"], constants("a_lol"), loaded.train.optimizer)
     for rows in drawn.draws:
         computed.append([])
         for main in shares:
-            loop.Step(scorer, 0, examples, FROM_DATA["a_lol"], HYPERPARAMETERS["a_lol"], launch, main)(rows)
+            loop.Step(scorer, examples, recipe, Machine(main, launch))(rows)
     assert [sorted(rows) for rows in computed] == [sorted(rows) for rows in drawn.draws.tolist()]
     share = np.bincount(np.concatenate(computed), minlength=len(examples)) / drawn.draws.numel()
     expected = examples.column("advantage") / examples.column("advantage").sum()
@@ -338,7 +337,7 @@ def test_negative_rewards_suit_a_lol_and_not_wbc(model, tokenizer, architecture,
     history, _ = run(tiny_model(architecture, tokenizer), data, "a_lol", loaded)
     assert np.isfinite(losses(history)).all()
     for name in ("wbc", "r_gold", "r_lol"):
-        with pytest.raises(InputError, match=r"lowest is -3; raise tasks\.demo\.reward\.shift by at least 3"):
+        with pytest.raises(InputError, match=r"lowest is -3; raise reward\.shift by at least 3"):
             plan(data, name, loaded)
 
 

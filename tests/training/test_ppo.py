@@ -10,10 +10,13 @@ import torch
 from accelerate import Accelerator
 
 from alol.algorithms import ppo as losses
+from alol.compute.generate import Decoding
+from alol.compute.launch import Machine
 from alol.config import build, params
 from alol.models import policies, trainable
 from alol.training import planning
-from alol.training.ppo import Options, Trainer
+from alol.training.loop import Checkpointing
+from alol.training.ppo import Environment, Options, Trainer
 from tests.conftest import tiny_model
 
 MASK = torch.tensor([[1.0, 1.0, 1.0], [1.0, 1.0, 0.0]])
@@ -84,19 +87,18 @@ def trainer(architecture, tokenizer, micro_batch=16, **changes):
     options = build.build(Options, {**loaded.hyperparameters, **changes}, "algorithms.ppo")
     policy = policies.LoadedPolicy(tiny_model(architecture, tokenizer), tokenizer, {"base": None})
     ids = [[5 + i, 6, 7][: 1 + i % 3] for i in range(16)]
-    return Trainer(
-        policy, trainable.frozen_logp(policy, None), [{} for _ in ids], ids, even, options,
-        dataclasses.replace(loaded.train.optimizer, lr=3e-3, schedule="constant"),
-        dataclasses.replace(loaded.generate, max_new_tokens=8),
-        dataclasses.replace(loaded.launch, micro_batch=micro_batch), Accelerator(cpu=True), 1,
-    )  # fmt: skip
+    environment = Environment([{} for _ in ids], ids, even)
+    decoding = Decoding(dataclasses.replace(loaded.generate, max_new_tokens=8), 1)
+    machine = Machine(Accelerator(cpu=True), dataclasses.replace(loaded.launch, micro_batch=micro_batch))
+    return Trainer(policy, trainable.frozen_logp(policy, None), environment, options, decoding, machine)
 
 
 def fit(run: Trainer, steps: int, scores=(0.1, 0.2), bar=0.0):
     kept, given = [], iter(scores)
     draws = torch.arange(16).repeat(steps, 1)
     plan = planning.Plan(draws, [max(1, steps // 2), steps], 0.0)
-    return run.fit(plan, evaluate=lambda: next(given), keep=lambda: kept.append(1), bar=bar), kept
+    optimizer = dataclasses.replace(params.load("demo", "ppo").train.optimizer, lr=3e-3, schedule="constant")
+    return run.fit(plan, optimizer, Checkpointing(lambda: next(given), lambda: kept.append(1), bar)), kept
 
 
 def test_a_run_starts_at_the_reference(architecture, tokenizer):

@@ -1,6 +1,7 @@
 """Formats: how a task's raw files become rows. A format is a value in a literal dict; nothing registers itself.
 
-May import: base, config, the rest of data. A new format is a module with `FORMAT`, named in `_formats`.
+May import: base, config, the rest of data. A new format is a module with `FORMAT`, named in `_formats`
+(docs/extending.md).
 """
 
 from __future__ import annotations
