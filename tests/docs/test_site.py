@@ -36,7 +36,7 @@ def missing() -> str | None:
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     if name := missing():
-        pytest.skip(f"{name} is not installed: `make docs` installs what builds the site")
+        pytest.skip(f"{name} is not installed: `make tools` installs what builds the site")
     folder = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-c", OFFLINE, "build", "--strict", "--site-dir", str(folder)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=900)
