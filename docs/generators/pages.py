@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from docs.generators import api, parameters
+from docs.generators import api, parameters, project
 
 PARAMETERS, COMMANDS = "reference/parameters.md", "reference/commands.md"
 
@@ -16,11 +16,12 @@ def library(root: Path = Path()) -> list[str]:
 
 def paths(root: Path = Path()) -> list[str]:
     """The path of every generated page; makes none of them."""
-    return [PARAMETERS, COMMANDS, *library(root)]
+    return [PARAMETERS, COMMANDS, *library(root), *project.included(root).values()]
 
 
 def generated(root: Path = Path()) -> dict[str, str]:
     """Path -> Markdown."""
     from docs.generators import commands  # loads torch
 
-    return {PARAMETERS: parameters.page(root), COMMANDS: commands.page(), **api.pages(root)}
+    pages = {PARAMETERS: parameters.page(root), COMMANDS: commands.page()}
+    return {**pages, **api.pages(root), **project.pages(root)}

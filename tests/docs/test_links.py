@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 import pytest
 
-from docs.generators import commands, pages
+from docs.generators import commands, pages, project
 from docs.generators.parameters import FILES
 from tests.closure import ROOT
 
@@ -50,7 +50,8 @@ def test_every_link_leads_somewhere(page):
         place = str(((ROOT / page).parent / path).resolve().relative_to(ROOT.resolve())) if path else page
         assert place in GENERATED or (ROOT / place).exists(), f"{page}: {target} does not exist"
         if page.startswith("docs/"):
-            assert place.startswith("docs/"), f"{page}: {target} is outside of docs/, which the site is made of"
+            there = place.startswith("docs/") or place in project.PAGES
+            assert there, f"{page}: {target} is outside of docs/, and the site has no page of it"
         if anchor:
             assert anchor in anchors(place), f"{page}: {target}: {place} has no such heading"
 
@@ -83,3 +84,24 @@ def test_every_command_of_stages_explains_itself():
         assert commands.usage(name, command).startswith(f"Usage: python -m {name} ")
         for option in command.params:
             assert not isinstance(option, click.Option) or option.help, f"{name}: {option.name} has no help"
+
+
+@pytest.mark.parametrize(
+    ("text", "source", "page", "expected"),
+    [
+        ("[a](../README.md#two-commands)", "docs/x.md", "x.md", "[a](project/readme.md#two-commands)"),
+        ("[a](../../CHANGELOG.md)", "docs/how-to/x.md", "how-to/x.md", "[a](../project/changelog.md)"),
+        ("[a](y.md), [b](#c), [d](https://e.org)", "docs/x.md", "x.md", "[a](y.md), [b](#c), [d](https://e.org)"),
+        ("![a](docs/a.png) [b](docs/y.md#z)", "README.md", "project/readme.md", "![a](../a.png) [b](../y.md#z)"),
+        ("the [licence](LICENSE)", "README.md", "project/readme.md", "the licence"),
+        ("[a](nowhere.md)", "README.md", "project/readme.md", "[a](nowhere.md)"),
+        (
+            "`[a](docs/y.md)`\n```\n[b](docs/z.md)\n```\n",
+            "README.md",
+            "r.md",
+            "`[a](docs/y.md)`\n```\n[b](docs/z.md)\n```\n",
+        ),
+    ],
+)
+def test_links_between_the_site_and_the_files_beside_it(text, source, page, expected):
+    assert project.linked(text, source, page, ROOT) == expected
