@@ -17,7 +17,7 @@ from stages._cli import mistakes
 @click.command(name="show")
 @click.option("--task", help="A file of tasks/, without .yaml; by default the `task` of params.yaml.")
 @click.option("--row", default=0, show_default=True, type=click.IntRange(min=0), help="A row of the split, from 0.")
-@click.option("--split", default=schema.TRAIN, show_default=True, type=click.Choice(schema.SPLITS))
+@click.option("--split", default=schema.TRAIN, show_default=True, type=click.Choice(schema.SPLITS), help="Its table.")
 def main(task: str | None, row: int, split: str) -> None:
     """Print a row of the clean data as the policy reads it."""
     with mistakes(task):

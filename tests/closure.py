@@ -54,8 +54,14 @@ def closure(start: Path) -> set[Path]:
 
 
 def only_documents(file: Path) -> bool:
-    """Whether a package's file holds its docstring and nothing that runs."""
-    return all(isinstance(node, ast.Expr) for node in ast.parse(file.read_text(encoding="utf-8")).body)
+    """Whether a package's file holds its docstring, perhaps a `__version__`, and nothing that runs."""
+    body = ast.parse(file.read_text(encoding="utf-8")).body
+    return all(isinstance(node, ast.Expr) or _is_version(node) for node in body)
+
+
+def _is_version(node: ast.stmt) -> bool:
+    """Whether a statement sets `__version__`, on which no result depends."""
+    return isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == ["__version__"]
 
 
 def dependencies(stage: str) -> set[str]:

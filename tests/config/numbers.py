@@ -8,31 +8,11 @@ import typing
 from collections.abc import Iterator
 from typing import Annotated, Any
 
-from alol.algorithms import registry
-from alol.config import build, params, sections, yaml_files
+from alol.config import build
 from alol.config.ranges import Range
-from alol.data import formats
-from alol.rewards.options import KINDS, Training
+from docs.generators.parameters import tables
 
 Place = tuple[str, str]  # file, dotted key
-
-
-def fields() -> dict[Place, dict[str, Any]]:
-    """Tables of the YAML files -> the types of their keys."""
-    shared = str(yaml_files.DEFAULTS)
-    found = {("params.yaml", "launch"): build.fields(sections.Launch)}
-    found[("params.yaml", "judge")] = build.fields(sections.Judge)
-    for name in registry.NAMES:
-        found[("params.yaml", f"algorithms.{name}")] = registry.hyperparameters(name)
-    for name, cls in {**params.SECTIONS, "source": sections.Source}.items():
-        found[(shared, name)] = build.fields(cls)
-    found[(shared, "clean")] = {key: build.fields(sections.Clean)[key] for key in ("limit", "max_line")}
-    for name in formats.names():
-        found[(str(yaml_files.CLEAN), f"formats.{name}")] = build.fields(formats.get(name).options)
-    for name, (options, _) in KINDS.items():
-        found[(str(yaml_files.REWARDS), f"kinds.{name}")] = build.fields(options)
-    found[(str(yaml_files.REWARDS), "training")] = build.fields(Training)
-    return found
 
 
 def numbers(hint: Any) -> Iterator[Any]:
@@ -52,7 +32,7 @@ def numbers(hint: Any) -> Iterator[Any]:
 def leaves(hints: dict[str, Any], where: str) -> Iterator[tuple[str, Any]]:
     """(dotted key, type) of what holds a number, in tables within tables too."""
     for name, hint in hints.items():
-        key = f"{where}.{name}"
+        key = f"{where}.{name}".removeprefix(".")
         if dataclasses.is_dataclass(hint):
             yield from leaves(build.fields(hint), key)
             continue
@@ -62,8 +42,8 @@ def leaves(hints: dict[str, Any], where: str) -> Iterator[tuple[str, Any]]:
 
 def texts() -> dict[Place, str]:
     """Where a number stands -> the text of its range; raises where a number has none."""
-    found: dict[Place, str] = {("params.yaml", "seed"): "at least 0"}
-    for (file, where), hints in fields().items():
+    found: dict[Place, str] = {}
+    for (file, where), hints in tables().items():
         for key, number in leaves(hints, where):
             constraint = next((one for one in typing.get_args(number) if isinstance(one, Range)), None)
             assert constraint is not None, f"{file}: {key} has no range"
