@@ -58,6 +58,7 @@ def train_policy(
     policy = trainable.prepare(
         policies.load(inputs.reference, dropout=params.policy.dropout), params.policy, inputs.reference, params.seed
     )
+    size = trainable.size(policy.model)  # before an algorithm puts the reference beside it
     if params.launch.recompute:
         trainable.recompute(policy.model)
     rows = schema.rows(inputs.baseline, schema.scored(schema.ROLLOUTS, params.rewards))
@@ -78,7 +79,7 @@ def train_policy(
     else:
         history, plan, prompts = _from_data(params, algorithm, hyperparameters, inputs, policy, main, checkpoints)
     if folder is not None:
-        result = {"selected": history.selected, "discarded": plan.discarded, "updates": len(plan.draws)}
+        result = {**size, "selected": history.selected, "discarded": plan.discarded, "updates": len(plan.draws)}
         epochs = settings.epochs or len(plan.draws) * settings.batch_size / prompts
         evaluations = [{**at, "epoch": at["update"] / len(plan.draws) * epochs} for at in history.validation]
         write_json(folder / "training.json", {**result, "validation": evaluations, "curve": history.curve})
