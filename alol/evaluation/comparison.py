@@ -93,8 +93,8 @@ def csv_rows(groups: Sequence[Group]) -> list[dict[str, Any]]:
 def _cells(groups: Sequence[Group], plus: str) -> list[list[str]]:
     """Header and lines as text: the mean, and the deviation after `plus` where there are several seeds."""
     names = columns(groups)
-    if all(g.values("policy.macro.reward") in ([], g.values("policy.all.reward")) for g in groups):
-        names = [key for key in names if key != "policy.macro.reward"]  # one test subset, as earlier versions wrote it
+    if all(run.metrics.get(FIRST[3]) in (None, run.metrics.get(FIRST[0])) for g in groups for run in g.runs):
+        names = [key for key in names if key != FIRST[3]]  # one test subset, as earlier versions wrote it
     lines = [["run", "seeds", *(_title(key) for key in names)]]
     for g in groups:
         cells = []

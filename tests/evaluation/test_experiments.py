@@ -324,6 +324,15 @@ def test_columns_start_with_reward_reference_and_difference():
     assert header == ["run", "seeds", "reward", "reference", "delta", "good", "length", "discarded", "value_mse"]
 
 
+def test_macro_has_a_column_where_it_is_another_number_than_all():
+    def header(**macro: float) -> list[str]:
+        rows = [row("a", 0.5, policy__macro__reward=0.5), row("b", 0.75, seed=2, **macro)]
+        return comparison.terminal_table(experiments.group(collect(*rows)[0])).splitlines()[0].split()
+
+    assert "macro.reward" not in header()  # the first is of an earlier version, with one subset
+    assert "macro.reward" in header(policy__macro__reward=0.625)
+
+
 def test_markdown_has_a_line_for_each_group():
     groups = experiments.group(collect(row("a"), row("b", 0.75, seed=2), row("c", algorithm="nll"))[0])
     text = comparison.markdown([comparison.Section("", groups)], "demo", [])

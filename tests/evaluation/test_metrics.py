@@ -164,7 +164,7 @@ def test_the_summary_resamples_conversations_and_says_so():
     assert (found[1]["policy"]["all"]["reward_low"], found[1]["policy"]["all"]["reward_high"]) == (1.0, 3.0)
     # differences 1.5, 1.5, -0.5, -0.5: of |+-3 +-1| all reach their sum 2; alone, where the first two agree: 8 of 16
     assert found[1]["delta"]["all"] == {"reward": 0.5, "reward_low": -0.5, "reward_high": 1.5, "p_value": 1.0}
-    assert found[0]["delta"]["all"] == {"reward": 0.5, "p_value": 0.5}
+    assert found[0]["delta"]["all"] == {"reward": 0.5, "reward_low": -0.5, "reward_high": 1.5, "p_value": 0.5}
     assert [summary.resampled(models["policy"].conversations) for models in (apart, together)] == [
         "prompts", "conversations"
     ]  # fmt: skip
