@@ -7,9 +7,10 @@ from pathlib import Path
 import click
 
 from alol.base.files import read_json, replacing, write_json
-from alol.config import params, paths
+from alol.config import params, paths, yaml_files
 from alol.data import formats, schema
-from alol.evaluation import report, summary
+from alol.evaluation import provenance, report, report_run, report_tables, summary, training_rows
+from alol.evaluation.csv_files import write_csv
 from stages._cli import command
 
 
@@ -31,11 +32,15 @@ def main(p: params.Params) -> None:
         **summary.run_numbers(history, value, reward_model),
     }
     train = f"{schema.TRAIN}.parquet"
-    training = report.training(paths.annotated(p.task) / train, paths.advantages(p.task) / train, p)
+    training = training_rows.training(paths.annotated(p.task) / train, paths.advantages(p.task) / train, p)
     if training.good is not None:
         result["filter"] = summary.filtered(training.good, training.columns["advantage"])
     heldout = summary.heldout(paths.value(p.task) / "heldout.json")
-    write(report.Run(p, result, rows, measured, training, history, heldout, reward_model))
+    sizes = {schema.TRAIN: (training.prompts, training.responses)}
+    for split, found in ((schema.VALIDATION, validated), (schema.TEST, measured)):
+        sizes[split] = len(found["gold"].texts), schema.count(paths.annotated(p.task) / f"{split}.parquet")
+    settings = report_tables.differing(yaml_files.read_task(p.task), yaml_files.read_defaults())
+    write(report_run.Run(p, result, rows, measured, training, history, heldout, reward_model, sizes, settings))
 
 
 def measure(p: params.Params, split: str, policy: Path) -> tuple[dict[str, summary.Rows], dict[str, summary.Measured]]:
@@ -50,19 +55,25 @@ def measure(p: params.Params, split: str, policy: Path) -> tuple[dict[str, summa
     return rows, summary.compared(rows, p, formats.get(p.clean.format))
 
 
-def write(run: report.Run) -> None:
+def write(run: report_run.Run) -> None:
     identity = {"task": run.params.task, "algorithm": run.params.algorithm, "seed": run.params.seed}
-    for name, rows in report.plot_tables(run).items():
-        report.write_csv(paths.PLOTS / name, rows, report.PLOT_COLUMNS[name])
-    report.write_csv(paths.METRICS / "results.csv", summary.tidy(run.summary, identity), [*identity, "model", "split"])
-    with replacing(paths.METRICS / "report.html") as partial:
-        partial.write_text(report.render(run), encoding="utf-8")
+    for name, rows in report_run.plot_tables(run).items():
+        write_csv(paths.PLOTS / name, rows, report_run.PLOT_COLUMNS[name])
+    write_csv(paths.METRICS / "results.csv", summary.tidy(run.summary, identity), [*identity, "model", "split"])
+    for path, text in (
+        (paths.METRICS / "report.html", report.render(run)),
+        (provenance.FILE, provenance.text(run.params)),
+    ):
+        with replacing(path) as partial:
+            partial.write_text(text, encoding="utf-8")
     write_json(paths.METRICS / "summary.json", run.summary)
-    write_json(paths.METRICS / "headline.json", summary.headline(run.summary))
+    write_json(paths.METRICS / "headline.json", summary.headline(run.summary, report.judged(run).word))
     click.echo(summary.terminal_table(run.summary))
-    for line in (report.headline(run), *report.doubts(run)):
+    if costs := provenance.costs():
+        click.echo(f"\n{costs}\n")
+    click.echo(f"report: {paths.METRICS / 'report.html'}; this run's time, machine and commit: {provenance.FILE}")
+    for line in reversed(report.lines(run)):  # so that the verdict comes last, where one looks
         click.echo(line)
-    click.echo(f"report: {paths.METRICS / 'report.html'}")
 
 
 if __name__ == "__main__":

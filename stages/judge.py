@@ -16,7 +16,7 @@ from alol.base.errors import InputError, known
 from alol.base.files import replacing, write_json
 from alol.config import params, paths, sections, yaml_files
 from alol.data import schema
-from alol.evaluation import endpoint, figures, judge, summary
+from alol.evaluation import comparison_figures, endpoint, judge, summary
 from stages._cli import mistakes, speak
 
 
@@ -85,7 +85,7 @@ def write(
     with replacing(base.with_name(base.name + ".jsonl")) as partial:
         partial.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found), encoding="utf-8")
     with replacing(base.with_name(base.name + ".png")) as partial:
-        partial.write_bytes(figures.verdicts(results["all"], judge.RATES, f"{names[0]} against {names[1]}"))
+        partial.write_bytes(comparison_figures.verdicts(results["all"], judge.RATES, f"{names[0]} against {names[1]}"))
     with replacing(base.with_name(base.name + ".md")) as partial:
         partial.write_text(judge.markdown(results, *names, about, f"{base.name}.png"), encoding="utf-8")
     click.echo(judge.terminal_table(results))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,12 +15,15 @@ from typing import Any
 from alol.base import errors
 from alol.config.sections import Aggregate
 from alol.evaluation import experiments, paired
-from alol.evaluation.experiments import FIRST, LAST, POLICY, Group, Run
-from alol.evaluation.figures import Group as Line
-from alol.evaluation.figures import Point
+from alol.evaluation.comparison_figures import Line, Panel, Point
+from alol.evaluation.experiments import FIRST, LAST, POLICY, Group, LeftOut, Run
 from alol.evaluation.revisions import UNKNOWN, Basis
 from alol.evaluation.summary import DISTANCE, align, ordered, show
 
+CAPTION = (
+    "A point is the mean reward of one seed. Several seeds: the black mark is their mean, the light bar their range. "
+    "One seed: the whiskers are the 95 % bootstrap interval over the test prompts, which says nothing of other seeds."
+)
 APART = "Rewards under different references or test sets cannot be compared: each has a table and a figure of its own."
 
 BY_PROMPT = "Prompt by prompt, of several seeds their mean; 95 % bootstrap intervals, p-values of random signs:"
@@ -33,6 +37,7 @@ class Section:
     groups: list[Group]
     suffix: str = ""
     note: str = ""  # for the figure's title
+    label: str = ""  # of its Basis
     pairs: Sequence[Sequence[str]] = ()  # its groups compared prompt by prompt, as lines of a table
 
 
@@ -55,7 +60,8 @@ def sections(runs: Sequence[Run], checkpoints: Sequence[Group]) -> list[Section]
         names = " ".join(f"{key}={value}" for key, value in differ.get(basis, {}).items())
         title = f"{basis.label[:1].upper()}{basis.label[1:]}" + (f" ({names})" if names else "")
         groups = experiments.ranked([*experiments.group(bases.get(basis, []), tag), *others])
-        found.append(Section(title, groups, f"_{tag}" if found else "", f"\n{basis.label}" if several else ""))
+        note = f"\n{basis.label}" if several else ""
+        found.append(Section(title, groups, f"_{tag}" if found else "", note, basis.label))
     return found
 
 
@@ -111,8 +117,8 @@ def csv_rows(groups: Sequence[Group]) -> list[dict[str, Any]]:
 def _cells(groups: Sequence[Group], plus: str) -> list[list[str]]:
     """Header and lines as text: the mean, and the deviation after `plus` where there are several seeds."""
     names = columns(groups)
-    if all(g.values("policy.macro.reward") == g.values("policy.all.reward") for g in groups):
-        names = [key for key in names if key != "policy.macro.reward"]  # one test subset
+    if all(run.metrics.get(FIRST[3]) in (None, run.metrics.get(FIRST[0])) for g in groups for run in g.runs):
+        names = [key for key in names if key != FIRST[3]]  # one test subset, as earlier versions wrote it
     lines = [["run", "seeds", *(_title(key) for key in names)]]
     for g in groups:
         cells = []
@@ -132,8 +138,8 @@ def terminal_table(groups: Sequence[Group]) -> str:
     return align(_cells(groups, "+-"), left=1)
 
 
-def markdown(sections: Sequence[Section], task: str, left_out: int) -> str:
-    """A page with the tables and the figures' names, and by which commit each run was made."""
+def markdown(sections: Sequence[Section], task: str, left_out: Sequence[LeftOut]) -> str:
+    """A page with the tables and the figures' names; by which commit, when and for what each run was made."""
     several = len(sections) > 1
     parts = []
     for one in sections:
@@ -143,20 +149,53 @@ def markdown(sections: Sequence[Section], task: str, left_out: int) -> str:
             picture += f"![Reward and distance from the reference](frontier_{task}{one.suffix}.png)\n\n"
         pairs = f"{BY_PROMPT}\n\n{table(one.pairs)}\n\n" if one.pairs else ""
         parts.append(f"{title}{table(_cells(one.groups, '±'))}\n\n{pairs}{picture}")
-    runs = [(g.label, run) for one in sections for g in one.groups for run in g.runs if run.made]
-    made = "".join(f"- {label}, seed {run.seed}: {run.name}, made by {run.made}\n" for label, run in runs)
+    made = [g for one in sections for g in one.groups]
     return (
-        f"# {task}: runs compared\n\n{f'{APART}{chr(10)}{chr(10)}' if several else ''}{''.join(parts)}"
+        f"# {task}: runs compared\n\n{f'{APART}{chr(10)}{chr(10)}' if several else ''}{''.join(parts)}{CAPTION}\n\n"
         f"Mean and standard deviation over seeds, on the test prompts pooled; "
         f"a run without a deviation has one seed. `delta` is the policy's reward less the reference's; `selected` the "
-        f"share of seeds in which a checkpoint beat the reference on validation. {left_out} rows of DVC's table and "
-        f"files of results/ are left out (other tasks, repeated, unfinished).\n" + (f"\n{made}" if made else "")
+        f"share of seeds in which a checkpoint beat the reference on validation.\n\n"
+        f"{counts(left_out)}\n\n{_provenance(made)}"
     )
 
 
-def lines(groups: Sequence[Group]) -> list[Line]:
-    """What the figure shows."""
-    return [Line(g.label, g.values("policy.all.reward"), spread(g.values("reference.all.reward"))[0]) for g in groups]
+def counts(left_out: Sequence[LeftOut]) -> str:
+    """What is in no table, in one line."""
+    if not left_out:
+        return "Nothing is left out."
+    kinds = Counter(one.kind for one in left_out)
+    listed = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items(), key=lambda item: (-item[1], item[0])))
+    return f"Left out: {len(left_out)} commits, experiments or files ({listed})."
+
+
+def _provenance(groups: Sequence[Group]) -> str:
+    """Which commit made each run, when, in what time and memory: a table, or nothing where no run says."""
+    rows = [
+        [g.label, run.seed, run.name, run.made, run.date, *_spent(run)] for g in groups for run in g.runs if run.made
+    ]
+    header = ["run", "seed", "name", "made by", "date", "hours of its stages", "peak memory, MB"]
+    return f"What made each run:\n\n{table([header, *rows])}\n" if rows else ""
+
+
+def _spent(run: Run) -> tuple[str, str]:
+    """Time of the stages that ran for it, and the most memory of one; empty where it was not kept."""
+    if not run.cost:
+        return "", ""
+    seconds = sum(one.get("seconds", 0.0) for one in run.cost.values())
+    memory = max(one.get("peak_memory_mb", 0.0) for one in run.cost.values())
+    return f"{seconds / 3600:.2f}", f"{memory:,.0f}"
+
+
+def panel(groups: Sequence[Group], title: str) -> Panel:
+    """What the figure shows of runs that may be compared."""
+    return Panel(title, [_line(g) for g in groups])
+
+
+def _line(group: Group) -> Line:
+    rewards = group.values(FIRST[0])
+    ends = [group.values(f"{FIRST[0]}_{end}") for end in ("low", "high")]
+    interval = (ends[0][0], ends[1][0]) if len(rewards) == 1 and all(ends) else None
+    return Line(group.label, rewards, spread(group.values(FIRST[1]))[0], interval)
 
 
 def frontier(groups: Sequence[Group]) -> dict[str, list[Point]]:

@@ -1,8 +1,8 @@
-"""Every run of a task side by side: rows of DVC's experiment table -> groups that differ in more than their seed.
+"""Every run of a task side by side: versions of the project -> runs, and groups that differ in more than their seed.
 
-Works on the flat rows of `dvc.api.exp_show` (one dict per run, metrics under dotted keys, missing ones None) and on
-what `alol.evaluation.revisions` makes of each row's files; the tables are in `alol.evaluation.comparison`, runs that a
-sweep has left as files in `alol.evaluation.results`. Rewards mean the same under one Basis only.
+Works on what `alol.evaluation.repository` reads and `alol.evaluation.revisions` makes of it; the tables are in
+`alol.evaluation.comparison`, runs that a sweep has left as files in `alol.evaluation.results`. Rewards mean the same
+under one Basis only.
 """
 
 from __future__ import annotations
@@ -11,11 +11,10 @@ import dataclasses
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 from alol.base.errors import InputError
-from alol.config.yaml_files import PARAMS
 from alol.evaluation.paired import Prompts
 from alol.evaluation.revisions import UNKNOWN, Basis, Revision, flat, settings, text
 
@@ -26,14 +25,34 @@ LAST = (
     "discarded", "selected", "value_mse", "value_learnable", "filter.precision", "filter.recall", "filter.base_rate",
 )  # fmt: skip
 SUMMARIES = ("gold.", "reference.", "policy.", "validation.", "checkpoints.")  # parts of a summary
-Row = Mapping[str, Any]
+Row = Mapping[str, Any]  # `name`, `rev`, `state`, `date`, `task`, `algorithm`, `seed`, and the summary by dotted keys
+
+
+class Unusable(NamedTuple):
+    """Why a row counts for nothing: what such rows are called together, and the reason for this one."""
+
+    kind: str
+    reason: str
+
+
+class LeftOut(NamedTuple):
+    """A row or a file that is in no table."""
+
+    name: str
+    kind: str
+    reason: str
+
+
+UNFINISHED, OTHER_TASK, WITHOUT = "unfinished", "of other tasks", f"without {SUMMARY}"
+OLDER, STALE = "of other versions of the project", "whose metrics are not of their parameters"
+REPEATED, DIFFERENT, DAMAGED = "repeated", "repeated with other results", "that cannot be read"
 
 
 @dataclass(frozen=True)
 class Run:
     """One finished run: `settings` are its effective parameters but the seed, `metrics` the numbers of its summary.
 
-    `made`: the revision or commit of what made it.
+    `made`: the revision or commit of what made it. `cost`: stage -> seconds and memory, where that was kept.
     """
 
     name: str
@@ -44,6 +63,8 @@ class Run:
     summary: dict[str, float]  # the numbers of metrics/summary.json, by dotted key
     basis: Basis = UNKNOWN
     made: str = ""
+    date: str = ""
+    cost: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     prompts: Prompts | None = None  # the rewards by prompt, where they are known
 
 
@@ -65,51 +86,44 @@ class Group:
         return [run.metrics[metric] for run in self.runs if metric in run.metrics]
 
 
-def name(row: Row) -> str:
-    """What the user calls this row of the experiment table."""
-    return str(row.get("Experiment") or row.get("rev"))
-
-
-def plain(row: Row) -> dict[str, Any]:
-    """Without the file names that DVC writes before keys found in several files; other metric files are dropped."""
-    result = {}
-    for key, value in row.items():
-        file, _, rest = key.rpartition(":")
-        if not file or file in (SUMMARY, str(PARAMS)):
-            result[rest] = None if value == "None" else value
-    return result
-
-
 def collect(
-    rows: Iterable[Row], task: str, revisions: Mapping[str, Revision | str]
-) -> tuple[list[Run], list[tuple[str, str]]]:
-    """The task's finished runs, each once, and (name, reason) of the rows left out.
+    rows: Iterable[Row], task: str, revisions: Mapping[str, Revision | Unusable]
+) -> tuple[list[Run], list[LeftOut]]:
+    """The task's finished runs, each once, and the rows left out.
 
     `revisions` maps a row's `rev` to its parameters, or to the reason for which its metrics count for nothing.
     """
     runs: dict[tuple[Any, ...], Run] = {}
-    left_out: list[tuple[str, str]] = []
-    for raw in rows:
-        row = plain(raw)
-        found, of = metrics(row), revisions.get(str(row.get("rev")), "it has no parameters")
-        reason = _unusable(row, task, found)
-        if reason is None and isinstance(of, str):
-            reason = of
-        elif reason is None:
-            which = name(row), str(row["algorithm"]), text(row["seed"])
-            run = Run(*which, settings(of.params), found, numbers(row), of.basis, str(row.get("rev"))[:9])
-            key = (run.algorithm, run.seed, tuple(run.settings.items()))
-            first = runs.setdefault(key, run)
+    left_out: list[LeftOut] = []
+    for row in rows:
+        found, of = metrics(row), revisions.get(row["rev"], Unusable(OLDER, "it has no parameters"))
+        if state := row.get("state"):
+            why: Unusable | None = Unusable(UNFINISHED, state)
+        elif isinstance(of, Unusable):
+            why = of
+        elif (why := unusable(row, task, found)) is None:
+            run = Run(
+                row["name"], str(row["algorithm"]), text(row["seed"]), settings(of.params), found, numbers(row),
+                of.basis, row["rev"][:9], row["date"],
+            )  # fmt: skip
+            first = runs.setdefault((run.algorithm, run.seed, tuple(run.settings.items())), run)
             if first is run:
                 continue
-            other = "" if first.metrics == run.metrics else ", with other results: other code, data or machine"
-            reason = f"same parameters and seed as {first.name}{other}"
-        left_out.append((name(row), reason))
+            why = _repeated(run, first)
+        if why is not None:
+            left_out.append(LeftOut(row["name"], *why))
     return list(runs.values()), left_out
 
 
-def together(runs: Sequence[Run], results: Iterable[Run]) -> tuple[list[Run], list[tuple[str, str]]]:
-    """DVC's runs and those of result files; one that is both counts once. The second: (name, reason) of repetitions.
+def _repeated(run: Run, first: Run) -> Unusable:
+    reason = f"same parameters and seed as {first.name}"
+    if first.metrics == run.metrics:
+        return Unusable(REPEATED, reason)
+    return Unusable(DIFFERENT, f"{reason}, with other results: other code, data or machine")
+
+
+def together(runs: Sequence[Run], results: Iterable[Run]) -> tuple[list[Run], list[LeftOut]]:
+    """DVC's runs and those of result files; one that is both counts once. The second: the repetitions.
 
     With the same parameters and seed they are two runs where their references, or their test sets, are not the same.
     """
@@ -123,8 +137,7 @@ def together(runs: Sequence[Run], results: Iterable[Run]) -> tuple[list[Run], li
             if first.prompts is None and first.metrics == run.metrics:
                 with_prompts = dataclasses.replace(first, prompts=run.prompts)
                 found.update({place: with_prompts for place, one in found.items() if one is first})
-            other = "" if first.metrics == run.metrics else ", with other results: other code, data or machine"
-            left_out.append((run.name, f"same parameters and seed as {first.name}{other}"))
+            left_out.append(LeftOut(run.name, *_repeated(run, first)))
     return list({id(run): run for run in found.values()}.values()), left_out
 
 
@@ -136,17 +149,12 @@ def by_basis(runs: Iterable[Run]) -> dict[Basis, list[Run]]:
     return dict(sorted(found.items(), key=lambda item: (-len(item[1]), item[0].short)))
 
 
-def _unusable(row: Row, task: str, found: Mapping[str, float]) -> str | None:
-    """Why a row cannot be compared; None when it can."""
-    state = str(row.get("State") or "").lower()
-    if state in ("queued", "running"):
-        return state
-    if state == "failed":
-        return "failed"
+def unusable(row: Row, task: str, found: Mapping[str, float]) -> Unusable | None:
+    """Why a finished row cannot be compared, as far as its own numbers and names say; None when it can."""
     if row.get("task") != task:
-        return f"task {row['task']}" if row.get("task") else "it names no task"
+        return Unusable(OTHER_TASK, f"task {row['task']}" if row.get("task") else "it names no task")
     if FIRST[0] not in found or row.get("algorithm") is None or row.get("seed") is None:
-        return f"no {SUMMARY}"
+        return Unusable(WITHOUT, f"no {SUMMARY}")
     return None
 
 

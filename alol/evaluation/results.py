@@ -21,7 +21,7 @@ from alol.base.files import read_json, write_json
 from alol.config import params, paths
 from alol.config.params import Params
 from alol.evaluation import experiments, paired, revisions
-from alol.evaluation.experiments import Run
+from alol.evaluation.experiments import DAMAGED, LeftOut, Run
 from alol.evaluation.paired import Prompts
 from alol.evaluation.revisions import Basis
 
@@ -101,14 +101,15 @@ def write(folder: Path, found: Params, code: Code, cost: dict[str, dict[str, flo
     return result
 
 
-def runs(task: str, root: Path = Path()) -> tuple[list[Run], list[tuple[str, str]]]:
-    """The task's results as runs, and (file, reason) of those that cannot be read."""
-    found, left_out = [], []
+def runs(task: str, root: Path = Path()) -> tuple[list[Run], list[LeftOut]]:
+    """The task's results as runs, and those that cannot be read."""
+    found: list[Run] = []
+    left_out: list[LeftOut] = []
     for file in sorted((root / paths.results(task)).glob("*.json")):
         try:
             found.append(_run(file, read_json(file, Result)))
         except InputError as error:
-            left_out.append((str(file), str(error)))
+            left_out.append(LeftOut(str(file), DAMAGED, str(error)))
     return found, left_out
 
 
@@ -127,5 +128,7 @@ def _run(file: Path, result: Result) -> Run:
         experiments.numbers(rows),
         Basis(result["basis"].get("reference"), result["basis"].get("test")),
         commit + (" with changes" if changed else ""),
+        result["date"],
+        result["cost"],
         paired.checked(result["prompts"]) if "prompts" in result else None,
     )

@@ -64,11 +64,11 @@ def revision(contents: Mapping[str, bytes | None], task: str) -> Revision | str:
     names = files_of(task)
     given = {name: contents.get(name) for name in names}
     try:
-        files = {name: _parsed(text, Path(name)) for name, text in given.items() if text is not None}
-        if yaml_files.OLD_KEYS & set(files.get(names[0], {})):
+        if (text := given[names[0]]) is not None and yaml_files.OLD_KEYS & set(parsed(text, PARAMS)):
             return f"{PARAMS} is of an older layout"
-        if lacking := [name for name in names if name not in files]:
+        if lacking := [name for name in names if given[name] is None]:
             return f"it has no {lacking[0]}"
+        files = {name: parsed(text, Path(name)) for name, text in given.items() if text is not None}
         raw, own, *shared = (files[name] for name in names)
         found = params.merged(yaml_files.checked(raw), yaml_files.joined(*shared), own, task, None)
         return Revision(found, files, {name: hashlib.md5(text).hexdigest() for name, text in given.items() if text})
@@ -76,7 +76,7 @@ def revision(contents: Mapping[str, bytes | None], task: str) -> Revision | str:
         return "its parameters are of another version of the project, with other keys"
 
 
-_parsed = cache(yaml_files.parse)  # most revisions have most files in common, and each lock is asked twice
+parsed = cache(yaml_files.parse)  # most revisions have most files in common, and each lock is asked twice
 
 
 def settings(found: Params) -> dict[str, str]:
@@ -93,7 +93,7 @@ def settings_of(tables: Mapping[str, Any], algorithm: str) -> dict[str, str]:
 
 def basis(lock: bytes | None, found: Params) -> Basis:
     """The Basis of the run that dvc.lock (its content) tells of."""
-    stages = _parsed(lock, Path("dvc.lock")).get("stages", {}) if lock else {}
+    stages = parsed(lock, Path("dvc.lock")).get("stages", {}) if lock else {}
     made = {
         one["path"]: one.get("md5")
         for stage in stages.values()
@@ -123,7 +123,7 @@ def stale(found: Revision, lock: bytes) -> str | None:
 
     A file of parameters that was edited or committed without a run stands beside the metrics of the run before.
     """
-    stages = _parsed(lock, Path("dvc.lock")).get("stages", {})
+    stages = parsed(lock, Path("dvc.lock")).get("stages", {})
     made = {out["path"]: out.get("md5") for stage in stages.values() for out in stage.get("outs", [])}
     generated = [path for path in made if Path(path).is_relative_to(paths.generations("", ""))]
     if generated and str(paths.generations(found.params.task, found.params.algorithm)) not in generated:

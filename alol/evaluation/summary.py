@@ -1,7 +1,7 @@
 """From the test rows of gold, reference and policy to metrics/summary.json: pure functions of lists of rows.
 
-A split is a test subset, `all` (its rows pooled) or `macro` (the mean over subsets). Reading and writing are in the
-stage, what a number means is in `alol.evaluation.metrics`.
+A split is `all` (the test rows pooled) and, where there are several test subsets, each of these and `macro` (the mean
+over them). Reading and writing are in the stage, what a number means is in `alol.evaluation.metrics`.
 """
 
 from __future__ import annotations
@@ -51,6 +51,8 @@ class Update(TypedDict):
 class History(TypedDict):
     """training.json of a policy."""
 
+    parameters: NotRequired[int]  # of the model, a shared one counted once; earlier versions did not write it
+    trainable: NotRequired[int]  # of these
     selected: int
     discarded: float
     validation: list[Evaluation]
@@ -110,17 +112,18 @@ def check_aligned(tables: Mapping[str, Rows]) -> None:
 
 
 def splits(subsets: Sequence[str]) -> dict[str, list[Array]]:
-    """Split name -> groups of row numbers; only `macro` has more than one group, and is the mean over them."""
-    names = sorted(set(subsets))
-    if len(names) > 1 and {ALL, MACRO} & set(names):
+    """Split name -> groups of row numbers; only `macro` has more than one group, and is the mean over them.
+
+    One subset is `all`, and has no other name, so that no number stands in a table twice.
+    """
+    pooled, names = {ALL: [np.arange(len(subsets))]}, sorted(set(subsets))
+    if len(names) == 1:
+        return pooled
+    if {ALL, MACRO} & set(names):
         raise InputError(f"a test subset must not be called '{ALL}' or '{MACRO}'; rename it in the source")
     column = np.array(subsets, dtype=object)
     groups = {name: np.flatnonzero(column == name) for name in names}
-    return {
-        **{name: [index] for name, index in groups.items()},
-        ALL: [np.arange(len(subsets))],
-        MACRO: list(groups.values()),
-    }
+    return {**{name: [index] for name, index in groups.items()}, **pooled, MACRO: list(groups.values())}
 
 
 def measure(
@@ -204,7 +207,13 @@ def summarise(subsets: Sequence[str], models: Mapping[str, Measured], options: s
     for split, index in groups.items():
         differences, members = [difference[i] for i in index], _members(models["policy"], index)
         p_value = metrics.sign_flip_p(differences, options.permutations, options.seed, members)
-        result["delta"][split] = {"reward": number(_mean(difference, index)), "p_value": number(p_value)}
+        low, high = metrics.bootstrap_interval(differences, options.bootstrap, options.seed, members)
+        result["delta"][split] = {
+            "reward": number(_mean(difference, index)),
+            "reward_low": number(low),
+            "reward_high": number(high),
+            "p_value": number(p_value),
+        }
     return result
 
 
@@ -275,10 +284,10 @@ def run_numbers(training: History, value: ValueFit, reward_model: Mapping[str, M
     }
 
 
-def headline(summary: Mapping[str, Any]) -> dict[str, float]:
-    """The three numbers of a summary that one looks at first: DVC's table begins with them."""
-    reward, reference = (summary[name]["all"]["reward"] for name in ("policy", "reference"))
-    return {"reward": reward, "reference": reference, "delta": summary["delta"]["all"]["reward"]}
+def headline(summary: Mapping[str, Any], verdict: str) -> dict[str, float | str]:
+    """What one looks at first, and DVC's table begins with: three numbers of a summary, and what they come to."""
+    reward, reference = (summary[name][ALL]["reward"] for name in ("policy", "reference"))
+    return {"reward": reward, "reference": reference, "delta": summary["delta"][ALL]["reward"], "verdict": verdict}
 
 
 def ordered(columns: Sequence[str]) -> list[str]:
@@ -297,9 +306,9 @@ def resampled(conversations: Array | None) -> str:
 
 
 def split_names(summary: Mapping[str, Any]) -> list[str]:
-    """Splits to show: without `macro`, and without the subset itself, where there is one subset only."""
+    """Splits in the order of tables: `all`, then `macro` and the subsets where there are several."""
     names = [name for name in summary["policy"] if name not in (ALL, MACRO)]
-    return [ALL, MACRO, *sorted(names)] if len(names) > 1 else [ALL]
+    return [ALL, MACRO, *sorted(names)] if len(names) > 1 else [ALL]  # earlier versions wrote a single subset too
 
 
 def tidy(summary: Mapping[str, Any], identity: Mapping[str, Any]) -> Rows:

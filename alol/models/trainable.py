@@ -23,6 +23,19 @@ def recompute(model: nn.Module) -> None:
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
+def size(model: nn.Module) -> dict[str, int]:
+    """`parameters` of a model, a shared one counted once and a 4-bit one as if unpacked, and how many are `trainable`.
+
+    As peft counts them, which knows how bitsandbytes packs weights; a model without an adapter is never packed here.
+    """
+    if hasattr(model, "get_nb_trainable_parameters"):  # of peft, which takes a second to import
+        trained, every = model.get_nb_trainable_parameters()
+    else:
+        counts = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+        trained, every = sum(count for count, needed in counts if needed), sum(count for count, _ in counts)
+    return {"parameters": int(every), "trainable": int(trained)}
+
+
 def frozen_logp(policy: LoadedPolicy, reference: Path) -> Callable[[Batch], Tensor]:
     """The response log-probabilities [B, T] of the reference, live beside `policy` (from `prepare`, not yet trained).
 

@@ -60,6 +60,7 @@ def train_policy(
     policy = trainable.prepare(
         policies.load(inputs.reference, dropout=params.policy.dropout), params.policy, inputs.reference, params.seed
     )
+    size = trainable.size(policy.model)  # before an algorithm puts the reference beside it
     if params.launch.recompute:
         trainable.recompute(policy.model)
     rows = schema.rows(inputs.baseline, schema.scored(schema.ROLLOUTS, params.rewards))
@@ -79,7 +80,7 @@ def train_policy(
     run = _Run(params, inputs, policy, hyperparameters, machine, checkpointing)
     history, plan, prompts = _online(run, components) if algorithm is None else _from_data(run, algorithm)
     if folder is not None:
-        result = {"selected": history.selected, "discarded": plan.discarded, "updates": len(plan.draws)}
+        result = {**size, "selected": history.selected, "discarded": plan.discarded, "updates": len(plan.draws)}
         epochs = settings.epochs or len(plan.draws) * settings.batch_size / prompts
         evaluations = [{**at, "epoch": at["update"] / len(plan.draws) * epochs} for at in history.validation]
         write_json(folder / "training.json", {**result, "validation": evaluations, "curve": history.curve})

@@ -1,4 +1,4 @@
-"""Comparison of runs: which rows of DVC's table count, how they are grouped and named, and the command for real."""
+"""Comparison of runs: which versions of a project count, how they are grouped and named, and the command for real."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import csv
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,30 +16,38 @@ import pytest
 from click.testing import CliRunner
 
 from alol.base.errors import InputError
-from alol.evaluation import comparison, experiments, figures, published_columns, revisions
+from alol.evaluation import (
+    comparison,
+    comparison_figures,
+    experiments,
+    known_runs,
+    published_columns,
+    results,
+    revisions,
+)
+from alol.evaluation.comparison_figures import Line, Panel
+from alol.evaluation.experiments import LeftOut, Unusable
 from benchmarks import project
 from stages import compare as command
 
 
 def row(name: str, reward: float | str | None = 0.5, **changes: object) -> dict[str, object]:
-    """A row as `dvc.api.exp_show` gives it; `changes` use __ for the dots of keys."""
+    """A row of `experiments.collect`; `changes` use __ for the dots of keys."""
     base: dict[str, object] = {
-        "Experiment": name,
-        "rev": name or "workspace",
-        "State": None,
+        "name": name,
+        "rev": name,
+        "date": "2026-01-02",
+        "state": None,
         "task": "demo",
         "algorithm": "a_lol",
         "seed": 1.0,
-        "launch.processes": 1.0,
-        "tasks/demo.yaml:train.epochs": 1.0,
         "policy.all.reward": reward,
         "policy.all.reward_low": 0.1,
         "policy.all.reward_good": reward,
         "policy.all.length": 12.0,
         "reference.all.reward": 0.25,
         "delta.all.reward": 0.25,
-        "metrics/summary.json:value_mse": 0.125,
-        "metrics/value.json:value_mse": 7.0,
+        "value_mse": 0.125,
         "discarded": 0.5,
     }
     return base | {key.replace("__", "."): value for key, value in changes.items()}
@@ -64,11 +73,12 @@ def revision(task: str = "demo", **changes: object) -> revisions.Revision:
 def collect(*rows: dict[str, object], of: dict[str, object] | None = None, task: str = "demo"):
     """`of`: the revision of a row by its `rev`, where it is not that of the project."""
     usual = {str(row["rev"]): revision(task, algorithm=row["algorithm"]) for row in rows}
-    return experiments.collect(rows, task, usual | (of or {}))
+    runs, left_out = experiments.collect(rows, task, usual | (of or {}))
+    return runs, [(one.name, one.reason) for one in left_out]
 
 
 def test_a_run_that_appears_three_times_counts_once():
-    runs, left_out = collect(row("", rev="workspace"), row("", rev="main", seed="1"), row("exp-a"))
+    runs, left_out = collect(row("workspace"), row("main", seed="1"), row("exp-a"))
     assert [run.name for run in runs] == ["workspace"]
     same = "same parameters and seed as workspace"
     assert left_out == [("main", same), ("exp-a", same)]
@@ -82,12 +92,11 @@ def test_a_repetition_with_other_results_is_said_to_be_one():
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"State": "Queued", "policy__all__reward": None}, "queued"),
-        ({"State": "Running", "policy__all__reward": None}, "running"),
-        ({"State": "Failed", "policy__all__reward": "!"}, "failed"),
-        ({"policy__all__reward": "!"}, "no metrics/summary.json"),
+        ({"state": "queued", "policy__all__reward": None}, "queued"),
+        ({"state": "failed", "policy__all__reward": None}, "failed"),
         ({"policy__all__reward": None}, "no metrics/summary.json"),
         ({"task": "hha"}, "task hha"),
+        ({"task": None}, "it names no task"),
     ],
 )
 def test_rows_that_cannot_be_compared_are_named_with_the_reason(changes, reason):
@@ -95,7 +104,7 @@ def test_rows_that_cannot_be_compared_are_named_with_the_reason(changes, reason)
 
 
 def test_rows_whose_metrics_are_of_other_parameters_are_left_out():
-    runs, left_out = collect(row("x"), row("y", seed=2), of={"y": "old"})
+    runs, left_out = collect(row("x"), row("y", seed=2), of={"y": Unusable("of old ones", "old")})
     assert [run.name for run in runs] == ["x"]
     assert left_out == [("y", "old")]
 
@@ -108,7 +117,7 @@ def test_seeds_of_one_setting_are_one_group_with_mean_and_deviation():
     assert line["seeds"] == 3 and line["seed_list"] == "1 2 10"
     assert line["policy.all.reward_mean"] == 0.75
     assert line["policy.all.reward_std"] == 0.25  # sample deviation of 0.5, 0.75, 1
-    assert line["value_mse_mean"] == 0.125  # of the summary, not of metrics/value.json
+    assert line["value_mse_mean"] == 0.125
 
 
 def test_one_seed_has_no_deviation():
@@ -235,7 +244,7 @@ def test_runs_of_different_references_get_a_heading_each():
     )
     assert (first.suffix, second.suffix) == ("", "_ref2-test")
     assert "ref2" in second.note
-    text = comparison.markdown([first, second], "demo", 0)
+    text = comparison.markdown([first, second], "demo", [])
     assert comparison.APART in text and "## Reference ref1" in text and "(compare_demo_ref2-test.png)" in text
     found = comparison.csv_rows([*first.groups, *second.groups])
     assert [one["reference"] for one in found] == ["ref1", "ref1", "ref2"]
@@ -246,7 +255,7 @@ def test_runs_of_one_reference_have_no_heading():
     (only,) = comparison.sections(runs, [])
     assert [group.label for group in only.groups] == ["nll", "a_lol"]
     assert (only.suffix, only.note) == ("", "")
-    assert "##" not in comparison.markdown([only], "demo", 0)
+    assert "##" not in comparison.markdown([only], "demo", [])
 
 
 def test_a_heading_says_which_settings_made_the_references_differ():
@@ -273,9 +282,11 @@ def test_a_checkpoint_stands_beside_the_runs_of_its_reference():
 def test_a_run_that_dvc_and_a_file_know_counts_once():
     (run,) = made(row("a"), a=("ref1", "test"))
     file = dataclasses.replace(run, name="a_lol-1-abc")
-    assert experiments.together([run], [file]) == ([run], [("a_lol-1-abc", "same parameters and seed as a")])
+    same = LeftOut("a_lol-1-abc", experiments.REPEATED, "same parameters and seed as a")
+    assert experiments.together([run], [file]) == ([run], [same])
     other = dataclasses.replace(file, metrics={**file.metrics, "policy.all.reward": 0.9})
-    assert "with other results" in experiments.together([run], [other])[1][0][1]
+    (different,) = experiments.together([run], [other])[1]
+    assert different.kind == "repeated with other results" and "with other results" in different.reason
     elsewhere = dataclasses.replace(file, basis=revisions.Basis("ref2", "test"))
     assert experiments.together([run], [elsewhere]) == ([run, elsewhere], [])
     unknown = dataclasses.replace(run, basis=revisions.Basis())
@@ -294,7 +305,7 @@ def test_the_frontier_has_a_line_for_each_algorithm_by_its_distance():
         "nll": [(0.125, 0.5, "")],
     }
     assert comparison.reference(groups) == 0.25
-    assert figures.frontier(found, 0.25, "demo").startswith(b"\x89PNG")
+    assert comparison_figures.frontier(found, 0.25, "demo").startswith(b"\x89PNG")
     assert comparison.frontier(experiments.group(made(row("d"), d=("r", "t")))) == {}
 
 
@@ -313,9 +324,18 @@ def test_columns_start_with_reward_reference_and_difference():
     assert header == ["run", "seeds", "reward", "reference", "delta", "good", "length", "discarded", "value_mse"]
 
 
+def test_macro_has_a_column_where_it_is_another_number_than_all():
+    def header(**macro: float) -> list[str]:
+        rows = [row("a", 0.5, policy__macro__reward=0.5), row("b", 0.75, seed=2, **macro)]
+        return comparison.terminal_table(experiments.group(collect(*rows)[0])).splitlines()[0].split()
+
+    assert "macro.reward" not in header()  # the first is of an earlier version, with one subset
+    assert "macro.reward" in header(policy__macro__reward=0.625)
+
+
 def test_markdown_has_a_line_for_each_group():
     groups = experiments.group(collect(row("a"), row("b", 0.75, seed=2), row("c", algorithm="nll"))[0])
-    text = comparison.markdown([comparison.Section("", groups)], "demo", 0)
+    text = comparison.markdown([comparison.Section("", groups)], "demo", [])
     assert "| a_lol | 2 | 0.625 ± 0.177 |" in text
     assert "| nll | 1 | 0.500 |" in text
 
@@ -453,8 +473,71 @@ def test_a_stage_that_did_not_follow_is_noticed():
 
 def test_figure_is_drawn_with_shared_and_with_several_references():
     for other in (0.2, 0.3, None):
-        groups = [figures.Group("a", [0.5, 0.6], 0.2), figures.Group("b", [0.5], other)]
-        assert figures.comparison(groups, "demo").startswith(b"\x89PNG")
+        lines = [Line("a", [0.5, 0.6], 0.2), Line("b", [0.5], other, (0.4, 0.7))]
+        assert comparison_figures.comparison([Panel("demo", lines)]).startswith(b"\x89PNG")
+        assert comparison_figures.comparison([Panel("demo", lines), Panel("x", lines[:1])], "t").startswith(b"\x89PNG")
+
+
+def drawn(monkeypatch, *panels: Panel) -> list[tuple[list[str], list[tuple[float, ...]]]]:
+    """For each panel the labels of its lines and the ends of every bar, whisker and mark that lies across it."""
+    found = []
+
+    def keep(figure) -> bytes:
+        for axes in figure.axes:
+            axes_lines = [line.get_xdata() for line in axes.lines] + [
+                path.vertices[:, 0] for bars in axes.collections for path in bars.get_paths()
+            ]
+            ends = [tuple(map(float, line)) for line in axes_lines if len(line) == 2 and line[0] != line[1]]
+            found.append(([label.get_text() for label in axes.get_yticklabels()], ends))
+        return b""
+
+    monkeypatch.setattr(comparison_figures, "png", keep)
+    comparison_figures.comparison(panels, "t")
+    return found
+
+
+def test_one_seed_has_the_interval_over_test_prompts_and_several_have_their_range(monkeypatch):
+    one, none = Line("one", [0.5], 0.2, (0.4, 0.7)), Line("none", [0.25], 0.2)
+    several = Line("several", [0.5, 0.625, 0.75], 0.2, None)
+    ((labels, ends),) = drawn(monkeypatch, Panel("demo", [one]))
+    assert (labels, ends) == (["one"], [(0.4, 0.7)])
+    ((_, ends),) = drawn(monkeypatch, Panel("demo", [none]))
+    assert ends == []
+    ((_, ends),) = drawn(monkeypatch, Panel("demo", [several]))
+    assert ends == [(0.5, 0.75)]
+
+
+def test_the_line_of_one_seed_has_the_interval_of_its_summary():
+    groups = experiments.group(collect(row("a", policy__all__reward_high=0.75))[0])
+    (line,) = comparison.panel(groups, "demo").lines
+    assert line == Line("a_lol", [0.5], 0.25, (0.1, 0.75))
+    groups = experiments.group(collect(row("a", policy__all__reward_high=0.75), row("b", 0.75, seed=2))[0])
+    assert comparison.panel(groups, "demo").lines == [Line("a_lol", [0.5, 0.75], 0.25, None)]
+    (without,) = comparison.panel(experiments.group(collect(row("a"))[0]), "demo").lines  # of an earlier version
+    assert without.interval is None
+
+
+def test_runs_of_two_references_share_no_axes(monkeypatch):
+    rows = [row("a", 0.5), row("b", 0.75, algorithm="nll")]
+    found = comparison.sections(made(*rows, a=("ref1", "test"), b=("ref2", "test")), [])
+    assert [one.label for one in found] == [f"reference {ref}, test set and rewards test" for ref in ("ref1", "ref2")]
+    panels = drawn(monkeypatch, *(comparison.panel(one.groups, one.label) for one in found))
+    assert [labels for labels, _ in panels] == [["a_lol [ref1-test]"], ["nll [ref2-test]"]]
+
+
+def test_what_is_left_out_is_one_line():
+    left_out = [LeftOut("a", "repeated", "x"), LeftOut("b", "unfinished", "y"), LeftOut("c", "repeated", "z")]
+    assert comparison.counts(left_out) == "Left out: 3 commits, experiments or files (2 repeated, 1 unfinished)."
+    assert comparison.counts([]) == "Nothing is left out."
+
+
+def test_a_page_says_what_made_each_run_and_what_it_took():
+    (run,) = made(row("a"), a=("ref1", "test"))
+    cost = {"train": {"seconds": 5400.0, "peak_memory_mb": 2000.0}, "evaluate": {"seconds": 1800.0}}
+    run = dataclasses.replace(run, cost=cost)
+    text = comparison.markdown(comparison.sections([run], []), "demo", [])
+    assert "| a_lol | 1 | a | a | 2026-01-02 | 2.00 | 2,000 |" in text
+    assert comparison.CAPTION in text
 
 
 def test_outside_a_repository_there_is_one_clear_line(tmp_path, monkeypatch):
@@ -462,7 +545,7 @@ def test_outside_a_repository_there_is_one_clear_line(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(command.main, ["--task", "demo"])
     assert done.exit_code == 1
-    assert len(done.output.splitlines()) == 1 and "run from a Git repository with DVC" in done.output
+    assert done.output == "Error: there is no Git repository here; run from a Git repository with DVC\n"
 
 
 def test_an_unknown_task_is_named_before_anything_is_read(tmp_path, monkeypatch):
@@ -527,13 +610,80 @@ def test_command_compares_what_dvc_knows(repository, monkeypatch):
     monkeypatch.chdir(repository)
     done = CliRunner().invoke(command.main, [])
     assert done.exit_code == 0, done.output
-    assert "left out, queued: third" in done.output
-    assert "left out, its parameters are of another version of the project, with other keys: old" in done.output
-    assert "left out, params.yaml is of an older layout: ancient" in done.output
-    assert "left out, its metrics were made with another value of seed; run `dvc repro`: workspace" in done.output
-    assert "2 runs in 1 groups: reports/compare_demo.md, .csv and .png" in done.output
+    *_, left_out, files = done.output.splitlines()
+    assert left_out == (
+        "Left out: 4 commits, experiments or files (2 of other versions of the project, 1 unfinished, "
+        "1 whose metrics are not of their parameters). --left-out lists them."
+    )
+    assert done.output.startswith("Reference not known, test set and rewards not known:\n")
+    assert "2 runs in 1 groups: reports/compare_demo.md, .csv and .png" in files
+    assert "left out:" not in done.output
+    listed = CliRunner().invoke(command.main, ["--left-out"]).output
+    assert "left out: third: queued\n" in listed
+    assert "left out: old: its parameters are of another version of the project, with other keys\n" in listed
+    assert "left out: ancient: params.yaml is of an older layout\n" in listed
+    assert "left out: workspace: its metrics were made with another value of seed; run `dvc repro`\n" in listed
     with Path("reports/compare_demo.csv").open(newline="") as file:
         (line,) = csv.DictReader(file)
     assert (line["algorithm"], line["seed_list"], line["policy.all.reward_mean"]) == ("a_lol", "1 2", "0.625")
     assert Path("reports/compare_demo.png").stat().st_size > 1000
     assert "a_lol" in Path("reports/compare_demo.md").read_text()
+
+
+def test_a_run_of_git_has_its_commit_and_its_date(repository, monkeypatch):
+    monkeypatch.chdir(repository)
+    runs, _ = known_runs.runs("demo")
+    commits = dict(
+        line.split("\t")
+        for line in subprocess.run(
+            ["git", "log", "--format=%h%x09%cI", "--all"], check=True, capture_output=True, text=True
+        ).stdout.splitlines()
+    )
+    assert [(run.seed, run.name) for run in runs] == [("1", git_branch()), ("2", "second")]
+    assert all(commits[run.made[:7]] == run.date for run in runs)
+
+
+def git_branch() -> str:
+    found = subprocess.run(["git", "branch", "--show-current"], check=True, capture_output=True, text=True)
+    return found.stdout.strip()
+
+
+def test_a_file_of_parameters_that_is_no_yaml_counts_for_nothing(repository, monkeypatch):
+    monkeypatch.chdir(repository)
+    text = Path("params.yaml").read_text()
+    try:
+        Path("params.yaml").write_text("task: [demo")
+        _, left_out = known_runs.runs("demo")
+    finally:
+        Path("params.yaml").write_text(text)
+    (found,) = [one for one in left_out if one.name == "workspace"]
+    assert found.kind == experiments.DAMAGED
+
+
+def test_several_tasks_get_a_figure_in_which_each_has_axes_of_its_own(repository, monkeypatch):
+    monkeypatch.chdir(repository)
+    other = Path("tasks/other.yaml")
+    other.write_text(Path("tasks/demo.yaml").read_text())
+    folder = Path("results/other")
+    folder.mkdir(parents=True)
+    summary = {"policy": {"all": {"reward": 0.25}}, "reference": {"all": {"reward": 0.125}}}
+    kept = {"task": "other", "algorithm": "nll", "seed": 1, "digest": "d", "summary": summary, "cost": {}, "launch": {}}
+    parameters = {"hyperparameters": {}}
+    more = {"basis": {"reference": "r", "test": "t"}, "code": {"commit": None, "changed": []}, "machine": "m"}
+    (folder / "nll-1.json").write_text(json.dumps({**kept, **more, "parameters": parameters, "date": "2026"}))
+    try:
+        done = CliRunner().invoke(command.main, ["--task", "demo,other"])
+    finally:
+        other.unlink()
+        shutil.rmtree("results")
+    assert done.exit_code == 0, done.output
+    assert "2 rows over 2 tasks: reports/compare_demo_other.md, .csv and .png" in done.output
+    assert comparison.CAPTION in Path("reports/compare_demo_other.md").read_text()
+
+
+def test_a_damaged_result_is_left_out_by_name(tmp_path):
+    (tmp_path / "results/demo").mkdir(parents=True)
+    (tmp_path / "results/demo/a_lol-1.json").write_text("{}")
+    runs, (left_out,) = results.runs("demo", tmp_path)
+    assert runs == []
+    assert left_out.kind == "that cannot be read" and "a_lol-1.json" in left_out.reason

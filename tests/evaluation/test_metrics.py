@@ -171,8 +171,8 @@ def test_the_summary_resamples_conversations_and_says_so():
     # rewards 1 + 2 x good: two conversations of 3 and 1, of which both, or either twice, are drawn
     assert (found[1]["policy"]["all"]["reward_low"], found[1]["policy"]["all"]["reward_high"]) == (1.0, 3.0)
     # differences 1.5, 1.5, -0.5, -0.5: of |+-3 +-1| all reach their sum 2; alone, where the first two agree: 8 of 16
-    assert found[1]["delta"]["all"] == {"reward": 0.5, "p_value": 1.0}
-    assert found[0]["delta"]["all"] == {"reward": 0.5, "p_value": 0.5}
+    assert found[1]["delta"]["all"] == {"reward": 0.5, "reward_low": -0.5, "reward_high": 1.5, "p_value": 1.0}
+    assert found[0]["delta"]["all"] == {"reward": 0.5, "reward_low": -0.5, "reward_high": 1.5, "p_value": 0.5}
     assert [summary.resampled(models["policy"].conversations) for models in (apart, together)] == [
         "prompts", "conversations"
     ]  # fmt: skip
@@ -227,17 +227,21 @@ def test_pooled_counts_prompts_and_macro_counts_subsets():
 def test_delta_is_policy_less_reference_with_its_p_value():
     delta = summary.summarise(*toy_models(), OPTIONS)["delta"]
     # differences 2, 0 | 1: pooled mean 1, of |+-2 +-1| 3 or 1, half reach 3
-    assert delta["all"] == {"reward": 1.0, "p_value": 0.5}
-    assert delta["b"] == {"reward": 1.0, "p_value": 1.0}
+    assert delta["all"] == {"reward": 1.0, "reward_low": 0.0, "reward_high": 2.0, "p_value": 0.5}
+    assert delta["b"] == {"reward": 1.0, "reward_low": 1.0, "reward_high": 1.0, "p_value": 1.0}
     assert delta["macro"]["reward"] == 1.0
 
 
-def test_one_subset_still_has_all_and_macro():
-    assert {name: len(groups) for name, groups in summary.splits(["demo", "demo"]).items()} == {
-        "demo": 1,
-        "all": 1,
-        "macro": 1,
+def test_one_subset_stands_under_all_and_nowhere_else():
+    assert {name: [rows.tolist() for rows in groups] for name, groups in summary.splits(["demo", "demo"]).items()} == {
+        "all": [[0, 1]]
     }
+    assert summary.splits(["all"])["all"][0].tolist() == [0]  # whatever it is called
+    subsets, measured = toy_models()
+    one = summary.summarise(["demo"] * 3, measured, OPTIONS)
+    several = summary.summarise(subsets, measured, OPTIONS)
+    assert all(set(splits) == {"all"} for splits in one.values())
+    assert {name: splits["all"] for name, splits in one.items()} == {n: splits["all"] for n, splits in several.items()}
 
 
 def test_subsets_called_like_a_split_are_refused():
@@ -318,5 +322,5 @@ def test_results_have_one_row_per_model_and_split_and_terminal_columns_line_up()
     assert lines[0].split()[:5] == ["split", "model", "reward", "95", "%"]
 
 
-def test_one_subset_is_shown_once():
+def test_one_subset_of_an_earlier_version_is_shown_once():
     assert summary.split_names({"policy": dict.fromkeys(["demo", "all", "macro"])}) == ["all"]

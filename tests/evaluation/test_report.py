@@ -12,8 +12,10 @@ import pytest
 from click.testing import CliRunner
 
 from alol.base.files import write_json
+from alol.config import yaml_files
+from alol.config.params import load
 from alol.data import schema
-from alol.evaluation import figures
+from alol.evaluation import figures, provenance, report_tables, training_rows
 from benchmarks.project import parameters, write
 from stages import aggregate
 
@@ -59,11 +61,11 @@ def project(folder: Path) -> None:
             for rank in (0, 1):
                 row = {**prompt_row(*prompt), "rank": rank, "response": f"gold words {rank}"}
                 writer.write([{**row, "reward_good": scores[0, i] - rank, "reward_short": 0.1}])
-    tables = {"baselines/toy": (scores[1], "reference answer"), "generations/toy/a_lol": (scores[2] + 1, EVIL)}
+    tables = {"baselines/toy": (scores[1], " reference answer"), "generations/toy/a_lol": (scores[2] + 1, EVIL)}
     for name, (good, response) in tables.items():
         with schema.writing(folder / "data" / name / "test.parquet", schema.scored(schema.ROLLOUTS, NAMES)) as writer:
-            for score, prompt in zip(good, PROMPTS, strict=True):
-                row = {**prompt_row(*prompt), "response": response}
+            for i, (score, prompt) in enumerate(zip(good, PROMPTS, strict=True)):
+                row = {**prompt_row(*prompt), "response": response + (" again" if i == 0 else "")}
                 writer.write([{**row, "reward_good": score, "reward_short": 0.2}])
     ratios = [{"prompt_id": prompt_id, "tokens": 4, "log_ratio": 1.0} for prompt_id, *_ in PROMPTS]
     schema.write(folder / "data/generations/toy/a_lol/log_ratios.parquet", schema.LOG_RATIOS, ratios)
@@ -79,6 +81,7 @@ def project(folder: Path) -> None:
     points = [{"update": at, "reward": value, "epoch": at / 20} for at, value in points]
     curve = [{"update": i, "loss": 1 / i, "weight": 1.0, "lr": 1e-4} for i in range(1, 41)]
     history = {"selected": 1, "discarded": 0.4, "updates": 40, "validation": points, "curve": curve}
+    history |= {"parameters": 12000, "trainable": 3000}
     write_json(folder / "models/toy/a_lol/training.json", history)
     heldout = {"prompt_id": [str(i) for i in range(9)], "value": [i / 9 for i in range(9)], "reward": [0.5] * 9}
     write_json(folder / "models/toy/value/heldout.json", heldout)
@@ -228,7 +231,7 @@ def test_report_escapes_texts_and_shows_them(made):
     text = (made / "metrics/report.html").read_text()
     assert "<script" not in text
     texts = Page(text).texts
-    assert EVIL in texts  # the policy's response
+    assert any(part.startswith(EVIL) for part in texts)  # the policy's response
     assert sum(f"ask {EVIL} p" in part for part in texts) == 3  # sample prompts
     assert "gold words 0" in texts
     assert "train 4.0" in texts and "train 0.0" in texts
@@ -240,6 +243,10 @@ def test_report_has_the_headline_the_rows_and_the_percentiles(made):
     page = Page((made / "metrics/report.html").read_text())
     joined = " ".join(" ".join(page.texts).split())
     policy = result["policy"]["all"]
+    delta = result["delta"]["all"]
+    assert page.texts[page.texts.index("toy: a_lol") + 1 :][1].startswith(
+        f"a_lol gains on the reference: mean reward {delta['reward']:+.3f} (95 % interval {delta['reward_low']:+.3f} to"
+    )
     assert f"a_lol reaches a mean reward of {policy['reward']:.3f} (95 % interval {policy['reward_low']:.3f}" in joined
     assert "2 of 5 training responses ( 40.0 %)" in joined.replace("(40.0", "( 40.0")
     assert "reward = 2 x good - 0.5 x short." in joined
@@ -255,7 +262,8 @@ def test_report_has_the_headline_the_rows_and_the_percentiles(made):
 def test_terminal_shows_the_table_and_the_report(made):
     output = (made / "output.txt").read_text()
     assert "split  model" in output
-    assert "report: metrics/report.html" in output
+    assert "report: metrics/report.html; this run's time, machine and commit: metrics/cost/run.txt" in output
+    assert output.splitlines()[-1].startswith("a_lol gains on the reference: mean reward +")
 
 
 def test_equal_runs_give_equal_bytes(fresh, made):
@@ -304,3 +312,137 @@ def test_zero_is_an_edge_of_the_advantage_bins():
     assert np.abs(ends).min() == 0.0
     assert ends[0] <= values.min() and values.max() <= ends[-1]
     assert np.histogram(values, ends)[0].sum() == 400
+
+
+def test_the_headline_has_the_verdict_in_a_word(made):
+    found = json.loads((made / "metrics/headline.json").read_text())
+    assert set(found) == {"delta", "reference", "reward", "verdict"}
+    assert found["verdict"] == "better"
+
+
+def test_the_page_says_what_the_run_is(made):
+    joined = " ".join(" ".join(Page((made / "metrics/report.html").read_text()).texts).split())
+    assert "12,000 parameters, 3,000 of them trained (25.0%)" in joined
+    assert "updates 40, batch size 32; the checkpoint after update 20 was kept" in joined
+    assert "train 5 10 validation 10 20 test 10 20" in joined  # two ranks of each prompt
+    assert "reward.weights.good 2.0" in joined and "aggregate.bootstrap 100" in joined
+
+
+def test_what_differs_between_equal_runs_lies_beside_the_costs(made):
+    text, page = ((made / "metrics" / name).read_text() for name in ("cost/run.txt", "report.html"))
+    first, second, *_ = text.splitlines()
+    assert first == "toy, a_lol, seed 1"
+    assert (second.startswith("report written 20") and ", commit" in second) or "no commit" in second
+    assert second.split()[2] not in page
+    assert "metrics/cost/run.txt" in page
+
+
+def test_costs_are_those_of_stages_that_ran_here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert provenance.costs() == ""
+    write_json(Path("metrics/cost/train.json"), {"seconds": 1234.5, "peak_memory_mb": 99.9})
+    write_json(Path("metrics/cost/clean.json"), {"seconds": 2.0, "peak_memory_mb": 1000.0})
+    lines = [line.split() for line in provenance.costs().splitlines()[2:]]
+    assert lines == [["clean", "2.0", "1,000"], ["train", "1,234.5", "100"]]
+    write_json(
+        Path("metrics/cost/train.json"),
+        {"seconds": 1.0, "peak_memory_mb": 9.0, "peak_accelerator_memory_mb": 8000.0},
+    )
+    assert provenance.costs().splitlines()[-1].split() == ["train", "1.0", "9", "8,000"]
+
+
+def test_every_stage_before_aggregate_has_a_place_among_the_costs():
+    stages = yaml_files.read(ROOT / "dvc.yaml")["stages"]
+    assert set(provenance.GRAPH) == {*stages} - {"aggregate"}
+
+
+def test_a_response_starts_without_a_blank_and_is_never_nothing(made):
+    texts = Page((made / "metrics/report.html").read_text()).texts
+    assert "reference answer" in texts
+    assert report_tables.shown(" a \n") == "a"
+    assert report_tables.shown(" ") == "(empty)"
+
+
+def test_settings_are_those_that_differ_from_what_tasks_share():
+    defaults = {
+        "source": {"kind": "file", "location": None},
+        "clean": {"format": "table", "formats": {"hha": {"drop": True, "keep": 1}}, "label_texts": {"file": None}},
+        "rewards": {"kinds": {"classifier": {"label": 1, "low": 0.0}}, "training": {"lr": 0.5, "epochs": 1}},
+        "train": {"lr": 0.5, "optimizer": {"name": "adamw"}},
+    }
+    own = {
+        "source": {"corpus": {"kind": "file", "location": "x"}},
+        "clean": {"format": "hha", "options": {"drop": True, "keep": 2}, "labels": {"stars": {"file": "y"}}},
+        "rewards": {"a": {"kind": "classifier", "label": 1, "low": 0.5, "train": {"lr": 0.5, "epochs": 2}}},
+        "test_rewards": {},
+        "train": {"lr": 0.5, "optimizer": {"name": "adamw", "betas": [0.5, 1]}},
+    }
+    assert report_tables.differing(own, defaults) == [
+        ("source.corpus.location", "x"), ("clean.format", "hha"), ("clean.options.keep", "2"),
+        ("clean.labels.stars.file", "y"), ("rewards.a.kind", "classifier"), ("rewards.a.low", "0.5"),
+        ("rewards.a.train.epochs", "2"), ("train.optimizer.betas", "[0.5, 1]"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("use", "fates"),
+    [
+        ((True, False, True, False), ["kept", "discarded", "kept"]),  # a_lol
+        ((True, False, True, True), ["kept", "discarded", "not trained on"]),  # and of the preferred responses alone
+        ((True, False, False, False), ["trained on"] * 3),  # nll
+        ((True, True, False, True), ["trained on"] * 3),  # dpo, whatever train_on says
+        ((False, False, False, False), ["not trained on"] * 3),  # ppo
+    ],
+)
+def test_what_became_of_a_response_depends_on_the_algorithm(use, fates):
+    responses = [(0, 0.5), (0, 0.0), (1, 0.25)]  # rank and advantage
+    assert [training_rows.Use(*use).fate(*one) for one in responses] == fates
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "changes", "expected"),
+    [
+        ("a_lol", {}, (True, False, True, False)),
+        ("a_lol", {"filter": "none", "sampling": "uniform"}, (True, False, False, False)),
+        ("nll", {}, (True, False, False, False)),
+        ("nll", {"filter": "positive", "train_on": "preferred"}, (True, False, True, True)),
+        ("dpo", {}, (True, True, False, False)),
+        ("ppo", {}, (False, False, False, False)),
+    ],
+)
+def test_which_responses_a_run_learns_from_is_that_of_its_algorithm_and_section(
+    algorithm, changes, expected, tmp_path, monkeypatch
+):
+    raw = parameters("demo")
+    raw["tasks"]["demo"]["train"] |= {"train_on": "all", **changes}
+    write(tmp_path, raw)
+    monkeypatch.chdir(tmp_path)
+    assert training_rows.use(load("demo", algorithm)) == training_rows.Use(*expected)
+
+
+def test_a_run_that_discards_nothing_says_so(fresh):
+    raw = parameters(root=Path())
+    raw["tasks"]["toy"]["train"] |= {"filter": "none", "sampling": "uniform"}
+    write(Path(), raw)
+    run()
+    text = Path("metrics/report.html").read_text()
+    assert "a_lol discards none: it trains on all of them, whatever their advantage." in text
+    assert 'class="tag lost">discarded' not in text and ">kept</span>" not in text
+
+
+def test_a_run_whose_training_failed_says_so_at_the_top(fresh):
+    path = fresh / "models/toy/a_lol/training.json"
+    write_json(path, {**json.loads(path.read_text()), "selected": 0})
+    line = "Training failed: no checkpoint beat the reference on validation (best 0.500 against 0.300)."
+    assert line in run()
+    assert f'<p class="failed">{line}' in Path("metrics/report.html").read_text()
+
+
+@pytest.mark.parametrize("counts", [[0, 7, 2], [5, 5, 5]])
+def test_the_highest_bar_is_below_the_frame(monkeypatch, counts):
+    tops = []
+    monkeypatch.setattr(figures, "svg", lambda figure: tops.append(figure.axes[0].get_ylim()[1]))
+    bars, ends = np.array(counts), np.array([0.0, 1.0, 2.0, 3.0])
+    figures.advantage(ends, bars, bars, ("above", "below"))
+    figures.reward_distribution(ends, {"gold": bars / 20, "policy": bars / 40}, {"gold": 1.0, "policy": 1.0})
+    assert tops == pytest.approx([1.06 * 2 * max(counts), 1.06 * max(counts) / 20])

@@ -11,7 +11,7 @@ from torch import nn
 
 from alol.compute.batching import Batch
 from alol.compute.logprob import response_logp
-from alol.models import lora
+from alol.models import lora, trainable
 from tests.conftest import tiny_model
 
 BATCH = Batch([[5, 6, 7, 8], [9]], [[20, 21, 1], [22, 23, 24, 1]], 0, "cpu")
@@ -45,6 +45,15 @@ def test_by_hand():
     assert model(x).tolist() == [[[87.0], [8.0]]]
     with model.disable_adapter():
         assert model(x).tolist() == [[[21.0], [2.0]]]
+
+
+def test_a_models_size_and_what_of_it_is_trained():
+    config = peft.LoraConfig(r=1, target_modules=["0"])
+    model = peft.get_peft_model(nn.Sequential(nn.Linear(2, 1, bias=False)), config)
+    assert trainable.size(lora.fused(model)) == {"parameters": 5, "trainable": 3}  # W 1 x 2; A 1 x 2 and B 1 x 1
+    shared = nn.Linear(2, 2)
+    shared.bias.requires_grad_(False)
+    assert trainable.size(nn.Sequential(shared, shared)) == {"parameters": 6, "trainable": 4}
 
 
 @pytest.mark.parametrize("options", [{}, {"lora_bias": True}, {"use_dora": True}])

@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 from alol.algorithms.registry import NAMES
 from alol.base.files import read_json
 from alol.config import params, paths, yaml_files
-from alol.evaluation import report
+from alol.evaluation import report_run
 from tests import small
 from tests.closure import FOLDERS, ROOT, dependencies
 
@@ -115,7 +115,7 @@ def test_paths_are_those_of_the_graph():
         f"metrics/{name}"
         for name in ("reward_model.json", "value.json", "headline.json", "summary.json", "results.csv")
     }
-    expected |= {str(paths.PLOTS / name) for name in report.PLOT_COLUMNS}
+    expected |= {str(paths.PLOTS / name) for name in report_run.PLOT_COLUMNS}
     expected |= {str(paths.launch(name)) for name in small.MODELS}
     assert outs == expected | {"metrics/report.html"}
 

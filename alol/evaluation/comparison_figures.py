@@ -1,0 +1,188 @@
+"""The figures in which runs stand side by side: rewards, rewards by distance, the judge's verdicts; PNG files."""
+
+from __future__ import annotations
+
+import itertools
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from alol.evaluation.drawing import DISCARDED, KEPT, png, styled
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+LABEL_WIDTH = 36  # characters of a line of the comparison's labels
+LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#555555")
+MARKERS = "osD^vPX<>hp"  # 11 to 7 colours: 77 algorithms look different
+RANGE, WHISKER = "#9DC3E0", "#777777"
+FOOT = 0.9  # inches below the panels, for the legend
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the comparison: a run's settings, with one reward per seed.
+
+    `interval`: the 95 % bootstrap interval over test prompts, of a run with one seed.
+    """
+
+    label: str
+    rewards: list[float]
+    reference: float | None
+    interval: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Lines whose rewards mean the same: one task, one reference, one test set."""
+
+    title: str
+    lines: list[Line]
+
+
+@dataclass(frozen=True)
+class Point:
+    """A run's distance from the reference and its reward, with the settings that made it."""
+
+    x: float
+    y: float
+    label: str
+
+
+def comparison(panels: Sequence[Panel], title: str = "") -> bytes:
+    """Mean test reward of each line with a point per seed, and the reference; each panel has axes of its own.
+
+    Several seeds have their mean as a mark and their range as a bar; one seed has the interval over test prompts.
+    """
+    from matplotlib.figure import Figure
+
+    with styled():
+        labels = [[textwrap.fill(line.label, LABEL_WIDTH) for line in panel.lines] for panel in panels]
+        tall = [0.25 + 0.15 * max(label.count("\n") + 1 for label in own) for own in labels]  # inches a line
+        heights = [0.7 + height * len(own) for height, own in zip(tall, labels, strict=True)]
+        figure = Figure(figsize=(7.2, FOOT + sum(heights)), layout="constrained", dpi=150)
+        if title:
+            figure.suptitle(title, fontsize=11, fontweight="bold")
+        ratios = {"height_ratios": heights}
+        for axes, panel, own in zip(
+            figure.subplots(len(panels), squeeze=False, gridspec_kw=ratios)[:, 0], panels, labels, strict=True
+        ):
+            _panel(axes, panel, own)
+        axes.set_xlabel("mean reward of test responses")
+        _legend(axes, [line for panel in panels for line in panel.lines])
+        return png(figure)
+
+
+def _panel(axes: Axes, panel: Panel, labels: Sequence[str]) -> None:
+    axes.set_title(panel.title, fontsize=10, fontweight="bold")
+    axes.grid(axis="y", visible=False)
+    for i, line in enumerate(panel.lines):
+        y = len(panel.lines) - 1 - i
+        if len(line.rewards) > 1:
+            axes.plot([min(line.rewards), max(line.rewards)], [y, y], color=RANGE, linewidth=3)
+            axes.plot(np.mean(line.rewards), y, marker="|", markersize=17, markeredgewidth=3, color="black")
+        elif line.interval is not None:
+            axes.errorbar(line.rewards, [y], xerr=_reach(line), color=WHISKER, capsize=4, elinewidth=1, linestyle="")
+        axes.plot(line.rewards, [y] * len(line.rewards), "o", color=KEPT, markersize=6, markeredgecolor="white")
+    _reference_lines(axes, panel.lines)
+    _margins(axes, panel.lines)
+    axes.set_yticks(range(len(panel.lines)), labels[::-1])
+    axes.tick_params(axis="y", length=0)
+
+
+def _reach(line: Line) -> list[list[float]]:
+    """How far the interval goes below and above the one reward, as matplotlib takes it."""
+    assert line.interval is not None
+    low, high = line.interval
+    return [[max(0.0, line.rewards[0] - low)], [max(0.0, high - line.rewards[0])]]
+
+
+REFERENCE: dict[str, Any] = {"color": DISCARDED, "linestyle": (0, (4, 2)), "linewidth": 1.6}
+
+
+def _reference_lines(axes: Axes, lines: Sequence[Line]) -> None:
+    """One line across where all share a reference's mean, else one mark per line."""
+    if len({round(line.reference, 9) for line in lines if line.reference is not None}) == 1:
+        axes.axvline(next(line.reference for line in lines if line.reference is not None), **REFERENCE)
+        return
+    for i, line in enumerate(lines):
+        if line.reference is not None:
+            y = len(lines) - 1 - i
+            axes.plot([line.reference] * 2, [y - 0.4, y + 0.4], **REFERENCE)
+
+
+def _legend(axes: Axes, lines: Sequence[Line]) -> None:
+    """Names what the lines have, and nothing else."""
+    axes.plot([], [], label="reference", **REFERENCE)
+    axes.plot([], [], "o", color=KEPT, markersize=5, label="one seed")
+    if any(len(line.rewards) > 1 for line in lines):
+        axes.plot([], [], "|", color="black", markersize=11, markeredgewidth=3, label="mean of the seeds")
+        axes.plot([], [], color=RANGE, linewidth=3, label="range of the seeds")
+    if any(len(line.rewards) == 1 and line.interval for line in lines):
+        label = "95 % interval over test prompts (a run with one seed)"
+        axes.errorbar([], [], xerr=[[], []], color=WHISKER, capsize=4, elinewidth=1, linestyle="", label=label)
+    axes.figure.legend(loc="outside lower center", ncols=2, fontsize=9)
+
+
+def _margins(axes: Axes, lines: Sequence[Line]) -> None:
+    """Room around the points: half a line above and below, a tenth of the range at the sides."""
+    values = [value for line in lines for value in [*line.rewards, *_ends(line)]]
+    low, high = min(values), max(values)
+    pad = 0.1 * (high - low) or 0.05 * abs(high) or 0.05
+    axes.set_xlim(low - pad, high + pad)
+    axes.set_ylim(-0.6, len(lines) - 0.4)
+
+
+def _ends(line: Line) -> list[float]:
+    """What a line shows beside its rewards."""
+    interval = line.interval if len(line.rewards) == 1 and line.interval else ()
+    return [*interval, *([] if line.reference is None else [line.reference])]
+
+
+def frontier(lines: Mapping[str, Sequence[Point]], reference: float | None, title: str) -> bytes:
+    """Reward against the distance from the reference: a line per algorithm, over its settings. A PNG file."""
+    from matplotlib.figure import Figure
+
+    with styled():
+        figure = Figure(figsize=(7.2, 4.6), layout="constrained", dpi=150)
+        axes = figure.add_subplot()
+        axes.set_title(title, fontsize=11, fontweight="bold")
+        axes.set_xlabel("mean of log pi - log pi_ref, per token of the policy's test responses")
+        axes.set_ylabel("mean reward of test responses")
+        looks = zip(itertools.cycle(LINES), itertools.cycle(MARKERS))
+        for (name, points), (colour, marker) in zip(lines.items(), looks, strict=False):
+            x, y = ([getattr(point, axis) for point in points] for axis in "xy")
+            axes.plot(x, y, color=colour, marker=marker, markersize=6, linewidth=1.4, label=name)
+            for point in points if len(points) > 1 else ():
+                text = textwrap.fill(point.label, LABEL_WIDTH)
+                axes.annotate(text, (point.x, point.y), (4, 4), textcoords="offset points", fontsize=6)
+        if reference is not None:
+            axes.plot(0, reference, "*", color="black", markersize=12, label="reference", linestyle="")
+        figure.legend(loc="outside lower center", ncols=4, fontsize=9)
+        return png(figure)
+
+
+def verdicts(results: Mapping[str, Any], rates: Sequence[str], title: str) -> bytes:
+    """A bar per question, divided by the shares of its outcomes (`results[question][rate]["share"]`). A PNG file."""
+    from matplotlib.figure import Figure
+
+    looks = dict(zip(rates, ((KEPT, ""), ("#BBBBBB", ""), (DISCARDED, "///"), ("#FFFFFF", "...")), strict=True))
+    with styled():
+        figure = Figure(figsize=(7.2, 2.4), layout="constrained", dpi=150)
+        axes = figure.add_subplot()
+        axes.set_title(title, fontsize=11, fontweight="bold")
+        axes.set_xlabel("share of prompts")
+        axes.grid(axis="y", visible=False)
+        start = np.zeros(len(results))
+        for rate, (colour, hatch) in looks.items():
+            shares = np.array([found[rate]["share"] for found in results.values()])
+            style = {"color": colour, "hatch": hatch, "edgecolor": "#555555", "linewidth": 0.5}
+            axes.barh(list(results), shares, left=start, label=rate, height=0.6, **style)
+            start = start + shares
+        axes.set_xlim(0, 1)
+        axes.invert_yaxis()
+        figure.legend(loc="outside lower center", ncols=len(looks), fontsize=9)
+        return png(figure)
