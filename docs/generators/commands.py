@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 
 import stages
+from alol.config import yaml_files
 
 WIDTH = 100  # characters
 
@@ -29,17 +31,17 @@ def usage(name: str, command: click.Command) -> str:
         return command.get_help(context)
 
 
-def page() -> str:
-    """The page in Markdown: stages of the pipeline first, then the commands that are no stages."""
+def page(root: Path = Path()) -> str:
+    """The page in Markdown: the stages of dvc.yaml first, then the commands that are none."""
     parts = [
         "# Commands",
         "What `--help` of each command says. DVC runs the stages of the pipeline (`dvc repro`, `dvc exp run`), each of "
         "which is a command too; the others one runs by hand.",
     ]
-    found = list(commands())
+    found, pipeline = list(commands()), yaml_files.read(root / "dvc.yaml")["stages"]
     for title, stage in (("The stages of the pipeline", True), ("Other commands", False)):
         parts.append(f"## {title}")
-        for name, said, command in found:
-            if said.startswith("Stage ") == stage:
+        for name, _, command in found:
+            if (name.removeprefix("stages.") in pipeline) == stage:
                 parts += [f"### {name}", f"```text\n{usage(name, command)}\n```"]
     return "\n\n".join(parts) + "\n"

@@ -23,5 +23,5 @@ def generated(root: Path = Path()) -> dict[str, str]:
     """Path -> Markdown."""
     from docs.generators import commands  # loads torch
 
-    pages = {PARAMETERS: parameters.page(root), COMMANDS: commands.page()}
+    pages = {PARAMETERS: parameters.page(root), COMMANDS: commands.page(root)}
     return {**pages, **api.pages(root), **project.pages(root)}

@@ -76,6 +76,13 @@ def test_every_page_is_in_the_sites_navigation():
     assert listed == written | {pages.PARAMETERS, pages.COMMANDS}
 
 
+def test_the_page_of_commands_has_the_twelve_stages_first():
+    first, others = commands.page(ROOT).split("\n## ")[1:]
+    assert len(re.findall(r"^### stages\.", first, flags=re.MULTILINE)) == 12
+    assert "### stages.annotate\n" in first
+    assert "### stages.sweep\n" in others
+
+
 def test_every_command_of_stages_explains_itself():
     found = list(commands.commands())
     assert len(found) > 20
