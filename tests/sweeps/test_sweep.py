@@ -90,9 +90,9 @@ def test_the_numbers_are_those_of_a_run_in_the_workspace(made):
     made.run("dvc", "repro", "--quiet")
     (one,) = (json.loads(text) for name, text in results(made).items() if name.startswith("a_lol-1-"))
     assert json.loads((made.folder / "metrics/summary.json").read_text()) == one["summary"]
-    said = made.run(sys.executable, "-m", "stages.compare", "--against", "nll")
+    said = made.run(sys.executable, "-m", "stages.compare", "--left-out", "--against", "nll")
     assert "over the reference" in said and "over nll" in said
-    assert "same parameters and seed as workspace: a_lol-1-" in said
+    assert "left out: a_lol-1-" in said and ": same parameters and seed as workspace" in said
     assert "4 runs in 2 groups" in said
     assert (made.folder / "reports/frontier_demo.png").read_bytes().startswith(b"\x89PNG")
     page = (made.folder / "reports/compare_demo.md").read_text()
