@@ -12,7 +12,6 @@ import pytest
 
 from tests.closure import ROOT
 
-
 ARGUMENTS = 6
 MORE = {  # public functions that take more, and why
     "attention",  # transformers calls it so
