@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,13 @@ from pathlib import Path
 import pytest
 
 from tests.closure import ROOT
+
+ARGUMENTS = 6
+MORE = {  # public functions that take more, and why
+    "attention",  # transformers calls it so
+    "varlen_attention",  # as PyTorch's varlen_attn
+    "log_ratios", "run_length", "answers",
+}  # fmt: skip
 
 
 def lint(folder: Path) -> subprocess.CompletedProcess[str]:
@@ -53,3 +61,15 @@ def test_every_room_says_what_it_is_for():
         text = package.read_text(encoding="utf-8")
         assert text.startswith('"""'), package
         assert package.parent.name == "alol" or "May import: " in text, package
+
+
+def test_public_functions_take_at_most_six_arguments():
+    """What belongs together is one value: a Recipe, a Decoding, a Machine."""
+    longer = set()
+    for file in (ROOT / "alol").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+                every = (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)
+                if sum(one.arg not in ("self", "cls") for one in every) > ARGUMENTS:
+                    longer.add(node.name)
+    assert longer == MORE
