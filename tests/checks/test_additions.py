@@ -20,7 +20,9 @@ from tests import small
 from tests.closure import ROOT
 
 PAGE = ROOT / "docs/extending.md"
-COPIED = ("alol", "stages", "custom", "tasks", "templates", "tests", "benchmarks", "params.yaml", "pyproject.toml")
+COPIED = (
+    "alol", "stages", "custom", "tasks", "templates", "tests", "benchmarks", "docs", "params.yaml", "pyproject.toml",
+)  # fmt: skip
 BLOCK = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 
 
