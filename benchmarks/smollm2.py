@@ -343,7 +343,7 @@ def against_plain(size: Size, precision: str) -> list[dict[str, Any]]:
         with cast():
             loss = plain.a_lol(
                 model, reference, chosen["prompt_ids"].to_pylist(), chosen["response_ids"].to_pylist(),
-                torch.tensor(chosen["advantage"].to_numpy()), p.hyperparameters["clip"], ours.step.pad_id,
+                torch.tensor(chosen["advantage"].to_numpy()), p.hyperparameters["clip"], tokenizer(size).pad_token_id,
             )  # fmt: skip
         loss.backward()
         turns.between(loss.item(), model)
