@@ -54,6 +54,8 @@ def linked(text: str, source: str, page: str, root: Path = Path()) -> str:
 
     pieces, end = [], 0
     for code in CODE.finditer(text):
+        if "](" not in code[0]:  # no link in it, but it may be the words of one
+            continue
         pieces += [LINK.sub(replace, text[end : code.start()]), code[0]]
         end = code.end()
     return "".join([*pieces, LINK.sub(replace, text[end:])])

@@ -101,6 +101,7 @@ def test_every_command_of_stages_explains_itself():
         ("[a](y.md), [b](#c), [d](https://e.org)", "docs/x.md", "x.md", "[a](y.md), [b](#c), [d](https://e.org)"),
         ("![a](docs/a.png) [b](docs/y.md#z)", "README.md", "project/readme.md", "![a](../a.png) [b](../y.md#z)"),
         ("the [licence](LICENSE)", "README.md", "project/readme.md", "the licence"),
+        ("[`a`](../README.md)", "docs/x.md", "x.md", "[`a`](project/readme.md)"),
         ("[a](nowhere.md)", "README.md", "project/readme.md", "[a](nowhere.md)"),
         (
             "`[a](docs/y.md)`\n```\n[b](docs/z.md)\n```\n",
