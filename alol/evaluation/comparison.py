@@ -68,20 +68,28 @@ def sections(runs: Sequence[Run], checkpoints: Sequence[Group]) -> list[Section]
 def with_pairs(sections: Sequence[Section], against: Sequence[str], options: Aggregate) -> list[Section]:
     """The sections with their `pairs`: prompt by prompt against the reference, and the runs with the labels `against`.
 
-    InputError where a label names no run whose rewards by prompt are known.
+    An algorithm alone is enough where only one run has it. InputError where a label names no run whose rewards by prompt
+    are known, or several.
     """
     known = [
         [(g.label, runs) for g in one.groups if (runs := [run.prompts for run in g.runs if run.prompts])]
         for one in sections
     ]
-    labels = {label for groups in known for label, _ in groups}
-    for label in against:
-        if label not in labels:
-            raise errors.known("run with rewards by prompt (those that a sweep has left) in --against:", label, labels)
+    labels = list(dict.fromkeys(label for groups in known for label, _ in groups))
+    against = [_label(name, labels) for name in against]
     return [
         dataclasses.replace(one, pairs=paired.lines(groups, [x for x in against if x in dict(groups)], options))
         for one, groups in zip(sections, known, strict=True)
     ]
+
+
+def _label(name: str, labels: Sequence[str]) -> str:
+    """The label that is `name`, or the only one of the algorithm `name`."""
+    alike = [label for label in labels if name == label] or [label for label in labels if name == label.split()[0]]
+    if len(alike) != 1:
+        what = "run with rewards by prompt (those that a sweep has left) in --against:"
+        raise errors.known(what, name, [f'"{label}"' for label in labels])
+    return alike[0]
 
 
 def columns(groups: Sequence[Group]) -> list[str]:

@@ -10,7 +10,7 @@ from alol.base.errors import InputError
 from alol.config import params
 from alol.evaluation import comparison, experiments, paired
 from alol.evaluation.paired import Prompts
-from tests.evaluation.test_experiments import made, row
+from tests.evaluation.test_experiments import collect, made, revision, row
 
 OPTIONS = params.load("demo").aggregate
 FIRST = Prompts(policy=[1.0, 2.0, 3.0], reference=[1.0, 1.0, 2.0], conversation=[0, 1, 2])
@@ -50,10 +50,21 @@ def test_a_page_has_the_table_of_the_runs_whose_rewards_are_known():
     runs = [dataclasses.replace(one, prompts=FIRST) for one in made(row("a"), a=("ref1", "test"))]
     sections = comparison.with_pairs(comparison.sections(runs, []), [], OPTIONS)
     assert "| a_lol | 1 | +0.667 [+0.000, +1.000], p = 0.500 |" in comparison.markdown(sections, "demo", 0)
-    with pytest.raises(InputError, match=r"in --against: 'wbc'; known: a_lol"):
+    with pytest.raises(InputError, match=r"in --against: 'wbc'; known: \"a_lol\""):
         comparison.with_pairs(sections, ["wbc"], OPTIONS)
     unknown = comparison.sections(made(row("a"), a=("ref1", "test")), [])
     assert comparison.BY_PROMPT not in comparison.markdown(comparison.with_pairs(unknown, [], OPTIONS), "demo", 0)
+
+
+def test_an_algorithm_alone_names_its_only_run():
+    rows = row("a"), row("b"), row("c", algorithm="nll")
+    of = {"b": revision(algorithms__a_lol__clip=0.5)}
+    runs = [dataclasses.replace(one, prompts=FIRST) for one in collect(*rows, of=of)[0]]
+    sections = comparison.sections(runs, [])
+    (found,) = comparison.with_pairs(sections, ["nll", "a_lol clip=0.5"], OPTIONS)
+    assert found.pairs[0] == ["run", "seeds", "over the reference", "over nll", "over a_lol clip=0.5"]
+    with pytest.raises(InputError, match=r"'a_lol'; known: \"a_lol clip=0.5\", \"a_lol clip=0.9\", \"nll\""):
+        comparison.with_pairs(sections, ["a_lol"], OPTIONS)
 
 
 def test_rewards_of_another_number_of_prompts_are_refused():
