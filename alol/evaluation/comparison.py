@@ -68,8 +68,8 @@ def sections(runs: Sequence[Run], checkpoints: Sequence[Group]) -> list[Section]
 def with_pairs(sections: Sequence[Section], against: Sequence[str], options: Aggregate) -> list[Section]:
     """The sections with their `pairs`: prompt by prompt against the reference, and the runs with the labels `against`.
 
-    An algorithm alone is enough where only one run has it. InputError where a label names no run whose rewards by prompt
-    are known, or several.
+    An algorithm alone is enough where only one run has it. InputError where a label names several runs, or none whose
+    rewards by prompt are known.
     """
     known = [
         [(g.label, runs) for g in one.groups if (runs := [run.prompts for run in g.runs if run.prompts])]
