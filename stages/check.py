@@ -24,7 +24,8 @@ def main(task: str | None, every: bool) -> None:
     """Check names, ranges, sources and reward functions of a task, or of all."""
     if every and task is not None:
         raise click.UsageError("--all and --task exclude each other")
-    problems, warnings = parameters.problems(task), additions.missing()
+    problems, lacking = parameters.problems(task), additions.missing()
+    warnings = list(lacking)
     if every:
         of_all, absent = parameters.every_task()
         warnings += absent
@@ -40,7 +41,8 @@ def main(task: str | None, every: bool) -> None:
         click.echo(f"Error: {line}", err=True)
     if problems:
         raise SystemExit(1)
-    click.echo(summary(task, every))
+    also = f"; what is added to the project lacks {len(lacking)} entries, see above" if lacking else ""
+    click.echo(summary(task, every) + also)
 
 
 def summary(task: str | None, every: bool) -> str:

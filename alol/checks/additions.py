@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import importlib.util
+import inspect
 import re
 import typing
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from alol.base.errors import InputError
 from alol.config import build, yaml_files
 from alol.config.yaml_files import CLEAN, PARAMS, REWARDS
 from alol.data import formats
+from alol.rewards import options
 from alol.rewards.options import KINDS
 
 TABLES = {"OFFLINE": offline, "PAIRS": pairs}  # where an algorithm has its entry: at the foot of the file of its loss
@@ -28,7 +30,7 @@ NEEDED = {"kind", "low", "high"}  # fields of the options of every kind of rewar
 
 def missing(root: Path = Path()) -> list[str]:
     """One line for each file or entry that is missing."""
-    return [*_algorithms(root), *_kinds(root), *_formats(root)]
+    return [*_losses(), *_algorithms(root), *_classes(), *_kinds(root), *_formats(root), *_metrics()]
 
 
 def unregistered(name: str) -> str:
@@ -40,6 +42,16 @@ def unregistered(name: str) -> str:
         "a new one is a loss, and its entry in OFFLINE at the foot of alol/algorithms/offline.py (PAIRS and pairs.py "
         "for a loss over several responses)"
     )
+
+
+def _losses() -> Iterator[str]:
+    """Functions of log-probabilities and their mask that no table has."""
+    for table, module in TABLES.items():
+        known = {algorithm.loss for algorithm in getattr(module, table).values()}
+        for name, function in vars(module).items():
+            own = inspect.isfunction(function) and function.__module__ == module.__name__ and not name.startswith("_")
+            if own and function not in known and set(inspect.signature(function).parameters) >= ALWAYS:
+                yield f"{_file(module.__name__)}: {table}, at its foot, has no entry for the loss {name}"
 
 
 def _algorithms(root: Path) -> Iterator[str]:
@@ -62,15 +74,26 @@ def _algorithms(root: Path) -> Iterator[str]:
                 )
 
 
+def _classes() -> Iterator[str]:
+    """Classes of rewards in files that KINDS does not name, but for those that another class is made from."""
+    texts = {path.stem: path.read_text("utf-8") for path in sorted(Path(options.__file__).parent.glob("*.py"))}
+    named = {dotted.partition(":")[0] for _, dotted in KINDS.values()}
+    for stem, text in texts.items():
+        for cls in re.findall(r"^class (\w+Reward)\b", text, re.MULTILINE):
+            base = any(re.search(rf"^class \w+\(.*\b{cls}\b", other, re.MULTILINE) for other in texts.values())
+            if not base and f"alol.rewards.{stem}" not in named:
+                yield f"alol/rewards/options.py: KINDS has no entry for alol.rewards.{stem}:{cls}"
+
+
 def _kinds(root: Path) -> Iterator[str]:
     try:
         entries = yaml_files.read_defaults(root)["rewards"]["kinds"]
     except InputError:
         return
-    for name, (options, dotted) in KINDS.items():
-        fields = {field.name for field in dataclasses.fields(options)}
+    for name, (declared, dotted) in KINDS.items():
+        fields = {field.name for field in dataclasses.fields(declared)}
         if lacking := NEEDED - fields:
-            yield f"{_file(options.__module__)}: {options.__name__} lacks the fields {', '.join(sorted(lacking))}"
+            yield f"{_file(declared.__module__)}: {declared.__name__} lacks the fields {', '.join(sorted(lacking))}"
         if name not in entries:
             yield f"{REWARDS}: kinds lacks {name}; add {_entry(name, sorted(fields - {'kind'}))}"
         module, _, cls = dotted.partition(":")
@@ -91,9 +114,19 @@ def _formats(root: Path) -> Iterator[str]:
     except (InputError, TypeError):
         return
     for name in formats.names():
-        options = build.fields(formats.get(name).options)
-        if options and name not in entries:
-            yield f"{CLEAN}: formats lacks {name}; add {_entry(name, options)}"
+        keys = build.fields(formats.get(name).options)
+        if keys and name not in entries:
+            yield f"{CLEAN}: formats lacks {name}; add {_entry(name, keys)}"
+
+
+def _metrics() -> Iterator[str]:
+    """Functions of responses and references that the table of metrics does not have."""
+    path = Path(options.__file__).parents[1] / "evaluation" / "metrics.py"
+    text = path.read_text("utf-8")
+    table = re.search(r"^METRICS\b.*?^}", text, re.MULTILINE | re.DOTALL)
+    for name in re.findall(r"^def ([a-z]\w*)\(responses: [^)]*\breferences: ", text, re.MULTILINE):
+        if table is None or not re.search(rf": {name},", table[0]):
+            yield f'alol/evaluation/metrics.py: METRICS lacks {name}; add "{name}": {name}'
 
 
 def _entry(name: str, keys: typing.Iterable[str]) -> str:

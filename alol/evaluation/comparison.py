@@ -85,6 +85,10 @@ def with_pairs(sections: Sequence[Section], against: Sequence[str], options: Agg
 
 def _label(name: str, labels: Sequence[str]) -> str:
     """The label that is `name`, or the only one of the algorithm `name`."""
+    if not labels:
+        raise errors.InputError(
+            "--against compares runs that `python -m stages.sweep` has left in results/; none is here"
+        )
     alike = [label for label in labels if name == label] or [label for label in labels if name == label.split()[0]]
     if len(alike) != 1:
         what = "run with rewards by prompt (those that a sweep has left) in --against:"

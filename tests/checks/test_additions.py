@@ -51,6 +51,26 @@ def test_a_loss_without_its_entry_is_told_from_no_loss_at_all(monkeypatch):
     assert additions.unregistered("mine").startswith("a new one is a loss, and its entry in OFFLINE")
 
 
+def test_what_no_table_has_is_named(monkeypatch):
+    monkeypatch.delitem(offline.OFFLINE, "wbc")
+    monkeypatch.delitem(KINDS, "tfidf")
+    monkeypatch.setattr(additions, "_algorithms", lambda root: [])
+    assert additions.missing(ROOT) == [
+        "alol/algorithms/offline.py: OFFLINE, at its foot, has no entry for the loss wbc",
+        "alol/rewards/options.py: KINDS has no entry for alol.rewards.tfidf:TfidfReward",
+    ]
+
+
+def test_a_metric_that_the_table_lacks_is_named(tmp_path, monkeypatch):
+    for file in ("rewards/options.py", "evaluation/metrics.py"):
+        (tmp_path / file).parent.mkdir()
+        text = (ROOT / "alol" / file).read_text(encoding="utf-8")
+        (tmp_path / file).write_text(text.replace('    "length": length,\n', ""), encoding="utf-8")
+    monkeypatch.setattr(additions.options, "__file__", str(tmp_path / "rewards/options.py"))
+    found = [line for line in additions.missing(ROOT) if "METRICS" in line]
+    assert found == ['alol/evaluation/metrics.py: METRICS lacks length; add "length": length']
+
+
 def test_columns_that_the_loss_does_not_take_are_named(monkeypatch):
     monkeypatch.setitem(offline.OFFLINE, "wbc", dataclasses.replace(offline.OFFLINE["wbc"], columns=()))
     assert additions.missing(ROOT) == [

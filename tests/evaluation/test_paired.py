@@ -53,6 +53,8 @@ def test_a_page_has_the_table_of_the_runs_whose_rewards_are_known():
     with pytest.raises(InputError, match=r"in --against: 'wbc'; known: \"a_lol\""):
         comparison.with_pairs(sections, ["wbc"], OPTIONS)
     unknown = comparison.sections(made(row("a"), a=("ref1", "test")), [])
+    with pytest.raises(InputError, match=r"--against compares runs that `python -m stages\.sweep` has left"):
+        comparison.with_pairs(unknown, ["nll"], OPTIONS)
     assert comparison.BY_PROMPT not in comparison.markdown(comparison.with_pairs(unknown, [], OPTIONS), "demo", 0)
 
 
