@@ -71,6 +71,9 @@ RECOMPUTE = ("reference", "train")  # commands that read launch.recompute
 def line(error: BaseException, command: str | None) -> str | None:
     """What to tell the user of an error that ended `command`, in one line; None for a bug of ours."""
     found = culprit(error)
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").startswith("alol."):
+        file = f"{error.name.replace('.', '/')}.py"
+        return f"{file} is not there, but other code imports it; write it, or take the import out"
     if found is None or isinstance(found, InputError | KeyboardInterrupt):
         return found and (str(found) or "interrupted")
     if out_of_memory(found):

@@ -34,6 +34,12 @@ def test_an_error_of_the_system_is_one_line_with_the_file_and_what_to_do(number)
     assert "; " in line
 
 
+def test_a_file_of_the_project_that_is_imported_and_not_there_is_named():
+    line = faults.line(ModuleNotFoundError("No module named 'alol.rewards.mine'", name="alol.rewards.mine"), "check")
+    assert line == "alol/rewards/mine.py is not there, but other code imports it; write it, or take the import out"
+    assert faults.line(ModuleNotFoundError("No module named 'numpy'", name="numpy"), "check") is None
+
+
 FULL = "data/x: the disk is full; free some space, then run the same command again"
 LARGE = "data/x: it would grow larger than files may be here; raise the limit (ulimit -f), then run "
 
