@@ -72,7 +72,7 @@ def with_pairs(sections: Sequence[Section], against: Sequence[str], options: Agg
     rewards by prompt are known.
     """
     known = [
-        [(g.label, runs) for g in one.groups if (runs := [run.prompts for run in g.runs if run.prompts])]
+        [(g.label, runs) for g in one.groups if (runs := [run.prompts for run in g.runs if _comparable(run)])]
         for one in sections
     ]
     labels = list(dict.fromkeys(label for groups in known for label, _ in groups))
@@ -81,6 +81,11 @@ def with_pairs(sections: Sequence[Section], against: Sequence[str], options: Agg
         dataclasses.replace(one, pairs=paired.lines(groups, [x for x in against if x in dict(groups)], options))
         for one, groups in zip(sections, known, strict=True)
     ]
+
+
+def _comparable(run: Run) -> bool:
+    """Whether its rewards by prompt are known, and of which test prompts they are."""
+    return run.prompts is not None and run.basis.test is not None
 
 
 def _label(name: str, labels: Sequence[str]) -> str:

@@ -21,7 +21,7 @@ from alol.config.sections import Aggregate
 from alol.data import schema
 from alol.evaluation import metrics
 from alol.evaluation.metrics import Array
-from alol.evaluation.summary import check_aligned, conversations, number
+from alol.evaluation.summary import check_aligned, conversations, number, show_p
 
 
 class Prompts(TypedDict):
@@ -42,8 +42,7 @@ class Difference:
     p_value: float
 
     def __str__(self) -> str:
-        p = "p < 0.001" if self.p_value < 0.001 else f"p = {self.p_value:.3f}"
-        return f"{self.mean:+.3f} [{self.low:+.3f}, {self.high:+.3f}], {p}"
+        return f"{self.mean:+.3f} [{self.low:+.3f}, {self.high:+.3f}], {show_p(self.p_value)}"
 
 
 def prompts(folder: Path, p: Params) -> Prompts:

@@ -11,7 +11,7 @@ import numpy as np
 from alol.config.sections import Reward
 from alol.evaluation.report_run import Run
 from alol.evaluation.revisions import flat
-from alol.evaluation.summary import ALL, MODELS, ordered, show, split_names
+from alol.evaluation.summary import ALL, MODELS, ordered, show, show_p, split_names
 
 EMPTY = "(empty)"
 ABSENT = object()
@@ -78,11 +78,7 @@ def shown(text: str) -> str:
 def difference(delta: Mapping[str, float]) -> str:
     """The policy's reward less the reference's, with its interval and p-value."""
     low, high = (f"{delta[name]:+.3f}" for name in ("reward_low", "reward_high"))
-    return f"{delta['reward']:+.3f} [{low}, {high}], {_p(delta['p_value'])}"
-
-
-def _p(value: float) -> str:
-    return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
+    return f"{delta['reward']:+.3f} [{low}, {high}], {show_p(delta['p_value'])}"
 
 
 def facts(run: Run) -> list[tuple[str, str]]:

@@ -344,6 +344,11 @@ def show(value: float | None) -> str:
     return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
 
 
+def show_p(value: float) -> str:
+    """A p-value with three decimals."""
+    return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
+
+
 def align(lines: list[list[str]], left: int) -> str:
     """Columns of equal width, the first `left` ones flush left; a rule below the header."""
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]

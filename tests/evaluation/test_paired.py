@@ -10,6 +10,7 @@ from alol.base.errors import InputError
 from alol.config import params
 from alol.evaluation import comparison, experiments, paired
 from alol.evaluation.paired import Prompts
+from alol.evaluation.revisions import UNKNOWN, Basis
 from tests.evaluation.test_experiments import collect, made, revision, row
 
 OPTIONS = params.load("demo").aggregate
@@ -52,6 +53,9 @@ def test_a_page_has_the_table_of_the_runs_whose_rewards_are_known():
     assert "| a_lol | 1 | +0.667 [+0.000, +1.000], p = 0.500 |" in comparison.markdown(sections, "demo", 0)
     with pytest.raises(InputError, match=r"in --against: 'wbc'; known: \"a_lol\""):
         comparison.with_pairs(sections, ["wbc"], OPTIONS)
+    elsewhere = [dataclasses.replace(runs[0], basis=UNKNOWN), dataclasses.replace(runs[0], basis=UNKNOWN, seed="2")]
+    elsewhere[1] = dataclasses.replace(elsewhere[1], prompts={**FIRST, "policy": [1.0]})  # of other prompts, perhaps
+    assert comparison.with_pairs(comparison.sections(elsewhere, []), [], OPTIONS)[0].pairs == []
     unknown = comparison.sections(made(row("a"), a=("ref1", "test")), [])
     with pytest.raises(InputError, match=r"--against compares runs that `python -m stages\.sweep` has left"):
         comparison.with_pairs(unknown, ["nll"], OPTIONS)
@@ -61,7 +65,7 @@ def test_a_page_has_the_table_of_the_runs_whose_rewards_are_known():
 def test_an_algorithm_alone_names_its_only_run():
     rows = row("a"), row("b"), row("c", algorithm="nll")
     of = {"b": revision(algorithms__a_lol__clip=0.5)}
-    runs = [dataclasses.replace(one, prompts=FIRST) for one in collect(*rows, of=of)[0]]
+    runs = [dataclasses.replace(one, prompts=FIRST, basis=Basis("r", "t")) for one in collect(*rows, of=of)[0]]
     sections = comparison.sections(runs, [])
     (found,) = comparison.with_pairs(sections, ["nll", "a_lol clip=0.5"], OPTIONS)
     assert found.pairs[0] == ["run", "seeds", "over the reference", "over nll", "over a_lol clip=0.5"]
