@@ -18,11 +18,12 @@ from alol.models import policies
 from alol.models.tokens import Encoder
 from alol.rewards.likelihood import LikelihoodReward
 from alol.rewards.options import parse
-from benchmarks import dialogues, measure, plain, smollm2
+from benchmarks import dialogues, measure, plain, smollm2, smollm2_model
 from benchmarks import generation as writing
 from benchmarks import scoring as reading
 from benchmarks.size import TINY, Size
-from benchmarks.smollm2 import ASKED, WORK, compared
+from benchmarks.smollm2 import ASKED, compared
+from benchmarks.smollm2_model import WORK
 
 TOLERANCE = 1e-4  # of a score
 Sides = tuple[Callable[[], Any], Callable[[], Any]]
@@ -43,7 +44,7 @@ def in_turn(sides: Sides, rounds: int) -> tuple[tuple[list[float], list[float]],
 
 def rows(size: Size, count: int) -> list[dict[str, str]]:
     """Prompts and responses as texts."""
-    table, tokenizer = smollm2.examples(size, count).to_pydict(), smollm2.tokenizer(size)
+    table, tokenizer = smollm2_model.examples(size, count).to_pydict(), smollm2_model.tokenizer(size)
     texts = zip(*(tokenizer.batch_decode(table[name]) for name in ("prompt_ids", "response_ids")), strict=True)
     return [{"prompt": prompt, "response": response} for prompt, response in texts]
 
@@ -74,7 +75,7 @@ def classifier(size: Size) -> tuple[Any, nn.Module, int]:
     if size == TINY:
         tokenizer = reading.tokenizer_of(size)
         return tokenizer, reading.model_of(size, len(tokenizer)), reading.LONGEST
-    folder = model_names.folder(smollm2.ENCODER, "the encoder")
+    folder = model_names.folder(smollm2_model.ENCODER, "the encoder")
     torch.manual_seed(0)
     model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1).eval()
     longest = model.config.max_position_embeddings
@@ -86,13 +87,18 @@ def likelihood(size: Size) -> list[dict[str, Any]]:
     work, found = WORK[size], rows(size, WORK[size].likely)
     prompts, responses = ([row[name] for row in found] for name in ("prompt", "response"))
     defaults = yaml_files.read_defaults(dialogues.ROOT)["rewards"]
-    own = {"kind": "likelihood", "model": smollm2.model_name(size), "max_prompt": 2 * work.prompt, "max_response": 128}
-    if own["model"] == smollm2.MODEL:
+    own = {
+        "kind": "likelihood",
+        "model": smollm2_model.model_name(size),
+        "max_prompt": 2 * work.prompt,
+        "max_response": 128,
+    }
+    if own["model"] == smollm2_model.MODEL:
         own["sha256"] = params.load(smollm2.TASK, root=dialogues.ROOT).policy.sha256
     options = parse(components.rewards(defaults, {"it": own}, "rewards")["it"], "rewards.it")
     settings = replace(params.load(smollm2.TASK, root=dialogues.ROOT).launch, device="cpu")
     reward = LikelihoodReward("rewards.it", options, dialogues.ROOT, settings)
-    model, tokenizer = smollm2.library_model(size).eval(), smollm2.tokenizer(size)
+    model, tokenizer = smollm2_model.library_model(size).eval(), smollm2_model.tokenizer(size)
     encoder = Encoder(tokenizer, options, frozenset(end_ids(model, tokenizer)))
     encoded: list[tuple[list[int], list[int]]] = []
 
@@ -117,14 +123,14 @@ def likelihood(size: Size) -> list[dict[str, Any]]:
 
 def generation(size: Size) -> list[dict[str, Any]]:
     """Greedy responses to prompts in the model's own chat template, equal but for ties."""
-    work, tokenizer = WORK[size], smollm2.tokenizer(size)
-    prompts = smollm2.examples(size, work.prompts)["prompt_ids"].to_pylist()
+    work, tokenizer = WORK[size], smollm2_model.tokenizer(size)
+    prompts = smollm2_model.examples(size, work.prompts)["prompt_ids"].to_pylist()
     if tokenizer.chat_template:
         asked = [[{"role": "user", "content": text}] for text in tokenizer.batch_decode(prompts)]
         prompts = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_dict=False)
     shorter = replace(size, new_tokens=work.new_tokens)
-    ours = writing.Ours(shorter, policies.base_model(smollm2.model_name(size), None, quantized=False), tokenizer)
-    library = writing.Library(shorter, smollm2.library_model(size), tokenizer)
+    ours = writing.Ours(shorter, policies.base_model(smollm2_model.model_name(size), None, quantized=False), tokenizer)
+    library = writing.Library(shorter, smollm2_model.library_model(size), tokenizer)
     times, (mine, theirs) = in_turn((lambda: ours(prompts), lambda: library(prompts)), work.rounds)
     parity = writing.parity_of(library.model, prompts, mine, theirs, same=0.9)
     tokens = (sum(map(len, prompts)) + sum(map(len, mine))) * work.rounds

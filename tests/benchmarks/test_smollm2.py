@@ -10,7 +10,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks import __main__ as benchmarks
-from benchmarks import gpu_run, measure, smollm2, smollm2_reading
+from benchmarks import gpu_run, measure, smollm2, smollm2_model, smollm2_reading
 from benchmarks.size import FULL, TINY
 
 needs_trl = pytest.mark.skipif(not smollm2.has_trl(), reason="trl is not installed")
@@ -112,7 +112,7 @@ def test_padding_is_what_the_longest_leaves():
 
 
 def test_batches_by_length_begin_with_the_longest_and_keep_pairs_together():
-    table = smollm2.examples(TINY, 5, 2, by_length=True).to_pydict()
+    table = smollm2_model.examples(TINY, 5, 2, by_length=True).to_pydict()
     lengths = [len(x) + len(y) for x, y in zip(table["prompt_ids"], table["response_ids"], strict=True)]
     longest = [max(pair) for pair in zip(lengths[::2], lengths[1::2], strict=True)]
     assert longest == sorted(longest, reverse=True)
