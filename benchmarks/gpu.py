@@ -13,17 +13,18 @@ from __future__ import annotations
 import dataclasses
 import json
 import tempfile
+import traceback
 from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 
 from alol.compute import launch
 from alol.config import params
-from alol.models import scratch
 from benchmarks import measure
 from benchmarks.gpu_llama import llama
-from benchmarks.gpu_run import SOURCE, Run, Sizes, precision
+from benchmarks.gpu_run import SOURCE, Run, Sizes, precision, tokenizer_of, words
 from benchmarks.gpu_trl import against_trl
 from benchmarks.gpu_xl import gpt2_xl
 
@@ -48,22 +49,34 @@ from benchmarks.gpu_xl import gpt2_xl
 @click.option("--xl-vocabulary", default=50257)
 @click.option("--xl-batch", default=64, help="Responses of an update.")
 @click.option("--xl-tokens", type=int, help="Padded tokens of one pass; else launch.tokens of params.yaml.")
+@click.option("--base", type=click.Path(path_type=Path), help="Folder in which LLaMA's base is kept; else in none.")
 @click.option("--out", type=click.Path(path_type=Path), help="JSON file for the result.")
-def main(out: Path | None, **options: Any) -> None:
-    """Measure updates and generation on random models of LLaMA-7B's and GPT-2 XL's shape."""
+def main(base: Path | None, out: Path | None, **options: Any) -> None:
+    """Measure updates and generation on random models of LLaMA-7B's and GPT-2 XL's shape.
+
+    A part that fails is named in the result, and the others are measured.
+    """
     sizes = Sizes(**options)
     result: dict[str, Any] = {**measure.machine(), "precision": precision(), "sizes": dataclasses.asdict(sizes)}
     settings = dataclasses.replace(params.load(sizes.task, "a_lol", SOURCE).launch, precision=precision())
+    failed = []
     with tempfile.TemporaryDirectory() as folder:
-        tokenizer = scratch.train_tokenizer(["a few words for a tokenizer"], 300)
-        run = Run(sizes, launch.accelerator(settings), tokenizer, Path(folder))
+        tokenizer = tokenizer_of(words(2 * sizes.vocabulary, np.random.default_rng(1)), sizes.vocabulary)
+        run = Run(sizes, launch.accelerator(settings), tokenizer, base or Path(folder))
         for name, part in {"llama": llama, "gpt2_xl": gpt2_xl, "trl": against_trl}.items():
-            result[name] = part(run)
+            try:
+                result[name] = part(run)
+            except Exception as error:
+                traceback.print_exc()
+                result[name] = {"failed": f"{type(error).__name__}: {error}"}
+                failed.append(name)
             run.main.free_memory()
             text = json.dumps(result, indent=2)
             if out is not None:
                 out.write_text(text + "\n", encoding="utf-8")
     click.echo(text)
+    if failed:
+        raise SystemExit(f"failed: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

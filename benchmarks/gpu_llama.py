@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, LlamaConfig
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerBase
 
 from alol.compute import generate
 from alol.compute.launch import Machine
@@ -35,18 +37,38 @@ from benchmarks.gpu_run import (
 SPEED, MEMORY = 2.5, 0.5  # targets: times as fast at least, of the memory at most
 
 
-def make_base(run: Run) -> None:
-    """LLaMA's shape with random weights, in bf16 on disk."""
-    sizes = run.sizes
+@dataclass(frozen=True)
+class Shape:
+    """Of a LLaMA; `positions` are the most tokens of a text."""
+
+    layers: int
+    width: int
+    heads: int
+    intermediate: int
+    vocabulary: int
+    positions: int
+
+
+def save_base(shape: Shape, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """A LLaMA of this shape with random weights, in bf16 on disk."""
     config = LlamaConfig(
-        vocab_size=sizes.vocabulary, num_hidden_layers=sizes.layers, hidden_size=sizes.width,
-        num_attention_heads=sizes.heads, intermediate_size=sizes.intermediate,
-        max_position_embeddings=sizes.prompt + sizes.response, tie_word_embeddings=False,
+        vocab_size=shape.vocabulary, num_hidden_layers=shape.layers, hidden_size=shape.width,
+        num_attention_heads=shape.heads, intermediate_size=shape.intermediate,
+        max_position_embeddings=shape.positions, tie_word_embeddings=False,
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
     with torch.device(device()):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-    model.save_pretrained(run.folder)
-    run.tokenizer.save_pretrained(run.folder)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def make_base(run: Run) -> None:
+    """That of the run, where none is kept."""
+    sizes = run.sizes
+    shape = (sizes.layers, sizes.width, sizes.heads, sizes.intermediate, sizes.vocabulary)
+    if not (run.folder / "config.json").exists():
+        save_base(Shape(*shape, positions=sizes.prompt + sizes.response), run.tokenizer, run.folder)
 
 
 class Plain:

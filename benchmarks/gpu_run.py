@@ -25,12 +25,13 @@ from alol.compute import launch
 from alol.compute.batching import Batch, chunks
 from alol.compute.logprob import ResponseLogp, response_logp
 from alol.config import params
-from alol.models import policies, trainable
+from alol.models import policies, scratch, trainable
 from alol.training import loop, planning
 from benchmarks import measure
 
 TOLERANCE = {"fp32": 1e-5, "bf16": 2e-2}  # relative, of the loss and of the gradient
 NOISE = 1e-2  # that moves adapters off the reference, so that no importance weight is 1
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
 SOURCE = Path(__file__).parents[1]  # whose parameters are measured
 
 
@@ -152,6 +153,17 @@ def lengths(table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
     """Tokens of the prompts and of the responses [N]."""
     found = (table[name].combine_chunks().value_lengths().to_numpy() for name in ("prompt_ids", "response_ids"))
     return next(found), next(found)
+
+
+def words(count: int, generator: np.random.Generator) -> list[str]:
+    """Made of three to eight random letters."""
+    lengths = generator.integers(3, 9, count)
+    return ["".join(LETTERS[i] for i in generator.integers(0, 26, length)) for length in lengths]
+
+
+def tokenizer_of(known: list[str], vocabulary: int) -> PreTrainedTokenizerBase:
+    """Trained on the words, so that every id of the model stands for a text."""
+    return scratch.train_tokenizer([" ".join(known)], vocabulary)
 
 
 def useful(table: pa.Table) -> int:

@@ -83,7 +83,8 @@ def run(folder: Path, stage: str, task: str, algorithm: str | None = None) -> di
     """Runs a stage in a process of its own; its seconds and peak_memory_mb, as it reports them."""
     command = [sys.executable, "-m", f"stages.{stage}", "--task", task]
     command += ["--algorithm", algorithm] if algorithm else []
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    places = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(places)}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}: {done.stderr[-1000:]}")

@@ -144,12 +144,21 @@ def _state(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
     plain: dict[str, dict[str, Any]] = {}
     for number, entries in optimizer.state_dict()["state"].items():
         plain[str(number)] = {}
-        for key, value in entries.items():
+        for key, value in _flat(entries):
             if isinstance(value, Tensor):
                 tensors[f"optimizer.{number}.{key}"] = value
             else:
                 plain[str(number)][key] = value
     return tensors, {"state": plain, "lr": [group["lr"] for group in optimizer.param_groups]}
+
+
+def _flat(entries: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Without the inner tables in which bitsandbytes hides its tensors from FSDP; it loads them without these too."""
+    for key, value in entries.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value)
+        else:
+            yield key, value
 
 
 def _put_back(optimizer: Optimizer, plain: dict[str, Any], tensors: Mapping[str, Tensor]) -> None:
