@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,11 @@ def used(launch: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def words() -> str:
-    """This machine in words: its processor, its cores and its memory."""
+def words(devices: Iterable[str] = ()) -> str:
+    """This machine in words: its processor, cores and memory, and which of the `devices` are accelerators."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return f"{_processor()}, {os.cpu_count()} cores, {memory:.0f} GiB of memory, {platform.system()}"
+    found = f"{_processor()}, {os.cpu_count()} cores, {memory:.0f} GiB of memory, {platform.system()}"
+    return ", ".join([*sorted(set(devices) - {_processor()}), found])
 
 
 def _processor() -> str:

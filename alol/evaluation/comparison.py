@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import statistics
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -216,14 +216,55 @@ def _line(group: Group) -> Line:
 
 
 def frontier(groups: Sequence[Group]) -> dict[str, list[Point]]:
-    """Algorithm -> its groups as points, by distance from the reference; without those that did not measure it."""
-    found: dict[str, list[Point]] = {}
+    """Line -> its points, by distance from the reference: the groups of one algorithm, without those that did not
+    measure it.
+
+    Numbers are strengths, along a line; another word among the settings (a filter, say) makes a line of its own. Points
+    name the strengths that vary on their line, and one that stands alone those that are unusual among all lines. Joined
+    are those that differ in one of them alone, the one with the most values.
+    """
+    lines: dict[str, list[Group]] = {}
+    measured = [g for g in groups if g.values(f"{POLICY}{DISTANCE}")]
+    for g in sorted(measured, key=lambda g: g.algorithm):
+        kin = [one for one in measured if one.algorithm == g.algorithm]
+        words = {key: value for key, value in g.settings.items() if not _is_number(value)}
+        name = " ".join([g.algorithm, *(f"{key}={words[key]}" for key in _varying(kin) if key in words)])
+        lines.setdefault(name, []).append(g)
+    usual = {key: _usual(measured, key) for key in _varying(measured)}
+    return {name: sorted(_points(own, usual), key=lambda one: (one.x, one.y)) for name, own in lines.items()}
+
+
+def _points(groups: Sequence[Group], everywhere: Mapping[str, str]) -> Iterator[Point]:
+    """Of the groups of one line; `everywhere` is what is usual among all lines."""
+    varying = _varying(groups)
+    main = max(varying, key=lambda key: len({g.settings.get(key) for g in groups}), default=None)
+    usual = {key: _usual(groups, key) for key in varying if key != main}
     for g in groups:
-        if distance := g.values(f"{POLICY}{DISTANCE}"):
-            settings = " ".join(f"{key}={value}" for key, value in g.settings.items())
-            point = Point(statistics.fmean(distance), statistics.fmean(g.values(FIRST[0])), settings)
-            found.setdefault(g.algorithm, []).append(point)
-    return {name: sorted(points, key=lambda one: (one.x, one.y)) for name, points in sorted(found.items())}
+        other = [key for key, value in usual.items() if g.settings.get(key) != value]
+        own = [key for key, value in everywhere.items() if g.settings.get(key, value) != value]
+        named = other or ([main] if main else [key for key in own if _is_number(g.settings[key])])
+        label = " ".join(f"{key}={g.settings.get(key)}" for key in named)
+        distance, reward = (statistics.fmean(g.values(name)) for name in (f"{POLICY}{DISTANCE}", FIRST[0]))
+        yield Point(distance, reward, label, joined=not other)
+
+
+def _varying(groups: Sequence[Group]) -> list[str]:
+    """The settings in which the groups differ."""
+    keys = dict.fromkeys(key for g in groups for key in g.settings)
+    return [key for key in keys if len({g.settings.get(key) for g in groups}) > 1]
+
+
+def _usual(groups: Sequence[Group], key: str) -> str:
+    """The value of a setting that most of the groups have."""
+    return statistics.mode(g.settings[key] for g in groups if key in g.settings)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def reference(groups: Sequence[Group]) -> float | None:

@@ -45,11 +45,15 @@ class Panel:
 
 @dataclass(frozen=True)
 class Point:
-    """A run's distance from the reference and its reward, with the settings that made it."""
+    """A run's distance from the reference and its reward; `label` says which of a line's runs it is.
+
+    `joined`: part of the line; else it stands beside it.
+    """
 
     x: float
     y: float
     label: str
+    joined: bool = True
 
 
 def comparison(panels: Sequence[Panel], title: str = "") -> bytes:
@@ -143,26 +147,54 @@ def _ends(line: Line) -> list[float]:
 
 
 def frontier(lines: Mapping[str, Sequence[Point]], reference: float | None, title: str) -> bytes:
-    """Reward against the distance from the reference: a line per algorithm, over its settings. A PNG file."""
+    """Reward against the distance from the reference: a line per algorithm, over its strengths. A PNG file."""
     from matplotlib.figure import Figure
 
     with styled():
-        figure = Figure(figsize=(7.2, 4.6), layout="constrained", dpi=150)
+        figure = Figure(figsize=(7.2, 5.0), layout="constrained", dpi=150)
         axes = figure.add_subplot()
         axes.set_title(title, fontsize=11, fontweight="bold")
         axes.set_xlabel("mean of log pi - log pi_ref, per token of the policy's test responses")
         axes.set_ylabel("mean reward of test responses")
         looks = zip(itertools.cycle(LINES), itertools.cycle(MARKERS))
+        labels = []
         for (name, points), (colour, marker) in zip(lines.items(), looks, strict=False):
-            x, y = ([getattr(point, axis) for point in points] for axis in "xy")
-            axes.plot(x, y, color=colour, marker=marker, markersize=6, linewidth=1.4, label=name)
-            for point in points if len(points) > 1 else ():
-                text = textwrap.fill(point.label, LABEL_WIDTH)
-                axes.annotate(text, (point.x, point.y), (4, 4), textcoords="offset points", fontsize=6)
+            style = {"color": colour, "marker": marker, "markersize": 6}
+            for joined in (True, False):
+                x, y = ([getattr(point, axis) for point in points if point.joined is joined] for axis in "xy")
+                axes.plot(x, y, linewidth=1.4 if joined else 0, label=name if joined else None, **style)
+            labels += [(point, colour) for point in points if point.label]
         if reference is not None:
             axes.plot(0, reference, "*", color="black", markersize=12, label="reference", linestyle="")
-        figure.legend(loc="outside lower center", ncols=4, fontsize=9)
+        figure.legend(loc="outside lower center", ncols=3, fontsize=8)
+        _label(axes, labels, [(point.x, point.y) for points in lines.values() for point in points])
         return png(figure)
+
+
+SIDES = [(6, 4, "left"), (6, -9, "left"), (-6, 4, "right"), (-6, -9, "right"), (0, 9, "center"), (0, -14, "center")]
+
+
+def _label(axes: Axes, labels: Sequence[tuple[Point, str]], marks: Sequence[tuple[float, float]]) -> None:
+    """Writes each label beside its point, on the side where it covers the fewest of the labels and marks before it."""
+    figure: Any = axes.figure
+    figure.draw_without_rendering()  # which settles where the axes lie
+    renderer = figure.canvas.get_renderer() if hasattr(figure.canvas, "get_renderer") else None
+    places = axes.transData.transform(np.array(marks)) if marks else np.empty((0, 2))
+    taken: list[Any] = []
+    for point, colour in labels:
+        tried = []
+        for x, y, side in SIDES:
+            options: dict[str, Any] = {"textcoords": "offset points", "ha": side, "fontsize": 6.5, "color": colour}
+            text = axes.annotate(point.label, (point.x, point.y), (x, y), **options)
+            box = text.get_window_extent(renderer)
+            inside = axes.bbox.contains(box.x0, box.y0) and axes.bbox.contains(box.x1, box.y1)
+            covered = sum(box.overlaps(one) for one in taken) + sum(box.contains(*place) for place in places)
+            tried.append((covered + (0 if inside else 10), len(tried), text, box))
+        *_, best, box = min(tried, key=lambda one: one[:2])
+        taken.append(box)
+        for *_, text, _ in tried:
+            if text is not best:
+                text.remove()
 
 
 def verdicts(results: Mapping[str, Any], rates: Sequence[str], title: str) -> bytes:

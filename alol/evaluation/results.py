@@ -25,6 +25,7 @@ from alol.evaluation.experiments import DAMAGED, LeftOut, Run
 from alol.evaluation.paired import Prompts
 from alol.evaluation.revisions import Basis
 
+PER_RUN = ("train", "evaluate")  # stages that each run has to itself
 TRAINING = ("train.", "algorithms.")  # settings on which no stage before training depends
 
 
@@ -82,6 +83,8 @@ def finished(found: Params, root: Path = Path()) -> bool:
 def write(folder: Path, found: Params, code: Code, cost: dict[str, dict[str, float]], target: Path) -> Result:
     """The result of the run that `dvc repro` has ended in `folder`; `cost`: stage -> seconds and memory."""
     lock = folder / "dvc.lock"
+    launch = {one.stem: read_json(one) for one in sorted((folder / paths.launch("x")).parent.glob("*.json"))}
+    devices = [one["device"] for name in PER_RUN for one in launch.get(name, [])]
     result = Result(
         task=found.task,
         algorithm=found.algorithm,
@@ -92,9 +95,9 @@ def write(folder: Path, found: Params, code: Code, cost: dict[str, dict[str, flo
         basis=vars(revisions.basis(lock.read_bytes() if lock.exists() else None, found)),
         prompts=paired.prompts(folder, found),
         cost=cost,
-        launch={one.stem: read_json(one) for one in sorted((folder / paths.launch("x")).parent.glob("*.json"))},
+        launch=launch,
         code=code,
-        machine=machine.words(),
+        machine=machine.words(devices),
         date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
     write_json(target, result)

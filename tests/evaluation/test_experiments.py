@@ -294,16 +294,26 @@ def test_a_run_that_dvc_and_a_file_know_counts_once():
 
 
 def test_the_frontier_has_a_line_for_each_algorithm_by_its_distance():
-    rows = [row(name, 0.5, policy__all__kl_per_token=x) for name, x in (("a", 0.5), ("b", 0.25), ("c", 0.125))]
+    distances = {"a": 0.5, "b": 0.25, "c": 0.125, "e": 0.75, "f": 0.375, "g": 0.0625}
+    rows = [row(name, 0.5, policy__all__kl_per_token=x) for name, x in distances.items()]
     rows[2]["algorithm"] = "nll"
-    of = {"b": revision(algorithms__a_lol__clip=0.5)}
+    of = {"b": revision(algorithms__a_lol__clip=0.5), "e": revision(algorithms__a_lol__clip=0.2)}
+    smaller = {"tasks__demo__train__batch_size": 8}
+    of |= {
+        "c": revision(algorithm="nll", **smaller),
+        "f": revision(**smaller),
+        "g": revision(tasks__demo__train__filter="none"),
+    }
     runs, _ = collect(*rows, row("d", algorithm="wbc"), of=of)
     groups = experiments.group(runs)
     found = comparison.frontier(groups)
-    assert {name: [(one.x, one.y, one.label) for one in points] for name, points in found.items()} == {
-        "a_lol": [(0.25, 0.5, "clip=0.5"), (0.5, 0.5, "clip=0.9")],
-        "nll": [(0.125, 0.5, "")],
-    }
+    assert {name: [(one.x, one.label, one.joined) for one in points] for name, points in found.items()} == {
+        "a_lol filter=auto": [
+            (0.25, "clip=0.5", True), (0.375, "batch_size=8", False), (0.5, "clip=0.9", True), (0.75, "clip=0.2", True)
+        ],
+        "a_lol filter=none": [(0.0625, "", True)],
+        "nll": [(0.125, "batch_size=8", True)],
+    }  # fmt: skip
     assert comparison.reference(groups) == 0.25
     assert comparison_figures.frontier(found, 0.25, "demo").startswith(b"\x89PNG")
     assert comparison.frontier(experiments.group(made(row("d"), d=("r", "t")))) == {}
