@@ -11,7 +11,7 @@ from torch import nn
 
 from alol.compute.batching import Batch
 from alol.compute.logprob import response_logp
-from alol.models import lora, trainable
+from alol.models import lora, policies, trainable
 from tests.conftest import tiny_model
 
 BATCH = Batch([[5, 6, 7, 8], [9]], [[20, 21, 1], [22, 23, 24, 1]], 0, "cpu")
@@ -66,6 +66,28 @@ def test_numbers_and_gradients_are_pefts(architecture, options, tokenizer):
     assert expected
     for name, gradient in expected.items():
         torch.testing.assert_close(found[name], gradient, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_on_a_base_in_4_bits_too(precision, tokenizer, tmp_path):
+    tiny_model("llama", tokenizer).save_pretrained(tmp_path)
+    torch.manual_seed(0)
+    config = peft.LoraConfig(r=2, lora_alpha=3, target_modules="all-linear", task_type="CAUSAL_LM")
+    model = peft.get_peft_model(policies.base_model(str(tmp_path), None, quantized=True), config)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(parameter, std=0.1)
+    fused = lora.fused(copy.deepcopy(model))
+    layers = [layer for layer in fused.modules() if isinstance(layer, lora.Added)]
+    assert layers
+    assert {type(layer.base_layer).__name__ for layer in layers} == {"Linear4bit"}
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        (logp, expected), (again, found) = gradients(model), gradients(fused)
+    exact = precision == "no"
+    torch.testing.assert_close(again, logp, atol=1e-5 if exact else 0.05, rtol=0)
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        assert (found[name] - gradient).norm() <= (1e-5 if exact else 0.05) * gradient.norm(), name
 
 
 @torch.no_grad()
