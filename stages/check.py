@@ -9,9 +9,9 @@ import shlex
 
 import click
 
-from alol.checks import additions, parameters
+from alol.checks import additions, memory, parameters
 from alol.config import params
-from stages._cli import mistakes
+from stages._cli import mistakes, speak
 
 
 @click.command(name="check")
@@ -19,9 +19,15 @@ from stages._cli import mistakes
 @click.option(
     "--all", "every", is_flag=True, help="Every task; sources that are not on this machine are warnings then."
 )
+@click.option("--memory", "how_much", is_flag=True, help="What each stage will need of memory, at most.")
+@click.option(
+    "--gib", type=click.FloatRange(0, min_open=True), help="With --memory: what there is; which keys of launch fit it."
+)
 @mistakes()
-def main(task: str | None, every: bool) -> None:
+def main(task: str | None, every: bool, how_much: bool, gib: float | None) -> None:
     """Check names, ranges, sources and reward functions of a task, or of all."""
+    if gib is not None and not how_much:
+        raise click.UsageError("--gib needs --memory")
     if every and task is not None:
         raise click.UsageError("--all and --task exclude each other")
     problems, lacking = parameters.problems(task), additions.missing()
@@ -43,6 +49,8 @@ def main(task: str | None, every: bool) -> None:
         raise SystemExit(1)
     also = f"; what is added to the project lacks {len(lacking)} entries, see above" if lacking else ""
     click.echo(summary(task, every) + also)
+    if how_much:
+        click.echo(needed(params.load(task), gib))
 
 
 def summary(task: str | None, every: bool) -> str:
@@ -51,6 +59,30 @@ def summary(task: str | None, every: bool) -> str:
     run = f"task {loaded.task}, algorithm {loaded.algorithm}, seed {loaded.seed}"
     about = f"params.yaml and tasks/{loaded.task}.yaml are fine: {run}"
     return f"{about}; and so is every file of tasks/" if every else about
+
+
+def needed(loaded: params.Params, gib: float | None) -> str:
+    """The table of memory, and whether it is there."""
+    import torch
+
+    speak()
+    accelerator = loaded.launch.device == "auto" and torch.cuda.is_available()
+    shape = memory.shape_of(loaded, accelerator=accelerator)
+    found = memory.needs(loaded, shape, accelerator=accelerator)
+    most = max(found, key=lambda need: need.total)
+    lines = [memory.table(found), f"{most.stage} needs the most: {most.total / memory.GIB:.2f} GiB in each process"]
+    if absent := memory.rewards_of(loaded, {**loaded.rewards, **loaded.test_rewards})[1]:
+        lines.append(f"Not counted, for they are not on this machine: {', '.join(dict.fromkeys(absent))}")
+    if gib is not None:
+        keys = memory.fitting(loaded, shape, gib * memory.GIB, accelerator=accelerator)
+        if keys is None:
+            lines.append(f"That is more than {gib:g} GiB, whatever `launch` says: take a smaller model, or qlora")
+        elif keys:
+            named = ", ".join(f"launch.{key}={str(value).lower()}" for key, value in keys.items())
+            lines.append(f"That is more than {gib:g} GiB; it fits with {named}")
+        else:
+            lines.append(f"All of it fits into {gib:g} GiB")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

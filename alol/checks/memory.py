@@ -1,0 +1,329 @@
+"""What a run's policy will need of memory, worked out from its shape before a weight is read.
+
+What autograd keeps for the backward pass is not estimated by a formula for each architecture: the model is built of
+fake tensors, which have a shape and a type but no numbers, run forward over a few tokens, and what is kept is counted.
+Of reward models the weights are counted, not what they need while they score.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+from alol.base.errors import InputError
+from alol.config.params import Params
+from alol.config.sections import Scratch
+from alol.evaluation.summary import align
+
+GIB = 2**30
+LIBRARIES, ADAPTERS = 0.46 * GIB, 0.09 * GIB  # torch and transformers in a process, and peft beside them
+STATES = 3  # numbers beside each trained weight: its gradient and AdamW's two moments
+NF4 = 0.5 + 4 / 64  # bytes of a weight, with a scale for each 64
+SEQUENCE = 32  # tokens of the sequences that are counted with
+BLOCK = 2**25 * 4  # bytes of the logits held at once, alol.compute.projection
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes of one stage by what they are for; `tokens` of a pass and `slots` of a generation are the most it takes."""
+
+    stage: str
+    parts: dict[str, float]
+    tokens: int
+    slots: int = 0
+
+    @property
+    def total(self) -> float:
+        return sum(self.parts.values())
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Of a policy: bytes of its weights and of those trained, what a pass keeps, and what generation holds a token."""
+
+    weights: float
+    loading: float
+    trained: float
+    kept_always: float
+    kept_per_token: float
+    layers: int
+    width: int
+    inner: int
+    vocabulary: int
+    cached_per_token: float
+    bytes: int  # of an activation
+
+
+def needs(p: Params, shape: Shape, *, accelerator: bool) -> list[Need]:
+    """What each stage that runs the policy needs at most: full texts, as many at once as `launch` lets."""
+    longest = p.policy.max_prompt + p.policy.max_response
+    process = LIBRARIES + (ADAPTERS if p.policy.tuning != "full" else 0.0)
+    libraries = {"libraries": 0.0 if accelerator else process, "weights": shape.weights}
+    train, test = (0.0 if accelerator else rewards_of(p, specs)[0] for specs in (p.rewards, p.test_rewards))
+
+    def tokens(batch: int) -> int:
+        return min(max(p.launch.tokens, longest), min(batch, p.launch.micro_batch) * longest)
+
+    def training(stage: str, batch: int, scorers: float) -> Need:
+        count = tokens(-(-batch // p.launch.processes))
+        kept = shape.kept_per_token * count
+        if p.launch.recompute:  # the inputs of the layers, and one layer at a time
+            kept = kept / shape.layers + shape.layers * shape.width * shape.bytes * count
+        in_hand = shape.kept_per_token / shape.layers * count  # gradients on their way through a layer
+        logits = min(BLOCK, shape.vocabulary * 4.0 * batch * p.policy.max_response)
+        parts = {"trained": (1 + STATES) * shape.trained, "activations": shape.kept_always + kept + in_hand}
+        return Need(stage, {**libraries, **parts, "logits": logits, "rewards": scorers}, count)
+
+    def reading(stage: str) -> Need:
+        count = tokens(p.launch.micro_batch)
+        parts = {
+            "trained": shape.trained,
+            "activations": _of_a_layer(shape) * count,
+            "logits": min(BLOCK, shape.vocabulary * 4.0 * count),
+        }
+        return Need(stage, {**libraries, **parts}, count)
+
+    def generation(stage: str, scorers: float) -> Need:
+        slots, span = p.launch.generate_batch, p.policy.max_prompt + p.generate.max_new_tokens
+        parts = {
+            "trained": shape.trained,
+            "activations": _of_a_layer(shape) * max(p.launch.tokens, p.policy.max_prompt),
+            "logits": 12.0 * slots * shape.vocabulary,  # in fp32, and their sums in fp64
+            "keys and values": shape.cached_per_token * slots * span, "rewards": scorers,
+        }  # fmt: skip
+        return Need(stage, {**libraries, **parts}, p.launch.tokens, slots)
+
+    found = [training("reference", p.reference.batch_size, 0.0)] if p.reference.train else []
+    found += [generation("rollout", 0.0), reading("advantage")]
+    found += [training("train", p.train.batch_size, train), generation("evaluate", test)]
+    return found if accelerator else [_at_least(need, process + shape.loading) for need in found]
+
+
+def _at_least(need: Need, bytes_: float) -> Need:
+    """A processor holds the weights as they are read beside those that are used, for a moment."""
+    more = bytes_ + need.parts.get("trained", 0.0) - need.total
+    return dataclasses.replace(need, parts={**need.parts, "while reading": max(0.0, more)})
+
+
+def _of_a_layer(shape: Shape) -> float:
+    """Bytes a token, without a backward pass: the widest layer's inputs and outputs at once."""
+    return (6 * shape.width + 3 * shape.inner) * shape.bytes
+
+
+def shape_of(p: Params, *, accelerator: bool) -> Shape:
+    """Of the task's policy as it is trained, on an accelerator or without.
+
+    Raises InputError where the policy's configuration cannot be read.
+    """
+    import torch
+    from torch import nn
+    from transformers.pytorch_utils import Conv1D
+
+    model = _empty(p)
+    half = p.launch.precision == "bf16"
+    packed = p.policy.tuning == "qlora"
+    weights = loading = trained = 0.0
+    counted: set[int] = set()
+    for module in model.modules():
+        for weight in module._parameters.values():
+            if weight is None or id(weight) in counted:
+                continue
+            counted.add(id(weight))
+            loading += 0.0 if weight.requires_grad else 4 * weight.numel()
+            if weight.requires_grad:
+                trained += 4 * weight.numel()
+            elif packed and type(module) in (nn.Linear, Conv1D) and module is not model.get_output_embeddings():
+                weights += NF4 * weight.numel()
+            elif (packed and accelerator) or (half and type(module) in (nn.Linear, Conv1D)):
+                weights += 2 * weight.numel()
+            else:
+                weights += 4 * weight.numel()
+    kept = [_kept(_empty(p), count, half, half and packed and accelerator) for count in (2, 4)]
+    per_token = (kept[1] - kept[0]) / (2 * SEQUENCE)
+    config = model.config.get_text_config()
+    width, heads = config.hidden_size, config.num_attention_heads
+    groups = getattr(config, "num_key_value_heads", None) or heads
+    head = getattr(config, "head_dim", None) or width // heads
+    inner = next(
+        (size for name in ("intermediate_size", "n_inner", "d_ff") if (size := getattr(config, name, None))), 0
+    )
+    size = torch.bfloat16.itemsize if half else torch.float32.itemsize
+    return Shape(
+        weights=weights,
+        loading=loading + weights if half or packed else 0.0,
+        trained=trained,
+        kept_always=kept[0] - 2 * SEQUENCE * per_token,
+        kept_per_token=per_token,
+        layers=config.num_hidden_layers,
+        width=width,
+        inner=inner or 4 * width,
+        vocabulary=config.vocab_size,
+        cached_per_token=2.0 * config.num_hidden_layers * groups * head * size,
+        bytes=size,
+    )
+
+
+def _empty(p: Params) -> Any:
+    """The policy without numbers, with its adapter where it is trained with one."""
+    import torch
+    from transformers import AutoConfig
+
+    from alol.compute.kernels import fused
+    from alol.models import lora, scratch
+    from alol.models.loading import language_model_class, loaded
+    from alol.models.policies import without_dropout
+
+    policy = p.policy
+    with torch.device("meta"):
+        if policy.model == "scratch":
+            model: Any = scratch.new_model(policy.scratch, _words(policy.scratch), 0)
+        else:
+            config = without_dropout(loaded(AutoConfig.from_pretrained, policy.model, policy.revision, "the model"))
+            model = fused(language_model_class(config).from_config(config, dtype=torch.float32))
+        if policy.tuning != "full":
+            from peft import LoraConfig, get_peft_model
+
+            kind = "SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM"
+            options = {"r": policy.lora.r, "lora_alpha": policy.lora.alpha, "target_modules": policy.lora.targets}
+            model = lora.fused(get_peft_model(model, LoraConfig(task_type=kind, **options)))
+    return model
+
+
+def rewards_of(p: Params, specs: Mapping[str, Mapping[str, Any]]) -> tuple[float, list[str]]:
+    """Bytes of the weights of the networks that these components name, and the names that are not on this machine."""
+    import torch
+    from transformers import AutoConfig, AutoModel
+
+    from alol.models.loading import loaded
+
+    total, absent = 0.0, []
+    for name, component in ((name, one) for spec in specs.values() for name, one in _named(spec)):
+        try:
+            with torch.device("meta"):
+                model = AutoModel.from_config(loaded(AutoConfig.from_pretrained, name, None, "the model"))
+        except InputError:
+            absent.append(name)
+            continue
+        half = (component.get("precision") or p.launch.precision) == "bf16"
+        total += (2 if half else 4) * sum(weight.numel() for weight in model.parameters())
+    return total, absent
+
+
+def _named(spec: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The models that a component names, each with the table that names it."""
+    for key, value in spec.items():
+        if isinstance(value, Mapping):
+            yield from _named(value)
+        elif key in ("model", "init") and isinstance(value, str) and value != "scratch":
+            yield value, spec
+
+
+def _words(settings: Scratch) -> Any:
+    """What a new model needs of its tokenizer, which is trained later."""
+
+    class Words(SimpleNamespace):
+        def __len__(self) -> int:
+            return settings.vocabulary
+
+    return Words(eos_token_id=1, pad_token_id=0)
+
+
+def _kept(model: Any, count: int, half: bool, half_states: bool) -> int:
+    """Bytes that autograd keeps of a forward pass over `count` sequences, weights not counted."""
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    from alol.compute import packed_models, packing
+
+    kept: dict[int, Any] = {}
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        _without_numbers(model, half, half_states)
+        own = {weight.untyped_storage()._cdata for weight in model.parameters()}
+
+        def keep(tensor: Any) -> Any:
+            if (place := tensor.untyped_storage()._cdata) not in own:
+                kept[place] = tensor  # held, so that no other takes its place
+            return tensor
+
+        with torch.autocast("cpu", torch.bfloat16, enabled=half), _hooks(keep):
+            ids = [list(range(1, SEQUENCE + 1))] * count
+            if packed_models.packable(model):
+                packed_models.states(model, packing.sequences(ids, "cpu"))
+            else:
+                rows = torch.tensor(ids)
+                more = {"decoder_input_ids": rows} if model.config.is_encoder_decoder else {}
+                model(input_ids=rows, attention_mask=torch.ones_like(rows), use_cache=False, **more)
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+
+def _without_numbers(model: Any, half: bool, half_states: bool) -> None:
+    """Puts fake tensors on the CPU in the place of the model's own, of the types in which a run holds them."""
+    import torch
+    from torch import nn
+    from transformers.pytorch_utils import Conv1D
+
+    made: dict[int, Any] = {}  # shared weights stay shared
+    for module in model.modules():
+        if hasattr(module, "lora_A"):
+            module.cast_input_dtype_enabled = not half
+        for table in (module._parameters, module._buffers):
+            for name, old in table.items():
+                if old is None:
+                    continue
+                rounded = half and type(module) in (nn.Linear, Conv1D) and not old.requires_grad
+                if half_states and old.is_floating_point() and not old.requires_grad:
+                    rounded = True
+                if id(old) not in made:
+                    new = torch.empty(old.shape, dtype=torch.bfloat16 if rounded else old.dtype)
+                    made[id(old)] = nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new
+                table[name] = made[id(old)]
+
+
+@contextlib.contextmanager
+def _hooks(keep: Any) -> Iterator[None]:
+    import torch
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        yield
+
+
+def fitting(p: Params, shape: Shape, available: float, *, accelerator: bool) -> dict[str, Any] | None:
+    """Keys of `launch` with which every stage fits into `available` bytes, those that differ from what is set: fewer
+    prompts at once, fewer tokens of a pass, then activations computed again; None where nothing helps."""
+    longest = p.policy.max_prompt + p.policy.max_response
+    for recompute in dict.fromkeys((p.launch.recompute, True)):
+        launch = dataclasses.replace(p.launch, recompute=recompute)
+        while True:
+            found = needs(dataclasses.replace(p, launch=launch), shape, accelerator=accelerator)
+            large = [need for need in found if need.total > available]
+            if not large:
+                return {key: value for key, value in vars(launch).items() if value != getattr(p.launch, key)}
+            if any(need.slots for need in large) and launch.generate_batch > 1:
+                launch = dataclasses.replace(launch, generate_batch=launch.generate_batch // 2)
+            elif launch.tokens > longest:
+                launch = dataclasses.replace(launch, tokens=max(longest, launch.tokens // 2))
+            else:
+                break
+    return None
+
+
+COLUMNS = ("weights", "trained", "activations", "logits", "keys and values", "rewards", "libraries", "while reading")
+
+
+def table(found: Sequence[Need]) -> str:
+    """GiB of each stage, and what they are for."""
+    header = ["stage", "GiB", *COLUMNS, "tokens of a pass", "answers at once"]
+    rows = [
+        [
+            need.stage,
+            *(f"{size / GIB:.2f}" for size in (need.total, *(need.parts.get(name, 0.0) for name in COLUMNS))),
+            str(need.tokens),
+            str(need.slots or ""),
+        ]
+        for need in found
+    ]
+    return align([header, *rows], left=1)
