@@ -17,7 +17,6 @@ from transformers.pytorch_utils import Conv1D
 from alol.base.files import replacing
 from alol.config.sections import Launch
 
-
 BUCKET = 2**24  # gradients that the processes sum at once: 64 MiB in fp32
 
 
@@ -69,7 +68,7 @@ def placed(model: nn.Module, accelerator: Accelerator, *, trained: bool) -> nn.M
 
 
 def prepared(module: nn.Module, accelerator: Accelerator) -> nn.Module:
-    """`module`, whose parameters are to be trained, ready to be called in every process under the accelerator's precision.
+    """`module`, which is to be trained, made ready to be called under the accelerator's precision in every process.
 
     The processes begin with the main one's weights, and each of the others with dropout of its own. The module is not
     wrapped in DistributedDataParallel, which waits in each backward pass for all processes: these would need equal

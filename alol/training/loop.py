@@ -2,7 +2,7 @@
 
 An update draws a global batch of examples, splits it over the processes and into micro-batches of similar length, and
 takes one optimizer step on the mean loss. Gradients are summed over the processes once an update, so these may have
-different numbers of micro-batches, or none. Checkpoints are chosen by a validation score, with the reference as the bar.
+different numbers of micro-batches, or none. Checkpoints are chosen by a validation score; the reference is the bar.
 """
 
 from __future__ import annotations

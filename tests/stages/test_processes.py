@@ -18,7 +18,7 @@ from tests import small
 def run(folder: Path, processes: int, algorithm: str = "a_lol") -> subprocess.CompletedProcess:
     """Runs stage train as a user does."""
     launch = {"processes": processes, "device": "cpu", "precision": "fp32", "micro_batch": 4, "tokens": 8192}
-    launch |= {"generate_batch": 4, "recompute": False, "checkpoint_minutes": 1.0}
+    launch |= {"generate_batch": 4, "recompute": False, "checkpoint_minutes": 1.0, "wait_minutes": 5.0}
     small.write(folder, launch=launch)
     environment = {**os.environ, "PYTHONPATH": str(small.ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "stages.train", "--task", "demo", "--algorithm", algorithm]
