@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +24,19 @@ def run(folder: Path, processes: int, algorithm: str = "a_lol") -> subprocess.Co
     launch = {"processes": processes, "device": "cpu", "precision": "fp32", "micro_batch": 4, "tokens": 8192}
     launch |= {"generate_batch": 4, "recompute": False, "checkpoint_minutes": 1.0, "wait_minutes": 5.0}
     small.write(folder, launch=launch)
-    process = start(folder, algorithm)
-    said = process.communicate(timeout=300)[1]
+    with ended(start(folder, algorithm)) as process:
+        said = process.communicate(timeout=300)[1]
     return subprocess.CompletedProcess(process.args, process.returncode, stderr=said)
+
+
+@contextlib.contextmanager
+def ended(process: subprocess.Popen) -> Iterator[subprocess.Popen]:
+    """The process, which is no more when the block ends: at once, with its children, if a test failed."""
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait(60)
 
 
 def start(folder: Path, algorithm: str = "a_lol") -> subprocess.Popen:
@@ -83,14 +94,11 @@ def test_when_one_of_two_processes_is_killed_the_stage_ends_with_one_line(projec
     monkeypatch.chdir(project)
     keys = {"launch__processes": 2, "launch__device": "cpu", "launch__checkpoint_minutes": 0}
     small.write(project, **keys, tasks__demo__train__updates=10_000, seed=2)
-    process = start(project)
-    try:
+    with ended(start(project)) as process:
         while not list(Path(".cache/alol/stages/train").glob("*/train/0*")) and process.poll() is None:
             time.sleep(0.05)
         os.kill(children(process.pid)[str(rank)], signal.SIGKILL)
-        said = process.communicate(timeout=60)[1]
-    finally:
-        process.terminate()
+        said = process.communicate(timeout=300)[1]
     assert process.returncode == 1
     assert "Traceback" not in said
     [line] = [line for line in said.splitlines() if "Error" in line]
