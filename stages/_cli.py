@@ -45,8 +45,8 @@ def command(
             with mistakes(task), contextlib.ExitStack() as stack:
                 _processes.end_with_parent()
                 rank = _processes.rank()
-                if not distributed and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-                    raise InputError(f"stage {name} runs in one process; start it without torchrun")
+                if not distributed:
+                    _processes.alone(f"stage {name}")
                 loaded = params.load(task, algorithm)
                 work = stack.enter_context(_work(name, loaded, algorithm, inputs, rank)) if inputs is not None else None
                 more, files = ({WORK: str(work.folder)}, [work.file]) if work is not None else ({}, [])
@@ -108,8 +108,8 @@ def mistakes(task: str | None = None) -> Iterator[None]:
         if isinstance(found, KeyboardInterrupt):
             click.echo("Error: interrupted", err=True)
             raise SystemExit(130) from None
-        if isinstance(found, InputError) and not _first():
-            raise SystemExit(1) from None  # the first process says it
+        if not _first() or faults.lost(found):
+            time.sleep(_processes.PAUSE)  # a mistake that all meet is said by the first, and what is lost by who ended
         if task and isinstance(found, ParameterError):
             error = places.located(found, task, advise=True)
         raise click.ClickException(faults.line(error, click.get_current_context().command.name)) from None

@@ -19,6 +19,7 @@ from alol.config.sections import Launch
 PARENT = "ALOL_PARENT"  # environment variable of a process that a stage started: the number of the stage's own
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 GRACE = 10.0  # seconds that a process has to end by itself
+PAUSE = 5.0  # seconds in which a process that knows more may speak first, and end the others
 
 
 @contextlib.contextmanager
@@ -78,6 +79,16 @@ def rank(environment: Mapping[str, str] = os.environ) -> int:
     return own
 
 
+def alone(name: str, environment: Mapping[str, str] = os.environ) -> None:
+    """Raises InputError where this process is one of several, which would all write what `name` writes."""
+    rank(environment)  # which refuses what is no number
+    if int(environment.get("WORLD_SIZE", "1")) > 1:
+        raise InputError(
+            f"{name} runs in one process, whatever launch.processes says; start it without torchrun or accelerate "
+            "launch, and unset WORLD_SIZE"
+        )
+
+
 def relaunch(
     name: str, options: Sequence[str], launch: Launch, more: Mapping[str, str], inherited: Sequence[int]
 ) -> int | None:
@@ -124,11 +135,28 @@ def _accelerators(launch: Launch) -> bool:
     return True
 
 
-def _wait(processes: list[subprocess.Popen]) -> int:
-    """The first exit code that is not 0, as soon as there is one: the other processes would wait for ever."""
+def _wait(processes: Sequence[subprocess.Popen]) -> int:
+    """The first exit code that is not 0, as soon as there is one: the other processes would wait for ever.
+
+    Raises InputError where a process was killed and could not say so itself.
+    """
     while None in (codes := [process.poll() for process in processes]) and not any(codes):
         time.sleep(0.1)
-    return next((1 if code < 0 else code for code in codes if code), 0)
+    number, code = next(((i, code) for i, code in enumerate(codes, start=1) if code), (0, 0))
+    if code >= 0:
+        return code
+    advice = "; if memory ran out, lower launch.micro_batch or launch.tokens" if code == -signal.SIGKILL else ""
+    raise InputError(
+        f"process {number} of {len(codes)} was ended by {_name(-code)}, so that the others were ended too{advice}; the "
+        "same command goes on from there"
+    )
+
+
+def _name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal
+        return f"signal {number}"
 
 
 def _end(processes: list[subprocess.Popen]) -> None:

@@ -17,6 +17,7 @@ from alol.config import params, paths, ranges
 from alol.data import schema
 from alol.evaluation import external_models, summary
 from alol.models import templates
+from stages import _processes
 from stages._cli import mistakes, speak
 
 
@@ -46,6 +47,7 @@ def main(
     """Evaluate a checkpoint on the task's test prompts as NAME; results go to reports/checkpoints/."""
     speak()
     with mistakes(task):
+        _processes.alone("evaluate_checkpoint")
         _check(name)
         loaded = _changed(params.load(task), max_prompt, cut)
         template = _template(system, human, assistant)

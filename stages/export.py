@@ -17,6 +17,7 @@ from alol.data import schema
 from alol.evaluation import exporting, external_models, model_card
 from alol.models.policies import POINTER, Pointer
 from alol.training import rollout
+from stages import _processes
 from stages._cli import mistakes, speak
 
 REFERENCE = "reference"
@@ -34,6 +35,7 @@ def main(run: str, target: Path, task: str | None, merge: bool, dtype: str, push
     """Export RUN, an algorithm or `reference`: weights, tokenizer and a model card, checked before it says done."""
     speak()
     with mistakes(task):
+        _processes.alone("export")
         loaded = _loaded(run, task)
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
             raise InputError(f"{target} is there already; name a new folder, or remove it")

@@ -49,6 +49,8 @@ MEMORY = re.compile(
     r"|without setting an exception|without exception set",  # the interpreter's own, where it had no memory to say so
     re.IGNORECASE,
 )
+LOST = re.compile(r"gloo|NCCL|TCPStore", re.IGNORECASE)  # what torch calls the connections of processes
+LATE = re.compile(r"tim(ed|e)[ -]?out", re.IGNORECASE)
 # What a command's memory grows with, as parameters that may be lowered; tests compare the names with the sections.
 SCORING = ["rewards.<component>.batch_size", "rewards.<component>.batch_tokens"]
 LESS = {
@@ -78,6 +80,8 @@ def line(error: BaseException, command: str | None) -> str | None:
         return found and (str(found) or "interrupted")
     if out_of_memory(found):
         return _memory(command)
+    if lost(found):
+        return _lost(found)
     number = _number(found)
     file, reason = _file(error, found), SYSTEM.get(number)
     if reason is None:
@@ -133,7 +137,25 @@ def out_of_memory(error: BaseException) -> bool:
     return not isinstance(error, InputError) and bool(MEMORY.search(str(error)))
 
 
+def lost(error: BaseException) -> bool:
+    """Whether the error says that another process of the same run cannot be reached any more."""
+    named = any(cls.__name__ == "DistError" for cls in type(error).__mro__)
+    return named or (isinstance(error, RuntimeError) and bool(LOST.search(str(error))))
+
+
+def _lost(error: BaseException) -> str:
+    if LATE.search(str(error)):
+        return (
+            "another process of this run did not answer in time; see whether it still runs, or raise "
+            f"launch.wait_minutes, {AGAIN}"
+        )
+    why = first_line(error)
+    return f"another process of this run has ended, or its machine cannot be reached ({why}); see what it said, {AGAIN}"
+
+
 def _is_fault(error: BaseException) -> bool:
+    if lost(error):
+        return True
     number = _number(error)
     if isinstance(error, OSError):
         return number not in OURS

@@ -5,16 +5,19 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import InitProcessGroupKwargs, broadcast, broadcast_object_list, gather_object
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from alol.base.files import replacing
 from alol.config.sections import Launch
+
+BUCKET = 2**24  # gradients that the processes sum at once: 64 MiB in fp32
 
 
 @dataclass(frozen=True)
@@ -30,9 +33,10 @@ class Machine:
 
 
 def accelerator(launch: Launch) -> Accelerator:
-    """The Accelerator of this process."""
+    """The Accelerator of this process; of several, one waits for the others for at most `launch.wait_minutes`."""
     precision = "no" if launch.precision == "fp32" else launch.precision
-    return Accelerator(cpu=launch.device == "cpu", mixed_precision=precision)
+    patience = InitProcessGroupKwargs(timeout=timedelta(minutes=launch.wait_minutes))
+    return Accelerator(cpu=launch.device == "cpu", mixed_precision=precision, kwargs_handlers=[patience])
 
 
 def placed(model: nn.Module, accelerator: Accelerator, *, trained: bool) -> nn.Module:
@@ -61,6 +65,54 @@ def placed(model: nn.Module, accelerator: Accelerator, *, trained: bool) -> nn.M
         if weight.device.type == "cpu" and weight.dtype == torch.float32 and not weight.requires_grad:
             weight.data = weight.data.clone()  # what lies in the mapped file would hold all of it in memory
     return model
+
+
+def prepared(module: nn.Module, accelerator: Accelerator) -> nn.Module:
+    """`module`, which is to be trained, made ready to be called under the accelerator's precision in every process.
+
+    The processes begin with the main one's weights, and each of the others with dropout of its own. The module is not
+    wrapped in DistributedDataParallel, which waits in each backward pass for all processes: these would need equal
+    numbers of micro-batches. `sum_gradients` comes after them instead.
+    """
+    # which leaves out the wrapper alone
+    module = accelerator.prepare_model(module, evaluation_mode=True)
+    if accelerator.num_processes > 1:
+        for weight in _trained(module):
+            broadcast(weight.data)
+        if accelerator.process_index:
+            torch.manual_seed((torch.initial_seed() + accelerator.process_index) % 2**63)
+    return module
+
+
+def sum_gradients(module: nn.Module, accelerator: Accelerator) -> None:
+    """Puts the sum over the processes in place of each gradient of `module`; one that a process lacks counts as 0.
+
+    To be called by all processes. What no process has a gradient of stays without.
+    """
+    if accelerator.num_processes == 1:
+        return
+    weights = _trained(module)
+    present = torch.tensor([float(weight.grad is not None) for weight in weights], device=accelerator.device)
+    present = accelerator.reduce(present, reduction="sum").tolist()
+    bucket: list[nn.Parameter] = []
+    for weight in [weight for weight, processes in zip(weights, present, strict=True) if processes]:
+        if bucket and (sum(one.numel() for one in bucket) + weight.numel() > BUCKET or weight.dtype != bucket[0].dtype):
+            _sum_bucket(bucket, accelerator)
+            bucket = []
+        bucket.append(weight)
+    if bucket:
+        _sum_bucket(bucket, accelerator)
+
+
+def _sum_bucket(weights: Sequence[nn.Parameter], accelerator: Accelerator) -> None:
+    own = [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in weights]
+    flat = accelerator.reduce(torch.cat([gradient.flatten() for gradient in own]), reduction="sum")
+    for weight, gradient, part in zip(weights, own, flat.split([one.numel() for one in own]), strict=True):
+        weight.grad = gradient.copy_(part.view_as(gradient))
+
+
+def _trained(module: nn.Module) -> list[nn.Parameter]:
+    return [weight for weight in module.parameters() if weight.requires_grad]
 
 
 def _read_by_adapters(model: nn.Module) -> Iterator[nn.Module]:

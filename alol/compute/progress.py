@@ -43,6 +43,11 @@ class Progress:
         self._governor = work.governor() if work is not None else Governor(0.0)
         self._number, self._size = 0, 0
 
+    @property
+    def device(self) -> torch.device:
+        """Where the loop computes: on the accelerator's device, or without one on the CPU."""
+        return self._accelerator.device if self._accelerator is not None else torch.device("cpu")
+
     def restore(self, module: nn.Module, optimizer: Optimizer) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
         """Restores the state; returns the loop's own values and tensors, or None if no state was written before.
 

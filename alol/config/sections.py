@@ -45,6 +45,7 @@ class Launch:
     generate_batch: Count
     recompute: bool
     checkpoint_minutes: Annotated[float, between(0, 10_000)]
+    wait_minutes: Annotated[float, Range(0, 100_000, low_open=True)]
 
 
 @dataclass(frozen=True)

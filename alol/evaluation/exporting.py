@@ -182,7 +182,7 @@ def _plain(made: _Export) -> nn.Module:
         from peft import PeftModel
 
         with loading.reading("the export"):
-            model = PeftModel.from_pretrained(model, str(made.folder))
+            model = PeftModel.from_pretrained(model, str(made.folder), torch_device="cpu")
     return model.eval()
 
 

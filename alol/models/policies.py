@@ -256,7 +256,7 @@ def with_adapter(model: nn.Module, adapter: str, revision: str | None, dropout: 
         copied = _copies(weights, model, replaced)
         if other := [key for key, own in copied.items() if not _same(weights[key], own)]:
             raise InputError(f"{wrong}: its {other[0]} is not the base's; use the base that it was trained on")
-        wrapped = PeftModel.from_pretrained(model, name, revision=revision)
+        wrapped = PeftModel.from_pretrained(model, name, revision=revision, torch_device="cpu")
     expected, given = set(get_peft_model_state_dict(wrapped, save_embedding_layers=False)), set(weights)
     if odd := sorted((expected ^ given) - set(copied)):
         example = odd[0]

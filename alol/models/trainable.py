@@ -50,9 +50,8 @@ def frozen_logp(policy: LoadedPolicy, reference: Path) -> Callable[[Batch], Tens
         return torch.no_grad()(lambda batch: response_logp(copied.to(batch.device), batch))
     adapter, revision = own_adapter(reference, read_json(reference / POINTER, Pointer))
     if adapter:
-        model.load_adapter(
-            model_names.folder(adapter, "the reference's adapter"), REFERENCE, is_trainable=False, revision=revision
-        )
+        name = model_names.folder(adapter, "the reference's adapter")
+        model.load_adapter(name, REFERENCE, is_trainable=False, revision=revision, torch_device="cpu")
         set_dropout(model, 0.0, REFERENCE)
         model.set_adapter(ADAPTER)
 

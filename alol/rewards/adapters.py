@@ -87,7 +87,9 @@ class Adapted:
 
         with reading(f"{self._where}: the adapter {folder} could not be loaded"):
             if self._peft is None:
-                self._peft = PeftModel.from_pretrained(self._network.model, str(folder), adapter_name=folder.name)
+                self._peft = PeftModel.from_pretrained(
+                    self._network.model, str(folder), adapter_name=folder.name, torch_device="cpu"
+                )
             else:
-                self._peft.load_adapter(str(folder), adapter_name=folder.name)
+                self._peft.load_adapter(str(folder), adapter_name=folder.name, torch_device="cpu")
         return AdaptedNetwork(self._network, self._peft, folder.name)

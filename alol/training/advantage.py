@@ -18,7 +18,7 @@ from alol.base.errors import ParameterError
 from alol.base.work import Work
 from alol.compute.batching import Batch, chunks
 from alol.compute.launch import Machine, placed
-from alol.compute.logprob import response_logp_and_prompt_states
+from alol.compute.logprob import response_logp, response_logp_and_prompt_states
 from alol.config.params import Params
 from alol.config.sections import Reward
 from alol.data import schema
@@ -26,7 +26,7 @@ from alol.data.parts import Parts, pieces
 from alol.models import policies
 from alol.models.policies import LoadedPolicy
 from alol.models.tokens import Encoder
-from alol.training.value_head import ValueHead, stack
+from alol.training.value_head import ValueHead, predict, stack, states_of
 
 
 def of_table(
@@ -65,8 +65,7 @@ def advantages(
 ) -> list[dict[str, Any]]:
     """The rows of alol.data.schema.ADVANTAGES for annotated `rows`, in order.
 
-    `model` is the reference policy and `head` its value head, both in evaluation mode. One forward pass gives V(x) and
-    the log-probabilities.
+    `model` is the reference policy and `head` its value head, both in evaluation mode.
     """
     prompts, responses = encoder.prompts(rows), encoder.responses([row["response"] for row in rows])
     logp, values = _measure(model, head, prompts, responses, encoder.tokenizer.pad_token_id, machine)
@@ -108,9 +107,11 @@ def _measure(
     pad_id: int,
     machine: Machine,
 ) -> tuple[list[np.ndarray], list[float]]:
-    """Computes the reference's log-probabilities of each response and V of its prompt, in one forward pass.
+    """Computes the reference's log-probabilities of each response and V of its prompt.
 
-    Responses to one prompt go into one batch, so that models that run without padding read the prompt once.
+    In fp32 in one forward pass. In 16 bits what follows a prompt rounds its states otherwise, so that V gets those
+    that the head was fitted to, of the prompts alone. Responses to one prompt go into one batch, so that models that
+    run without padding read the prompt once.
     """
     launch, device = machine.launch, machine.device
     members: dict[tuple[int, ...], list[int]] = {}
@@ -120,15 +121,24 @@ def _measure(
     lengths = [sum(len(prompts[i]) + len(responses[i]) for i in group) for group in groups]
     logp: list[Any] = [None] * len(prompts)
     values = [0.0] * len(prompts)
+    alone = machine.accelerator.mixed_precision != "no"
+    if alone:
+        states = states_of(model, list(members), pad_id, machine)
+        for group, value in zip(groups, predict(head, states, launch.micro_batch).tolist(), strict=True):
+            for i in group:
+                values[i] = value
     for part in chunks(lengths, launch.micro_batch, launch.tokens):
         rows = [i for k in part for i in groups[k]]
         batch = Batch([prompts[i] for i in rows], [responses[i] for i in rows], pad_id, device)
-        token_logp, states = response_logp_and_prompt_states(model, batch)
-        firsts = itertools.accumulate((len(groups[k]) for k in part[:-1]), initial=0)
-        of_groups = head(*(x.to(device) for x in stack([states[n] for n in firsts]))).tolist()
-        for k, value in zip(part, of_groups, strict=True):
-            for i in groups[k]:
-                values[i] = value
+        if alone:
+            token_logp = response_logp(model, batch)
+        else:
+            token_logp, states = response_logp_and_prompt_states(model, batch)
+            firsts = itertools.accumulate((len(groups[k]) for k in part[:-1]), initial=0)
+            of_groups = head(*stack([states[n] for n in firsts], device)).tolist()
+            for k, value in zip(part, of_groups, strict=True):
+                for i in groups[k]:
+                    values[i] = value
         for i, row in zip(rows, token_logp.cpu().numpy(), strict=True):
             logp[i] = row[: len(responses[i])]
     return logp, values

@@ -1,12 +1,12 @@
 """The training loop of the reference and of every offline algorithm; what differs is the loss, a value.
 
 An update draws a global batch of examples, splits it over the processes and into micro-batches of similar length, and
-takes one optimizer step on the mean loss. Checkpoints are chosen by a validation score, with the reference as the bar.
+takes one optimizer step on the mean loss. Gradients are summed over the processes once an update, so these may have
+different numbers of micro-batches, or none. Checkpoints are chosen by a validation score; the reference is the bar.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Iterator
@@ -23,7 +23,7 @@ from tqdm import tqdm
 from alol.algorithms.offline import Algorithm
 from alol.base.errors import InputError
 from alol.compute.batching import chunks
-from alol.compute.launch import Machine, placed
+from alol.compute.launch import Machine, placed, prepared, sum_gradients
 from alol.compute.logprob import ResponseLogp
 from alol.compute.progress import Progress
 from alol.config.sections import Optimizer
@@ -171,7 +171,7 @@ def fit(
     score is above the bar and above all before it. If there is none, the last model is kept and `selected` stays 0.
     """
     placed(model, machine.accelerator, trained=True)
-    scorer: nn.Module = machine.accelerator.prepare(ResponseLogp(model))
+    scorer = prepared(ResponseLogp(model), machine.accelerator)
     optimizer = make_optimizer(model, recipe.optimizer)
     scheduler = make_schedule(optimizer, recipe.optimizer, len(plan.draws))
     best, step = BestCheckpoint(model, checkpointing), Step(scorer, examples, recipe, machine)
@@ -266,10 +266,9 @@ class Step:
         limit = max(1, launch.micro_batch // self.examples.responses)
         parts = chunks([int(self.examples.lengths[i]) for i in mine], limit, launch.tokens)
         sums = torch.zeros(3, dtype=torch.float64)
-        for k, part in enumerate(parts):
-            last = k == len(parts) - 1
-            with accelerator.no_sync(self.scorer) if not last else contextlib.nullcontext():
-                sums += self._micro_batch([mine[i] for i in part], len(rows))
+        for part in parts:
+            sums += self._micro_batch([mine[i] for i in part], len(rows))
+        sum_gradients(self.scorer, accelerator)
         loss, log_ratio, absolute = accelerator.reduce(sums.to(accelerator.device).float(), reduction="sum").tolist()
         entry = {"loss": loss / len(rows)}
         if "ref_logp" in self.recipe.algorithm.columns:
@@ -281,8 +280,7 @@ class Step:
         batch, columns = self.examples.batch(rows, algorithm.columns, accelerator.device)
         logp, mask = (self.examples.shaped(x) for x in (self.scorer(batch), batch.response_mask))
         losses = algorithm.loss(logp=logp, mask=mask, **columns, **self.recipe.hyperparameters)
-        # distributed training averages gradients over the processes, each of which holds a part of the batch
-        accelerator.backward(losses.sum() * accelerator.num_processes / global_batch)
+        accelerator.backward(losses.sum() / global_batch)
         ratio = losses.detach() * 0
         if "ref_logp" in columns:
             ratio = ((logp.detach() - columns["ref_logp"]) * mask).sum(-1)

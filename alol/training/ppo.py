@@ -22,7 +22,7 @@ from alol.base.errors import InputError
 from alol.compute.batching import Batch, chunks
 from alol.compute.ends import end_ids
 from alol.compute.generate import Decoding, decode, sample_ids
-from alol.compute.launch import Machine, from_main, placed
+from alol.compute.launch import Machine, from_main, placed, prepared, sum_gradients
 from alol.compute.logprob import response_logp_and_states
 from alol.config.runs import check_warmup
 from alol.config.sections import Optimizer
@@ -100,7 +100,7 @@ class Trainer:
         placed(self.policy.model, self.accelerator, trained=True)
         width = self.policy.model.config.hidden_size
         self.actor = ActorCritic(self.policy.model, width).to(self.accelerator.device)
-        self.scorer = self.accelerator.prepare(self.actor)
+        self.scorer = prepared(self.actor, self.accelerator)
         self.kl_coef, self.moments = self.options.kl_coef, losses.RunningMoments()
 
     def fit(self, plan: Plan, settings: Optimizer, checkpointing: Checkpointing) -> History:
@@ -191,18 +191,29 @@ class Trainer:
         return scores / (self.moments.std + 1e-8) if self.options.scale_scores else scores
 
     def _measure(self, prompts: list[list[int]], responses: list[list[int]]) -> tuple[Tensor, Tensor, Tensor]:
-        """Log-probabilities, values and the reference's log-probabilities of a rollout: [B, T] each, on the CPU."""
-        width = max(map(len, responses))
-        logp, values, ref_logp = (torch.zeros(len(prompts), width) for _ in range(3))
+        """Log-probabilities, values and the reference's log-probabilities of a rollout: [B, T] each, on the CPU.
+
+        The processes share the responses.
+        """
+        found = torch.zeros(3, len(prompts), max(map(len, responses)))
         lengths = [len(x) + len(y) for x, y in zip(prompts, responses, strict=True)]
-        for part in chunks(lengths, self.launch.micro_batch, self.launch.tokens):
+        for part in self._parts(list(range(len(prompts))), lengths):
             batch = self._batch(prompts, responses, part)
             longest = batch.response_ids.shape[1]
             with self.accelerator.autocast():
                 measured = (*self.actor(batch), self.reference(batch))
-            for target, source in zip((logp, values, ref_logp), measured, strict=True):
+            for target, source in zip(found, measured, strict=True):
                 target[part, :longest] = source.float().cpu()
+        # what others have measured is 0 here
+        logp, values, ref_logp = self.accelerator.reduce(found.to(self.accelerator.device), reduction="sum").cpu()
         return logp, values, ref_logp
+
+    def _parts(self, rows: list[int], lengths: list[int]) -> list[list[int]]:
+        """The micro-batches of this process's share of `rows`, as numbers of rows; `lengths` are those of all rows."""
+        accelerator = self.accelerator
+        mine = sorted(rows, key=lambda i: -lengths[i])[accelerator.process_index :: accelerator.num_processes]
+        parts = chunks([lengths[i] for i in mine], self.launch.micro_batch, self.launch.tokens)
+        return [[mine[k] for k in part] for part in parts]
 
     def _batch(self, prompts: list[list[int]], responses: list[list[int]], rows: list[int]) -> Batch:
         pad_id = self.policy.tokenizer.pad_token_id
@@ -212,11 +223,9 @@ class Trainer:
         """Leaves the gradient of the mean loss over the tokens of `rows`; returns its parts and the mean ratio."""
         self.policy.model.train()
         tokens = float(experience.mask[rows].sum())
-        mine = rows[self.accelerator.process_index :: self.accelerator.num_processes]
-        lengths = [len(experience.prompts[i]) + len(experience.responses[i]) for i in mine]
+        lengths = [len(x) + len(y) for x, y in zip(experience.prompts, experience.responses, strict=True)]
         sums = torch.zeros(4, dtype=torch.float64)
-        for part in chunks(lengths, self.launch.micro_batch, self.launch.tokens):
-            micro = [mine[k] for k in part]
+        for micro in self._parts(rows, lengths):
             batch = self._batch(experience.prompts, experience.responses, micro)
             longest = batch.response_ids.shape[1]
             names = ("mask", "logp", "values", "advantages", "returns")
@@ -229,12 +238,12 @@ class Trainer:
             value = losses.value_loss(
                 values=values, old_values=old_values, returns=returns, mask=mask, clip=options.value_clip
             )
-            # distributed training averages gradients over the processes, each of which holds a part of the batch
-            self.accelerator.backward((policy + options.value_weight * value) * self.accelerator.num_processes / tokens)
+            self.accelerator.backward((policy + options.value_weight * value) / tokens)
             ratio = (logp.detach() - old_logp).exp()
             clipped = ((ratio - 1).abs() > options.clip) * mask
             parts = (policy.detach(), value.detach(), (ratio * mask).sum(), clipped.sum())
             sums += torch.stack(parts).double().cpu()
+        sum_gradients(self.actor, self.accelerator)
         reduced = self.accelerator.reduce(sums.to(self.accelerator.device).float(), reduction="sum") / tokens
         policy_loss, value_loss, ratio, clipped = reduced.tolist()
         loss = policy_loss + self.options.value_weight * value_loss

@@ -22,9 +22,7 @@ from tqdm import tqdm
 from alol.base.errors import InputError, ParameterError
 from alol.base.files import replacing, write_json
 from alol.base.work import Work
-from alol.compute.batching import Batch, chunks
 from alol.compute.launch import Machine
-from alol.compute.logprob import prompt_states
 from alol.compute.progress import Progress
 from alol.config import paths
 from alol.config.params import Params
@@ -35,7 +33,7 @@ from alol.models import policies
 from alol.models.policies import LoadedPolicy
 from alol.rewards import bounds
 from alol.training import value_head
-from alol.training.value_head import Bounds, ValueHead, predict, stack
+from alol.training.value_head import Bounds, ValueHead, predict, stack, states_of
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +96,7 @@ def from_rollouts(
     machine, stored = Machine(accelerator, params.launch), work.of("states") if work is not None else None
     states = collect_states(model, prompts, pad_id, machine, params.value.part_rows, stored)
     limits = bounds(params.rewards, params.reward.weights, params.reward.shift)
-    progress = Progress(work.of("fit") if work is not None else None)
+    progress = Progress(work.of("fit") if work is not None else None, accelerator)
     result = fit(states, rewards, params.value, limits, [row["prompt_id"] for row in rows], progress)
     judged = judge(result.values, answers[:, : asked.judge_samples], params.value) if asked.judged else None
     return dataclasses.replace(result, answers=max(1, asked.samples), judged=judged)
@@ -161,18 +159,12 @@ def collect_states(
 
     `part_rows` prompts are run together. `work` stores their states where that takes little time beside.
     """
-    launch = machine.launch
     states = _stored(work)
     governor, kept = work.governor(SECONDS) if work is not None else None, len(states)
     with tqdm(total=len(prompts), initial=kept, desc="prompt states", unit="prompt", leave=False) as bar:
         for start in range(kept, len(prompts), part_rows):
             piece = prompts[start : start + part_rows]
-            computed: list[Tensor] = [torch.empty(0)] * len(piece)
-            for rows in chunks([len(prompt) for prompt in piece], launch.micro_batch, launch.tokens):
-                batch = Batch([piece[i] for i in rows], [[] for _ in rows], pad_id, machine.device)
-                for i, row in zip(rows, prompt_states(model, batch), strict=True):
-                    computed[i] = row.cpu().clone()
-            states += computed
+            states += states_of(model, piece, pad_id, machine)
             bar.update(len(piece))
             size = sum(row.numel() * row.element_size() for row in states[kept:])
             if work is not None and governor is not None and governor.due(size):
@@ -203,7 +195,8 @@ def fit(
     The number of epochs comes from cross-validation: each fold's error is measured after every epoch (and before the
     first) by a head that did not see it. Each fold's reported error is at the number of epochs that the other folds
     choose, so it is held out from that choice too; the final head trains on all prompts. `progress` says where an
-    earlier run was killed. Raises InputError when there are fewer prompts than folds.
+    earlier run was killed, and on which device the heads are trained; the fitted one is on the CPU. Raises InputError
+    when there are fewer prompts than folds.
     """
     count, folds = len(states), settings.folds
     if count < 2 * folds:
@@ -235,7 +228,7 @@ def fit(
     epochs = int(curve.sum(0).argmin())
     head = training.run(folds, np.arange(count), np.arange(0), epochs)
     mse, mse_constant = ((values - rewards) ** 2).mean(), ((constant - rewards) ** 2).mean()
-    return Fit(head.eval(), epochs, float(mse), float(mse_constant), values, rewards, prompt_ids)
+    return Fit(head.cpu().eval(), epochs, float(mse), float(mse_constant), values, rewards, prompt_ids)
 
 
 @dataclass(frozen=True)
@@ -260,6 +253,7 @@ class _Training:
         torch.manual_seed(settings.seed)
         head = ValueHead(self.states[0].shape[-1], settings.heads, settings.dropout, settings.head, self.bounds)
         head.start_at(float(self.rewards[seen].mean()), constant=settings.start == "constant")
+        head.to(self.progress.device)
         generator = torch.Generator().manual_seed(settings.seed)
         optimizer = torch.optim.AdamW(head.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
         done = 0
@@ -269,6 +263,7 @@ class _Training:
         else:
             self._predict(0, head, held)
         mine, target = [self.states[i] for i in seen], torch.as_tensor(self.rewards[seen], dtype=torch.float32)
+        target = target.to(self.progress.device)
         for epoch in range(done + 1, epochs + 1):
             _epoch(head, mine, target, optimizer, generator, settings.batch_size)
             self._predict(epoch, head, held)
@@ -317,7 +312,8 @@ def _epoch(
     head.train()
     order = torch.randperm(len(states), generator=generator)
     for rows in order.split(batch_size):
-        loss = ((head(*stack([states[i] for i in rows])) - target[rows]) ** 2).mean()
+        predicted = head(*stack([states[i] for i in rows], target.device))
+        loss = ((predicted - target[rows.to(target.device)]) ** 2).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

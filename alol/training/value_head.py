@@ -18,6 +18,9 @@ from typing_extensions import TypedDict
 from alol.base import faults
 from alol.base.errors import ParameterError
 from alol.base.files import damaged, read_json, write_json
+from alol.compute.batching import Batch, chunks
+from alol.compute.launch import Machine
+from alol.compute.logprob import prompt_states
 from alol.config.sections import Value
 from alol.models.loading import not_finite
 
@@ -82,10 +85,22 @@ class ValueHead(nn.Module):
 
 @torch.no_grad()
 def predict(head: ValueHead, states: Sequence[Tensor], batch_size: int) -> np.ndarray:
-    """V(x) [N] in evaluation mode."""
+    """V(x) [N] in evaluation mode; `states` are on the CPU, the head may be elsewhere."""
     head.eval()
-    parts = [head(*stack(states[i : i + batch_size])) for i in range(0, len(states), batch_size)]
-    return torch.cat(parts).double().numpy()
+    device = head.query.device
+    parts = [head(*stack(states[i : i + batch_size], device)) for i in range(0, len(states), batch_size)]
+    return torch.cat(parts).double().cpu().numpy()
+
+
+@torch.no_grad()
+def states_of(model: nn.Module, prompts: Sequence[Sequence[int]], pad_id: int, machine: Machine) -> list[Tensor]:
+    """The last hidden states of each prompt (token ids) that V(x) is made of: a list of [length, H] on the CPU."""
+    states: list[Tensor] = [torch.empty(0)] * len(prompts)
+    for rows in chunks([len(prompt) for prompt in prompts], machine.launch.micro_batch, machine.launch.tokens):
+        batch = Batch([prompts[i] for i in rows], [[] for _ in rows], pad_id, machine.device)
+        for i, row in zip(rows, prompt_states(model, batch), strict=True):
+            states[i] = row.cpu().clone()
+    return states
 
 
 def save(head: ValueHead, folder: Path, settings: Value, epochs: int) -> None:
@@ -107,8 +122,8 @@ def load(folder: Path) -> ValueHead:
     return head.eval()
 
 
-def stack(states: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """States of B prompts, [length, H] each, padded on the right to [B, P, H], and their mask [B, P]."""
+def stack(states: Sequence[Tensor], device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+    """States of B prompts, [length, H] each, padded on the right to [B, P, H], and their mask [B, P], on `device`."""
     stacked = nn.utils.rnn.pad_sequence(list(states), batch_first=True)
     lengths = torch.tensor([len(row) for row in states])
-    return stacked, (torch.arange(stacked.shape[1]) < lengths[:, None]).long()
+    return stacked.to(device), (torch.arange(stacked.shape[1]) < lengths[:, None]).long().to(device)

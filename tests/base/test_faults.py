@@ -117,6 +117,29 @@ def test_a_lack_of_memory_is_known_whatever_a_library_calls_it(error):
     assert faults.line(error, "download").startswith("download ran out of memory: the process held ")
 
 
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (
+            "[../third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:4321",
+            "another process of this run has ended, or its machine cannot be reached ([../third_party/gloo/gloo/"
+            "transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:4321); see what it said, then run the "
+            "same command again",
+        ),
+        (
+            "[../third_party/gloo/gloo/transport/tcp/unbound_buffer.cc:81] Timed out waiting 60000ms for recv",
+            "another process of this run did not answer in time; see whether it still runs, or raise "
+            "launch.wait_minutes, then run the same command again",
+        ),
+    ],
+)
+def test_a_process_that_others_wait_for_in_vain_is_one_line(text, line):
+    assert faults.lost(RuntimeError(text))
+    assert faults.line(RuntimeError(text), "train") == line
+    assert faults.lost(torch.distributed.DistBackendError("NCCL communicator was aborted on rank 0"))
+    assert not faults.lost(RuntimeError("shapes do not fit"))
+
+
 def test_every_parameter_that_is_to_be_lowered_exists():
     sections = {"launch": Launch, "clean": Clean, "value": Value, "judge": Judge}
     sections |= {"rewards.<component>": Classifier, "rewards.<component>.train": Training}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+from datetime import timedelta
 
 import peft
 import pytest
@@ -12,8 +14,9 @@ from accelerate.state import AcceleratorState
 from torch import nn
 
 from alol.compute.batching import Batch
-from alol.compute.launch import placed
+from alol.compute.launch import accelerator, placed, prepared, sum_gradients
 from alol.compute.logprob import response_logp, response_logp_and_prompt_states
+from alol.config import params
 from tests.conftest import tiny_model
 
 BATCH = Batch([[5, 6, 7, 8], [9], [5, 6]], [[20, 21, 1], [22, 23, 24, 1], [25, 1]], 0, "cpu")
@@ -107,4 +110,46 @@ def test_in_fp32_nothing_changes(tokenizer):
     model = tiny_model("llama", tokenizer)
     placed(model, Accelerator(cpu=True, mixed_precision="no"), trained=False)
     assert {(weight.dtype, weight.requires_grad) for weight in model.parameters()} == {(torch.float32, True)}
+    AcceleratorState._reset_state(True)
+
+
+def test_processes_wait_for_each_other_as_long_as_params_yaml_says():
+    AcceleratorState._reset_state(True)
+    settings = dataclasses.replace(params.load("demo").launch, device="cpu", precision="fp32", wait_minutes=90.0)
+    assert accelerator(settings).init_handler.timeout == timedelta(hours=1.5)
+    AcceleratorState._reset_state(True)
+
+
+class Other:
+    """An accelerator of two processes, of which the other has the gradient 10 wherever it has one."""
+
+    num_processes, device = 2, torch.device("cpu")
+
+    def __init__(self, present):
+        self.left = [torch.tensor(present)]
+
+    def reduce(self, tensor, reduction):
+        return tensor + (self.left.pop() if self.left else 10.0)
+
+
+def test_gradients_are_summed_and_those_of_no_process_stay_away(monkeypatch):
+    monkeypatch.setattr("alol.compute.launch.BUCKET", 2)
+    module = nn.ParameterList([nn.Parameter(torch.zeros(n)) for n in (1, 1, 3, 2)])
+    module[0].grad, module[2].grad = torch.tensor([1.0]), torch.tensor([1.0, 2.0, 3.0])
+    module[3].requires_grad_(False)
+    sum_gradients(module, Other([1.0, 1.0, 0.0]))
+    assert [module[i].grad.tolist() for i in range(3)] == [[11.0], [10.0], [11.0, 12.0, 13.0]]
+    absent = nn.ParameterList([nn.Parameter(torch.zeros(1))])
+    sum_gradients(absent, Other([0.0]))
+    assert absent[0].grad is None
+
+
+def test_what_is_trained_in_one_process_draws_the_dropout_that_it_did_before():
+    AcceleratorState._reset_state(True)
+    module = nn.Linear(1, 1)
+    torch.manual_seed(3)
+    expected = torch.rand(3)
+    torch.manual_seed(3)
+    prepared(module, Accelerator(cpu=True))
+    assert torch.equal(torch.rand(3), expected)
     AcceleratorState._reset_state(True)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from alol.base.files import write_json
 from alol.compute.batching import Batch
 from alol.compute.logprob import response_logp
 from alol.models import lora, policies, trainable
@@ -99,3 +100,16 @@ def test_it_is_merged_and_taken_off_as_pefts_own(tokenizer):
     with model.disable_adapter():
         plain = response_logp(model, BATCH)
     torch.testing.assert_close(plain, response_logp(tiny_model("llama", tokenizer), BATCH), atol=1e-5, rtol=0)
+
+
+def test_adapters_are_read_into_memory_and_not_by_every_process_onto_the_first_accelerator(
+    tokenizer, tmp_path, monkeypatch
+):
+    """peft would choose "cuda" by itself, which is the first one until a process has chosen another."""
+    adapted("llama", tokenizer).save_pretrained(tmp_path)
+    pointer = {"base": "x", "revision": None, "fingerprint": None, "adapter": None, "adapter_revision": None}
+    write_json(tmp_path / policies.POINTER, {**pointer, "quantized": False})
+    monkeypatch.setattr("peft.peft_model.infer_device", lambda: pytest.fail("peft chose a device"))
+    model = policies.with_adapter(tiny_model("llama", tokenizer), str(tmp_path), None, 0.0)
+    logp = trainable.frozen_logp(policies.LoadedPolicy(model, tokenizer, {}), tmp_path)(BATCH)
+    assert torch.equal(logp, response_logp(model, BATCH).detach())

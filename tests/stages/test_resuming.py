@@ -331,10 +331,53 @@ def test_an_environment_of_several_processes_that_is_incomplete_is_one_line(
     assert said in small.error(stage)
 
 
-def test_a_stage_of_one_process_is_refused_under_torchrun(here, monkeypatch):
-    for name, value in {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}.items():
+TORCHRUN = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
+
+
+@pytest.mark.parametrize("stage", ["advantage", "annotate", "baseline", "value", "reward_model", "clean"])
+def test_a_stage_of_one_process_is_refused_under_torchrun(here, monkeypatch, stage):
+    for name, value in TORCHRUN.items():
         monkeypatch.setenv(name, value)
-    assert "stage annotate runs in one process" in small.error("annotate")
+    assert small.error(stage) == (
+        f"Error: stage {stage} runs in one process, whatever launch.processes says; start it without torchrun or "
+        "accelerate launch, and unset WORLD_SIZE"
+    )
+
+
+def test_processes_are_started_by_the_stages_that_params_yaml_names(here, monkeypatch):
+    started = []
+    relaunch = _processes.relaunch
+
+    def counted(name, *given):
+        started.append(name)
+        assert relaunch(name, [], dataclasses.replace(given[1], processes=1), *given[2:]) is None
+        return 0
+
+    monkeypatch.setattr(_processes, "relaunch", counted)
+    small.write(here, launch__checkpoint_minutes=0, launch__processes=2)
+    small.run(["reference", "rollout", "train", "evaluate", "clean", "baseline"])
+    assert started == ["reference", "rollout", "train", "evaluate"]
+
+
+def test_a_mistake_is_said_by_the_first_process_and_later_by_another_where_that_did_not(here, monkeypatch):
+    slept = []
+    monkeypatch.setattr("stages._cli.time.sleep", slept.append)
+    for name, value in TORCHRUN.items():
+        monkeypatch.setenv(name, value)
+    small.error("annotate")
+    assert slept == []
+    monkeypatch.setenv("RANK", "1")
+    small.error("annotate")
+    assert slept == [_processes.PAUSE]
+
+
+def test_a_process_that_was_killed_is_named_and_the_others_are_not_waited_for():
+    started = [subprocess.Popen(["sh", "-c", command]) for command in ("exec sleep 60", "kill -9 $$")]
+    with pytest.raises(InputError, match=r"process 2 of 2 was ended by SIGKILL, .* lower launch.micro_batch"):
+        _processes._wait(started)
+    _processes._end(started)
+    assert started[0].returncode == -signal.SIGTERM
+    assert _processes._wait([subprocess.Popen(["sh", "-c", f"exit {code}"]) for code in (0, 3)]) == 3
 
 
 def test_fewer_accelerators_than_processes_is_one_line(here, monkeypatch):

@@ -170,7 +170,7 @@ def test_batches_by_length_hold_what_was_drawn_as_often_as_it_was_drawn(
     examples, drawn = plan(data, "a_lol", loaded, updates=400)
     accelerator = Accelerator(cpu=True)
     shares = [SimpleNamespace(process_index=i, num_processes=processes, device=accelerator.device,
-                              no_sync=accelerator.no_sync, backward=lambda loss: None,
+                              backward=lambda loss: None,
                               reduce=lambda sums, reduction: sums) for i in range(processes)]  # fmt: skip
     scorer = ResponseLogp(tiny_model(architecture, tokenizer))
     launch = dataclasses.replace(loaded.launch, micro_batch=3, tokens=24)

@@ -7,10 +7,14 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from transformers import AutoConfig, AutoModelForCausalLM, T5Config, T5ForConditionalGeneration
 
 from alol.base.errors import InputError
+from alol.compute.launch import Machine, placed
 from alol.config import params
-from alol.training import value, value_head
+from alol.training import advantage, value, value_head
 
 SETTINGS = dataclasses.replace(
     params.load("demo").value, heads=2, dropout=0.0, epochs=30, lr=1e-2, folds=3, batch_size=8
@@ -125,3 +129,56 @@ def test_what_is_still_to_learn_does_not_depend_on_how_many_answers_judge():
         found = value.judge(truth + 0.2, answers[:, :count], SETTINGS)
         assert found.noise == pytest.approx(noise, rel=0.02)
         assert found.learnable == pytest.approx(0.04, abs=0.006)
+
+
+def decoder(architecture, **changes):
+    sizes = {
+        "vocab_size": 400, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "intermediate_size": 128, "max_position_embeddings": 128, **changes,
+    }  # fmt: skip
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model(architecture, **sizes))
+
+
+def gpt2():
+    sizes = {"vocab_size": 400, "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 128}
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model("gpt2", **sizes, bos_token_id=1, eos_token_id=1))
+
+
+MODELS = {
+    "gpt2": gpt2,
+    "llama": lambda: decoder("llama"),
+    "qwen2": lambda: decoder("qwen2"),
+    "mistral": lambda: decoder("mistral", sliding_window=8),  # which is padded
+    "mistral, packed": lambda: decoder("mistral", sliding_window=None),
+    "t5": lambda: T5ForConditionalGeneration(
+        T5Config(vocab_size=400, d_model=64, d_kv=16, d_ff=128, num_layers=2, num_heads=4, decoder_start_token_id=0)
+    ),
+}
+
+
+@pytest.fixture
+def bf16():
+    """A process has one precision, whichever came first."""
+    AcceleratorState._reset_state(True)
+    yield Accelerator(cpu=True, mixed_precision="bf16")
+    AcceleratorState._reset_state(True)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_in_bf16_advantages_have_the_values_of_the_stage_that_fitted_them(bf16, name):
+    """What follows a prompt would round its states otherwise, and V would move by up to 2e-4."""
+    torch.manual_seed(0)
+    model = placed(MODELS[name]().eval(), bf16, trained=False)
+    head = value_head.ValueHead(64, 4, 0.0, "linear", (0.0, 4.0)).eval()
+    generator = torch.Generator().manual_seed(1)
+    asked, answers = (
+        [torch.randint(3, 300, (int(n),), generator=generator).tolist() for n in torch.randint(1, most, (24,))]
+        for most in (40, 20)
+    )
+    machine = Machine(bf16, dataclasses.replace(params.load("demo").launch, micro_batch=6))
+    with torch.no_grad(), bf16.autocast():
+        states = value.collect_states(model, asked, 0, machine, 24)
+        fitted = value_head.predict(head, states, 5)
+        _, values = advantage._measure(model, head, asked, answers, 0, machine)
+    np.testing.assert_allclose(values, fitted, atol=1e-6, rtol=0)
+    assert len(set(fitted)) == len(set(map(tuple, asked))) > 20
