@@ -225,11 +225,14 @@ def frontier(groups: Sequence[Group]) -> dict[str, list[Point]]:
     """
     lines: dict[str, list[Group]] = {}
     measured = [g for g in groups if g.values(f"{POLICY}{DISTANCE}")]
-    for g in sorted(measured, key=lambda g: g.algorithm):
-        kin = [one for one in measured if one.algorithm == g.algorithm]
-        words = {key: value for key, value in g.settings.items() if not _is_number(value)}
-        name = " ".join([g.algorithm, *(f"{key}={words[key]}" for key in _varying(kin) if key in words)])
-        lines.setdefault(name, []).append(g)
+    by_algorithm: dict[str, list[Group]] = {}
+    for g in measured:
+        by_algorithm.setdefault(g.algorithm, []).append(g)
+    for algorithm, kin in sorted(by_algorithm.items()):
+        for g in kin:
+            words = {key: value for key, value in g.settings.items() if not _is_number(value)}
+            name = " ".join([algorithm, *(f"{key}={words[key]}" for key in _varying(kin) if key in words)])
+            lines.setdefault(name, []).append(g)
     usual = {key: _usual(measured, key) for key in _varying(measured)}
     return {name: sorted(_points(own, usual), key=lambda one: (one.x, one.y)) for name, own in lines.items()}
 
