@@ -44,15 +44,17 @@ def evaluation_points(updates: int, evaluations: int) -> list[int]:
 def draws(count: int, updates: int, batch_size: int, seed: int, weights: np.ndarray | None = None) -> Tensor:
     """Indices [updates, batch_size] below `count`.
 
-    With `weights` [count]: with replacement, proportional to the weights (>= 0, not all 0); more than 2^24 of them, which
-    torch.multinomial refuses, are drawn by `by_cumulative_sums`, and fewer as they always were, so that a run keeps its
-    numbers. Without: shuffled epochs, one after the other, so that every index is drawn equally often to within one.
+    With `weights` [count]: with replacement, proportional to the weights (>= 0, not all 0). Up to 2^24 of them they are
+    torch.multinomial's, as they always were, so that runs keep their numbers; it takes no more than that, and more are
+    drawn by `by_cumulative_sums`. Without: shuffled epochs, one after the other, so that every index is drawn equally
+    often to within one.
     """
     generator = torch.Generator().manual_seed(seed)
     needed = updates * batch_size
     if weights is None:
-        epochs = -(-needed // count)
-        order = torch.cat([torch.randperm(count, generator=generator) for _ in range(epochs)])[:needed]
+        order = torch.empty(needed, dtype=torch.long)
+        for epoch in order.split(count):
+            epoch.copy_(torch.randperm(count, generator=generator)[: len(epoch)])
     elif count > LIMIT:
         order = by_cumulative_sums(weights, needed, generator)
     else:
