@@ -60,16 +60,18 @@ def tenfold(size: Size) -> Iterator[dict[str, Any]]:
 def write(path: Path, count: int, tokens: int) -> None:
     """An advantage table of pairs. A fifth of the tokens are the prompt's; half of the advantages are above 0."""
     generator = np.random.default_rng(0)
+    shapes = {"prompt_ids": tokens // 5, "response_ids": tokens - tokens // 5}  # the same tokens in each row group
+    ids = {name: generator.integers(1, WORDS, (schema.ROW_GROUP, n), dtype=np.int32) for name, n in shapes.items()}
+    logp = np.full(ids["response_ids"].shape, -6.0, dtype=np.float32)
+    lists = {name: _lists(values) for name, values in {**ids, "ref_logp": logp}.items()}
     with pq.ParquetWriter(path, schema.ADVANTAGES, compression="zstd", write_page_checksum=True) as writer:
         for start in range(0, count, schema.ROW_GROUP):
             rows = np.arange(start, min(start + schema.ROW_GROUP, count))
             reward = generator.uniform(0, 1, len(rows)).astype(np.float32)
             columns = {
-                "prompt_id": [str(row // 2) for row in rows],
+                "prompt_id": [str(row // 2) for row in rows.tolist()],
                 "rank": (rows % 2).astype(np.int32),
-                "prompt_ids": _lists(generator.integers(1, WORDS, (len(rows), tokens // 5), dtype=np.int32)),
-                "response_ids": _lists(generator.integers(1, WORDS, (len(rows), tokens - tokens // 5), dtype=np.int32)),
-                "ref_logp": _lists(np.full((len(rows), tokens - tokens // 5), -6.0, dtype=np.float32)),
+                **{name: values[: len(rows)] for name, values in lists.items()},
                 "reward": reward,
                 "raw_reward": reward,
                 "value": np.full(len(rows), 0.5, dtype=np.float32),
@@ -88,7 +90,9 @@ def started(path: Path, algorithm: str, updates: int) -> dict[str, float]:
     """Plans an epoch and makes the first updates in this process: megabytes before and at the peak, seconds of both."""
     loaded, chosen = params.load("demo", "a_lol", dialogues.ROOT), registry.FROM_DATA[algorithm]
     settings = dataclasses.replace(loaded.train, train_on="all", batch_size=BATCH, epochs=1, updates=None)
-    config = GPT2Config(vocab_size=WORDS, n_layer=1, n_embd=32, n_head=4, n_positions=512)
+    config = GPT2Config(
+        vocab_size=WORDS, n_layer=1, n_embd=32, n_head=4, n_positions=512, bos_token_id=0, eos_token_id=0
+    )
     model = fused(GPT2LMHeadModel(config)).train()
     main = launch.accelerator(dataclasses.replace(loaded.launch, device="cpu", precision="fp32"))
     optimizer = loop.make_optimizer(model, dataclasses.replace(settings.optimizer, name="adamw"))

@@ -70,10 +70,13 @@ class RowStore:
         """A column of numbers [rows]."""
         return self.chunks(name).to_numpy()
 
-    def lengths(self, name: str) -> np.ndarray:
-        """The number of values in each list of a column [rows]."""
-        lengths = [batch[name].value_lengths().to_numpy() for batch in self._batches]
-        return np.concatenate(lengths) if lengths else np.zeros(0, dtype=np.int32)
+    def lengths(self, *names: str) -> np.ndarray:
+        """How many values the lists of these columns have, together [rows]."""
+        lengths = np.zeros(len(self), dtype=np.int32)
+        for start, batch in zip(self._starts[:-1], self._batches, strict=True):
+            for name in names:
+                lengths[start : start + len(batch)] += batch[name].value_lengths().to_numpy()
+        return lengths
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ class Examples:
 
     def __init__(self, rows: RowStore | pa.Table, pad_id: int) -> None:
         self.rows, self.pad_id = rows if isinstance(rows, RowStore) else RowStore.of(rows), pad_id
-        self.lengths = sum(self.rows.lengths(name) for name in TOKENS)
+        self.lengths = self.rows.lengths(*TOKENS)  # of prompt and response together
 
     def __len__(self) -> int:
         return len(self.rows)
