@@ -9,8 +9,10 @@ lists of an Arrow array end at 2^31 values, which ten million responses are beyo
 from __future__ import annotations
 
 import itertools
+import mmap
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +27,8 @@ from alol.data import schema
 if TYPE_CHECKING:  # a second of every start
     from accelerate import Accelerator
 
-LIMIT = 64 * 2**20  # bytes that stay in the process's own memory
-BATCH = 16 * 2**20  # bytes of a record batch of the file, about
+LIMIT = 32 * 2**20  # bytes that stay in the process's own memory
+BATCH = 8 * 2**20  # bytes of a record batch of the file, about
 POLL = 0.1  # seconds
 
 
@@ -42,10 +44,10 @@ class Place:
 
 
 class RowStore:
-    """Rows in record batches of one schema."""
+    """Rows in record batches of one schema; `mapped` is the file in which they lie, if they do."""
 
-    def __init__(self, batches: Sequence[pa.RecordBatch], columns: pa.Schema) -> None:
-        self._batches, self.schema = list(batches), columns
+    def __init__(self, batches: Sequence[pa.RecordBatch], columns: pa.Schema, mapped: mmap.mmap | None = None) -> None:
+        self._batches, self.schema, self._mapped = list(batches), columns, mapped
         self._starts = np.cumsum([0, *(len(batch) for batch in self._batches)])
 
     @classmethod
@@ -60,7 +62,9 @@ class RowStore:
         """The rows of these numbers, in this order, as a table of one chunk."""
         places = np.searchsorted(self._starts, rows, side="right") - 1
         found = [self._batches[k].slice(row - self._starts[k], 1) for k, row in zip(places, rows, strict=True)]
-        return pa.Table.from_batches(found, self.schema).combine_chunks()
+        table = pa.Table.from_batches(found, self.schema).combine_chunks()
+        self._release()
+        return table
 
     def chunks(self, name: str) -> pa.ChunkedArray:
         """A column, batch by batch."""
@@ -76,7 +80,13 @@ class RowStore:
         for start, batch in zip(self._starts[:-1], self._batches, strict=True):
             for name in names:
                 lengths[start : start + len(batch)] += batch[name].value_lengths().to_numpy()
+            self._release()
         return lengths
+
+    def _release(self) -> None:
+        """Lets go of the pages that were read: they stay in the system's cache and count as this process's no more."""
+        if self._mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+            self._mapped.madvise(mmap.MADV_DONTNEED)
 
 
 @dataclass(frozen=True)
@@ -101,7 +111,7 @@ class Source:
         for table in self.read(names):
             for part, name in zip(parts, names, strict=True):
                 part.append(table[name].to_numpy())
-        return {name: np.concatenate(part) for name, part in zip(names, parts, strict=True)}
+        return {name: np.concatenate(parts.pop(0)) for name in names}
 
     def rows(self, names: Sequence[str], kept: np.ndarray | None = None) -> RowStore:
         """The rows with these columns; `kept` [rows]: those for which it is true. Nothing else is held."""
@@ -124,12 +134,13 @@ def keep(tables: Iterable[pa.Table], place: Place) -> RowStore:
         place.folder.mkdir(parents=True, exist_ok=True)
     if place.folder is not None and place.accelerator is not None and place.accelerator.num_processes > 1:
         return _shared(tables, place.folder, place.accelerator)
-    remaining, first, size = iter(tables), [], 0
+    remaining, first, size = iter(tables), deque[pa.Table](), 0
     for table in remaining:
         first.append(table)
         size += table.nbytes
         if size > LIMIT:
-            return _alone(itertools.chain(first, remaining), place.folder)
+            held = (first.popleft() for _ in range(len(first)))  # each goes as soon as it is written
+            return _alone(itertools.chain(held, remaining), place.folder)
     return RowStore([batch for table in first for batch in table.to_batches()], first[0].schema)
 
 
@@ -184,6 +195,7 @@ def _batches(tables: Iterable[pa.Table]) -> Iterator[pa.RecordBatch]:
 
 
 def _mapped(path: Path) -> RowStore:
-    with pa.memory_map(str(path)) as file:
-        reader = pa.ipc.open_file(file)
-        return RowStore([reader.get_batch(i) for i in range(reader.num_record_batches)], reader.schema)
+    with path.open("rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    reader = pa.ipc.open_file(pa.BufferReader(pa.py_buffer(mapped)))
+    return RowStore([reader.get_batch(i) for i in range(reader.num_record_batches)], reader.schema, mapped)
