@@ -26,6 +26,7 @@ PARTS = {
     "padding": ("counting", "padding"),
     "reads": ("counting", "reads"),
     "growth": ("growth", "tenfold"),
+    "rows": ("rows", "tenfold"),
     "waits": ("startup", "waits"),
     "smollm2": ("smollm2", "updates"),
     "smollm2-trl": ("smollm2", "updates_trl"),

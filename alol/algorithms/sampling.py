@@ -8,10 +8,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import WeightedRandomSampler
 
 from alol.base.errors import ParameterError
 from alol.config.runs import check_length
+
+LIMIT = 2**24  # weights that torch.multinomial takes, with which smaller tables have always been drawn
 
 
 def run_length(
@@ -43,15 +44,31 @@ def evaluation_points(updates: int, evaluations: int) -> list[int]:
 def draws(count: int, updates: int, batch_size: int, seed: int, weights: np.ndarray | None = None) -> Tensor:
     """Indices [updates, batch_size] below `count`.
 
-    With `weights` [count]: with replacement, proportional to the weights (>= 0, not all 0). Without: shuffled epochs,
-    one after the other, so that every index is drawn equally often to within one.
+    With `weights` [count]: with replacement, proportional to the weights (>= 0, not all 0). Up to 2^24 of them they are
+    torch.multinomial's, as they always were, so that runs keep their numbers; it takes no more than that, and more are
+    drawn by `by_cumulative_sums`. Without: shuffled epochs, one after the other, so that every index is drawn equally
+    often to within one.
     """
     generator = torch.Generator().manual_seed(seed)
     needed = updates * batch_size
-    if weights is not None:
-        sampler = WeightedRandomSampler(torch.tensor(weights, dtype=torch.float64), needed, generator=generator)
-        order = torch.tensor(list(sampler))
+    if weights is None:
+        order = torch.empty(needed, dtype=torch.long)
+        for epoch in order.split(count):
+            epoch.copy_(torch.randperm(count, generator=generator)[: len(epoch)])
+    elif count > LIMIT:
+        order = by_cumulative_sums(weights, needed, generator)
     else:
-        epochs = -(-needed // count)
-        order = torch.cat([torch.randperm(count, generator=generator) for _ in range(epochs)])[:needed]
+        order = torch.multinomial(torch.tensor(weights, dtype=torch.float64), needed, True, generator=generator)
     return order.view(updates, batch_size)
+
+
+def by_cumulative_sums(weights: np.ndarray, count: int, generator: torch.Generator) -> Tensor:
+    """`count` indices of `weights`, with replacement and in proportion to them; any number of weights will do.
+
+    Inverse transform sampling: index i is drawn for the numbers u of [0, total) with sums[i - 1] <= u < sums[i], of
+    which there are none where a weight is 0. Sums and numbers are float64.
+    """
+    sums = np.cumsum(weights, dtype=np.float64)
+    last = int(np.searchsorted(sums, sums[-1]))  # the last weight above 0, should u be rounded up to the total
+    numbers = torch.rand(count, dtype=torch.float64, generator=generator) * float(sums[-1])
+    return torch.searchsorted(torch.from_numpy(sums), numbers, right=True).clamp_(max=last)

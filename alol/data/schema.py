@@ -188,16 +188,33 @@ def read(path: Path, columns: Columns = None) -> Iterator[list[dict[str, Any]]]:
     `columns` are those that the table must have, and that are read. None: whatever a file of the user's has.
     """
     with _opened(path, columns) as (file, names):
-        for i in range(file.num_row_groups):
-            rows = _whole(path, file.read_row_group(i, columns=names), columns).to_pylist()
-            for row in rows:
-                if row.get("marks", ()) is None:
-                    del row["marks"]
-                if "context" in row:
-                    row["context"] = json.loads(row["context"])
-                    if columns is not None and not isinstance(row["context"], dict):
-                        raise damaged(path, "a context is no JSON object")
-            yield rows
+        for group in _groups(path, file, names, columns):
+            yield plain(path, group, columns)
+
+
+def plain(path: Path, group: pa.Table, columns: Columns = None) -> list[dict[str, Any]]:
+    """The rows of a part of the table at `path`, as `read` gives them."""
+    rows = group.to_pylist()
+    for row in rows:
+        if row.get("marks", ()) is None:
+            del row["marks"]
+        if "context" in row:
+            row["context"] = json.loads(row["context"])
+            if columns is not None and not isinstance(row["context"], dict):
+                raise damaged(path, "a context is no JSON object")
+    return rows
+
+
+def tables(path: Path, columns: Columns = None) -> Iterator[pa.Table]:
+    """Row group by row group, in Arrow's own memory; a table without rows where there is none."""
+    with _opened(path, columns) as (file, names):
+        if not file.num_row_groups:
+            yield _whole(path, file.read(columns=names), columns)
+        yield from _groups(path, file, names, columns)
+
+
+def _groups(path: Path, file: pq.ParquetFile, names: list[str], columns: Columns) -> Iterator[pa.Table]:
+    return (_whole(path, file.read_row_group(i, columns=names), columns) for i in range(file.num_row_groups))
 
 
 def rows(path: Path, columns: Columns = None) -> list[dict[str, Any]]:
@@ -206,7 +223,7 @@ def rows(path: Path, columns: Columns = None) -> list[dict[str, Any]]:
 
 
 def table(path: Path, columns: Columns = None) -> pa.Table:
-    """The whole table in Arrow's own memory, for random access during training."""
+    """The whole table in Arrow's own memory; for tables that are known to be small."""
     with _opened(path, columns) as (file, names):
         return _whole(path, file.read(columns=names), columns)
 

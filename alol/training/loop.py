@@ -238,9 +238,9 @@ def remaining_steps(
     if done in plan.points and not best.scored(done):
         best.score(done)
     total, shown = len(plan.draws), accelerator.is_main_process
-    bar = tqdm(plan.draws[done:], desc="train", unit=unit, initial=done, total=total, disable=not shown)
-    for step, rows in enumerate(bar, start=done + 1):
-        yield step, rows, bar
+    bar = tqdm(range(done, total), desc="train", unit=unit, initial=done, total=total, disable=not shown)
+    for step in (i + 1 for i in bar):  # a tensor would be taken apart into all of its rows first
+        yield step, plan.draws[step - 1], bar
         if progress.due():
             write(step)
         if step in plan.points:

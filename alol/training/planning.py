@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from torch import Tensor, nn
 
@@ -16,7 +17,9 @@ from alol.base.errors import InputError
 from alol.compute.batching import Batch
 from alol.config.runs import check_warmup
 from alol.config.sections import Train
+from alol.data.row_store import RowStore, Source
 
+TOKENS = ("prompt_ids", "response_ids")
 SHIFT = "reward.shift"  # the parameter that raises all rewards
 ADVICE = "check what the reward's components compute, and their weights"
 
@@ -35,20 +38,19 @@ class Plan:
 
 
 class Examples:
-    """The rows of an Arrow table: token ids, `ref_logp`, `reward`, `advantage`. `pad_id` fills the ends of a Batch."""
+    """Rows of token ids, beside `ref_logp`, `reward` or `advantage`. `pad_id` fills the ends of a Batch."""
 
     responses = 1  # of one example
 
-    def __init__(self, table: pa.Table, pad_id: int) -> None:
-        self.table, self.pad_id = table.combine_chunks(), pad_id
-        names = ("prompt_ids", "response_ids")
-        self.lengths = sum(self.table[name].combine_chunks().value_lengths().to_numpy() for name in names)
+    def __init__(self, rows: RowStore | pa.Table, pad_id: int) -> None:
+        self.rows, self.pad_id = rows if isinstance(rows, RowStore) else RowStore.of(rows), pad_id
+        self.lengths = self.rows.lengths(*TOKENS)  # of prompt and response together
 
     def __len__(self) -> int:
-        return len(self.table)
+        return len(self.rows)
 
     def column(self, name: str) -> np.ndarray:
-        return self.table[name].to_numpy()
+        return self.rows.column(name)
 
     def shaped(self, tokens: Tensor) -> Tensor:
         """Reshapes numbers of response tokens [B x responses, T] to the shape that the loss takes."""
@@ -56,7 +58,7 @@ class Examples:
 
     def batch(self, rows: list[int], columns: tuple[str, ...], device: torch.device) -> tuple[Batch, dict]:
         """A Batch of the rows and their `columns`: ref_logp [B, T], the others [B]."""
-        taken = self.table.take(pa.array(rows))
+        taken = self.rows.take(rows)
         batch = Batch(taken["prompt_ids"].to_pylist(), taken["response_ids"].to_pylist(), self.pad_id, device)
         extra = {name: torch.tensor(taken[name].to_numpy(), device=device) for name in columns if name != "ref_logp"}
         if "ref_logp" in columns:
@@ -71,19 +73,23 @@ class Groups(Examples):
     A Batch of B prompts has B x K rows. A response that a prompt lacks is one without a token: its mask is 0.
     """
 
-    def __init__(self, table: pa.Table, pad_id: int) -> None:
-        super().__init__(table, pad_id)
-        members: dict[str, list[int]] = {}
-        ranks, names = self.column("rank"), self.table["prompt_id"].to_pylist()
-        for row, name in enumerate(names):
-            members.setdefault(name, []).append(row)
-        self.members = [sorted(rows, key=lambda row: ranks[row]) for rows in members.values() if len(rows) > 1]
-        self.responses = max(map(len, self.members), default=1)
-        longest = [max(self.lengths[row] for row in rows) for rows in self.members]
-        self.lengths = np.array(longest) * self.responses
+    def __init__(self, rows: RowStore | pa.Table, pad_id: int) -> None:
+        super().__init__(rows, pad_id)
+        prompts = _numbered(self.rows.chunks("prompt_id"))
+        order, counts = np.lexsort((self.column("rank"), prompts)), np.bincount(prompts)
+        self._order = order[(counts > 1)[prompts[order]]]  # rows of the first prompt by rank, of the second, ...
+        counts = counts[counts > 1]
+        self._starts = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(counts)])
+        self.responses = int(counts.max(initial=1))
+        longest = np.maximum.reduceat(self.lengths[self._order], self._starts[:-1]) if len(counts) else counts
+        self.lengths = longest.astype(np.int64) * self.responses
 
     def __len__(self) -> int:
-        return len(self.members)
+        return len(self._starts) - 1
+
+    def members(self, i: int) -> list[int]:
+        """The rows of prompt `i`, by rank."""
+        return self._order[self._starts[i] : self._starts[i + 1]].tolist()
 
     def shaped(self, tokens: Tensor) -> Tensor:
         """Reshapes [B x K, T] to [B, K, T]."""
@@ -91,9 +97,10 @@ class Groups(Examples):
 
     def batch(self, rows: list[int], columns: tuple[str, ...], device: torch.device) -> tuple[Batch, dict]:
         """A Batch of the prompts `rows` and their `columns`: ref_logp [B, K, T], the others [B, K]."""
-        present = [k < len(self.members[i]) for i in rows for k in range(self.responses)]
-        indices = [row for i in rows for row in self.members[i] + self.members[i][:1] * self._lacking(i)]
-        taken = self.table.take(pa.array(indices)).select(["prompt_ids", "response_ids", *columns]).to_pydict()
+        members = [self.members(i) for i in rows]
+        present = [k < len(group) for group in members for k in range(self.responses)]
+        indices = [row for group in members for row in group + group[:1] * (self.responses - len(group))]
+        taken = self.rows.take(indices).select([*TOKENS, *columns]).to_pydict()
         prompts, responses = taken.pop("prompt_ids"), taken.pop("response_ids")
         responses = [ids if here else [] for ids, here in zip(responses, present, strict=True)]
         batch = Batch(prompts, responses, self.pad_id, device)
@@ -108,66 +115,72 @@ class Groups(Examples):
             extra["ref_logp"] = self.shaped(nn.utils.rnn.pad_sequence(values, batch_first=True).to(device))
         return batch, extra
 
-    def _lacking(self, i: int) -> int:
-        return self.responses - len(self.members[i])
+
+def _numbered(names: pa.ChunkedArray) -> np.ndarray:
+    """A number for each name [rows]: 0 for the first and those that are equal, 1 for the next that differs, ..."""
+    encoded = pc.dictionary_encode(names.cast(pa.large_string()))  # beyond 2^31 bytes of names
+    return np.concatenate([np.zeros(0, dtype=np.int32), *(chunk.indices.to_numpy() for chunk in encoded.chunks)])
 
 
-def selected(table: pa.Table, train_on: str) -> tuple[pa.Table, float]:
-    """The rows that `train_on` selects, and the share of them whose advantage is not above 0."""
-    if train_on == "preferred":
-        table = table.filter(pa.array(table["rank"].to_numpy() == 0))
-    return table, float((table["advantage"].to_numpy() <= 0).mean())
+def selected(source: Source, train_on: str, *names: str) -> tuple[np.ndarray, dict[str, np.ndarray], float]:
+    """Which rows `train_on` selects [rows], the columns `names` of these, and the share of them with A <= 0."""
+    numbers = source.numbers("rank", "advantage", *names)
+    rank = numbers.pop("rank")
+    chosen = rank == 0 if train_on == "preferred" else np.ones(len(rank), dtype=bool)
+    numbers = {name: values if chosen.all() else values[chosen] for name, values in numbers.items()}
+    return chosen, numbers, float((numbers["advantage"] <= 0).mean())
 
 
-def plan(table: pa.Table, algorithm: Algorithm, settings: Train, seed: int, pad_id: int) -> tuple[Examples, Plan]:
+def plan(source: Source, algorithm: Algorithm, settings: Train, seed: int, pad_id: int) -> tuple[Examples, Plan]:
     """Selects the examples that an algorithm trains on, and draws those of each update.
 
     `train_on` selects the ranks; under the filter only A > 0 are kept, and `discarded` is the share of those rows
     that had none. Algorithms over groups take every prompt that has two responses or more, whatever `train_on` says.
-    Raises InputError when nothing is left, or when a reward algorithm meets a negative reward.
+    Of the table no row and no column is held that is not trained on. Raises InputError when nothing is left, or when a
+    reward algorithm meets a negative reward.
     """
-    everything, rule = table, selection.of(algorithm, settings)
-    table, discarded = selected(table, settings.train_on)
+    rule = selection.of(algorithm, settings)
     if algorithm.group:
-        groups, warning = (
-            _groups(everything, pad_id),
-            _warning(everything, algorithm, rule, settings.batch_size),
-        )
-        return groups, _uniform(groups, settings, seed, discarded, warning)
-    advantage = table["advantage"].to_numpy()
-    rows, share, warning = len(table), 1.0, _warning(table, algorithm, rule, settings.batch_size)
-    if "reward" in algorithm.columns and (lowest := float(table["reward"].to_numpy().min())) < 0:
+        return _groups(source, algorithm, settings, seed, pad_id)
+    kept, numbers, discarded = selected(source, settings.train_on, "reward")
+    advantage, share = numbers["advantage"], 1.0
+    rows, warning = len(advantage), _warning(numbers, algorithm, rule, settings.batch_size)
+    if "reward" in algorithm.columns and (lowest := float(numbers["reward"].min())) < 0:
         raise InputError(
             f"this algorithm needs rewards >= 0, but the lowest is {lowest:.4g}; "
             f"raise {SHIFT} by at least {-lowest:.4g}, or choose an advantage algorithm"
         )
     if rule.positive:
-        table = table.filter(pa.array(advantage > 0))
+        positive = advantage > 0
+        kept[kept] = positive
+        numbers = {name: values[positive] for name, values in numbers.items()}
         share = 1.0 - discarded
-        if not len(table):
+        if not positive.any():
             raise InputError(
                 f"none of the {rows} training examples has a positive advantage: no reward is above V(x); "
                 f"{warning or ADVICE}, or use an algorithm that does not filter (nll, wbc, r_gold, r_lol), with "
                 "train.filter: auto"
             )
-    weights = table[rule.by].to_numpy() if rule.by else None
+    count, weights = len(numbers["reward"]), numbers[rule.by] if rule.by else None
     if weights is not None and not weights.sum() > 0:
         raise InputError(
             f"every training reward is 0: nothing to draw by; set train.sampling: uniform or raise {SHIFT}"
         )
-    kept = rows if weights is not None else len(table)
-    why = f" ({warning})" if warning else f", of which {len(table)} have a reward above V(x)" if share < 1 else ""
+    size = rows if weights is not None else count
+    why = f" ({warning})" if warning else f", of which {count} have a reward above V(x)" if share < 1 else ""
     share = share if weights is not None else 1.0
-    updates = sampling.run_length(settings.updates, settings.epochs, kept, settings.batch_size, share, "train", why)
+    updates = sampling.run_length(settings.updates, settings.epochs, size, settings.batch_size, share, "train", why)
     check_warmup(settings.optimizer, updates, "train")
-    order = sampling.draws(len(table), updates, settings.batch_size, seed, weights)
+    order = sampling.draws(count, updates, settings.batch_size, seed, weights)
     points = sampling.evaluation_points(updates, settings.evaluations)
-    return Examples(table, pad_id), Plan(order, points, discarded, warning)
+    del numbers, advantage, weights  # before the rows come into memory
+    examples = Examples(source.rows((*TOKENS, *algorithm.columns), kept), pad_id)
+    return examples, Plan(order, points, discarded, warning)
 
 
-def _warning(table: pa.Table, algorithm: Algorithm, rule: Selection, batch_size: int) -> str:
+def _warning(numbers: dict[str, np.ndarray], algorithm: Algorithm, rule: Selection, batch_size: int) -> str:
     """Says why little can be learnt from the rewards: all are equal, or fewer than a batch count. Empty if neither."""
-    rewards = table["reward"].to_numpy()
+    rewards = numbers["reward"]
     used = {*algorithm.columns, "advantage"} if rule.positive else {*algorithm.columns}
     if not len(rewards) or not {"reward", "raw_reward", "advantage"} & used:
         return ""
@@ -175,7 +188,7 @@ def _warning(table: pa.Table, algorithm: Algorithm, rule: Selection, batch_size:
         number = f"{rewards[0]:.4g}"
         return f"all {len(rewards)} training rewards are {number}, so that they tell no example from another; {ADVICE}"
     column = "advantage" if rule.positive else algorithm.priority
-    above = int((table[column].to_numpy() > 0).sum()) if column else len(rewards)
+    above = int((numbers[column] > 0).sum()) if column else len(rewards)
     if 0 < above < min(batch_size, len(rewards)):
         bar = "V(x)" if column == "advantage" else "0"
         return (
@@ -184,19 +197,19 @@ def _warning(table: pa.Table, algorithm: Algorithm, rule: Selection, batch_size:
     return ""
 
 
-def _groups(table: pa.Table, pad_id: int) -> Groups:
-    groups = Groups(table, pad_id)
+def _groups(source: Source, algorithm: Algorithm, settings: Train, seed: int, pad_id: int) -> tuple[Examples, Plan]:
+    """The plan of an algorithm over groups: all of them, drawn uniformly."""
+    _, _, discarded = selected(source, settings.train_on)
+    numbers = source.numbers("advantage", "reward")
+    groups = Groups(source.rows(("prompt_id", "rank", *TOKENS, *algorithm.columns)), pad_id)
     if not len(groups):
         raise InputError(
-            f"this algorithm compares responses to one prompt, but none of the {len(table)} training rows has a "
+            f"this algorithm compares responses to one prompt, but none of the {len(groups.rows)} training rows has a "
             "second response to its prompt; give the source pairs (ranked responses), or choose an algorithm that "
             "learns from single responses (a_lol, wbc, nll, ...)"
         )
-    return groups
-
-
-def _uniform(examples: Examples, settings: Train, seed: int, discarded: float, warning: str) -> Plan:
-    updates = sampling.run_length(settings.updates, settings.epochs, len(examples), settings.batch_size, 1.0, "train")
+    warning = _warning(numbers, algorithm, selection.of(algorithm, settings), settings.batch_size)
+    updates = sampling.run_length(settings.updates, settings.epochs, len(groups), settings.batch_size, 1.0, "train")
     check_warmup(settings.optimizer, updates, "train")
-    order = sampling.draws(len(examples), updates, settings.batch_size, seed)
-    return Plan(order, sampling.evaluation_points(updates, settings.evaluations), discarded, warning)
+    order = sampling.draws(len(groups), updates, settings.batch_size, seed)
+    return groups, Plan(order, sampling.evaluation_points(updates, settings.evaluations), discarded, warning)

@@ -72,12 +72,12 @@ class Experience:
 class Environment:
     """The prompts that the policy answers, and the reward of an answer.
 
-    `prompts` are the token ids of the prompts of `rows`. `reward` takes rows and response texts and returns the total
-    rewards [B]; it is None in all processes but the main one, since only that one has the reward models.
+    `prompts` gives, of the numbers of prompts, their rows and their token ids. `reward` takes rows and response texts
+    and returns the total rewards [B]; it is None in all processes but the main one, since only that one has the reward
+    models.
     """
 
-    rows: list[dict[str, Any]]
-    prompts: list[list[int]]
+    prompts: Callable[[list[int]], tuple[list[dict[str, Any]], list[list[int]]]]
     reward: Callable[[list[dict[str, Any]], list[str]], np.ndarray] | None
 
 
@@ -153,7 +153,7 @@ class Trainer:
     def _rollout(self, step: int, drawn: list[int]) -> tuple[Experience, dict[str, float]]:
         """Samples a response to each drawn prompt and scores it; every process ends with the whole rollout."""
         self.policy.model.eval()
-        prompts, rows = ([column[i] for i in drawn] for column in (self.environment.prompts, self.environment.rows))
+        rows, prompts = self.environment.prompts(drawn)
         settings = dataclasses.replace(
             self.decoding.settings, sample=True, beams=1, repetition_penalty=1.0,
             temperature=self.options.temperature, top_p=self.options.top_p,

@@ -25,7 +25,8 @@ from alol.config import model_names
 from alol.config.params import Params
 from alol.config.runs import check_warmup
 from alol.config.sections import Policy, Run
-from alol.data import schema
+from alol.data import row_store, schema
+from alol.data.row_store import Place
 from alol.models import policies, scratch, templates, trainable
 from alol.models.policies import LoadedPolicy
 from alol.models.tokens import Encoder
@@ -34,6 +35,7 @@ from alol.training import loop, planning
 PRETRAIN = "reference.pretrain"
 BASE = "base"  # folder of a scratch base, in the reference's
 IDS = pa.list_(pa.int32())
+ENCODED = ["prompt_id", "prompt", "cuts", "turns", "rank", "response", "marks"]  # columns that an Encoder looks at
 
 
 def make(params: Params, clean: Path, folder: Path | None, accelerator: Accelerator, work: Work | None = None) -> None:
@@ -61,8 +63,10 @@ def make(params: Params, clean: Path, folder: Path | None, accelerator: Accelera
         if policy.tuning != "full":
             start.pointer["base"] = base  # as seen from the folder that is being made
     encoder = policies.encoder(start, policy)
+    place = Place(work.folder if work is not None else None, accelerator)
     splits = [
-        _examples(clean / f"{split}.parquet", encoder, settings.train_on) for split in (schema.TRAIN, schema.VALIDATION)
+        _examples(_token_ids(clean / f"{split}.parquet", encoder, settings.train_on), start.tokenizer, place)
+        for split in (schema.TRAIN, schema.VALIDATION)
     ]
     _fit(
         start, splits, _Section("reference", settings, settings.seed), Machine(accelerator, params.launch), folder, work
@@ -115,35 +119,36 @@ def _pretrained(
     policy, settings = params.policy, params.reference
     start = _start(policy, clean / "train.parquet", settings.seed)
     encoder = policies.encoder(start, policy)
-    splits = [
-        _whole(_examples(clean / f"{split}.parquet", encoder, "all"), start.tokenizer, policy.scratch.context)
-        for split in (schema.TRAIN, schema.VALIDATION)
-    ]
-    place, section = folder / BASE if folder is not None else None, _Section(PRETRAIN, settings.pretrain, settings.seed)
-    _fit(start, splits, section, Machine(accelerator, params.launch), place, work)
-    place = Path(str(from_main(str(place), accelerator)))
-    base = policies.base_model(str(place), None, quantized=policy.tuning == "qlora", dropout=policy.dropout)
+    place, context = Place(work.folder if work is not None else None, accelerator), policy.scratch.context
+    paths = [clean / f"{split}.parquet" for split in (schema.TRAIN, schema.VALIDATION)]
+    texts = [_whole(_token_ids(path, encoder, "all"), start.tokenizer, context) for path in paths]
+    splits = [_examples(one, start.tokenizer, place) for one in texts]
+    target = folder / BASE if folder is not None else None
+    section = _Section(PRETRAIN, settings.pretrain, settings.seed)
+    _fit(start, splits, section, Machine(accelerator, params.launch), target, work)
+    target = Path(str(from_main(str(target), accelerator)))
+    base = policies.base_model(str(target), None, quantized=policy.tuning == "qlora", dropout=policy.dropout)
     return LoadedPolicy(base, start.tokenizer, policies.pointer(policy, f"./{BASE}", None))
 
 
-def _whole(examples: planning.Examples, tokenizer: PreTrainedTokenizerBase, context: int) -> planning.Examples:
+def _whole(tables: Iterator[pa.Table], tokenizer: PreTrainedTokenizerBase, context: int) -> Iterator[pa.Table]:
     """Prompt and response as one text after the beginning-of-text token, so that the loss is on all of it."""
-    pairs = zip(examples.table["prompt_ids"].to_pylist(), examples.table["response_ids"].to_pylist(), strict=True)
-    texts = [(x + y)[: context - 1] for x, y in pairs]
-    columns = {"prompt_ids": [[tokenizer.bos_token_id]] * len(texts), "response_ids": texts}
-    return _token_ids(columns, tokenizer.pad_token_id)
+    for table in tables:
+        pairs = zip(*(table[name].to_pylist() for name in planning.TOKENS), strict=True)
+        texts = [(x + y)[: context - 1] for x, y in pairs]
+        yield _table([[tokenizer.bos_token_id]] * len(texts), texts)
 
 
-def _token_ids(columns: dict[str, list[list[int]]], pad_id: int) -> planning.Examples:
-    table = pa.table({name: pa.array(ids, type=IDS) for name, ids in columns.items()})
-    return planning.Examples(table, pad_id)
+def _table(prompts: list[list[int]], responses: list[list[int]]) -> pa.Table:
+    ids = {name: pa.array(rows, IDS) for name, rows in zip(planning.TOKENS, (prompts, responses), strict=True)}
+    return pa.table(ids)
 
 
 @torch.no_grad()
 def mean_nll(model: nn.Module, examples: planning.Examples, machine: Machine) -> float:
     """Mean over responses of -ln pi(y|x), summed over tokens; the processes share the responses."""
     accelerator, launch = machine.accelerator, machine.launch
-    mine = list(range(len(examples)))[accelerator.process_index :: accelerator.num_processes]
+    mine = range(len(examples))[accelerator.process_index :: accelerator.num_processes]
     total = torch.zeros(1, device=accelerator.device)
     for part in chunks([int(examples.lengths[i]) for i in mine], launch.micro_batch, launch.tokens):
         batch, _ = examples.batch([mine[i] for i in part], (), accelerator.device)
@@ -183,11 +188,13 @@ def _texts(path: Path) -> Iterator[str]:
             yield row["response"]
 
 
-def _examples(path: Path, encoder: Encoder, train_on: str) -> planning.Examples:
-    """Token ids of a split's responses."""
-    columns: dict[str, list] = {"prompt_ids": [], "response_ids": []}
-    for rows in schema.read(path, schema.RESPONSES):
+def _token_ids(path: Path, encoder: Encoder, train_on: str) -> Iterator[pa.Table]:
+    """Token ids of a split's responses, as many at a time as a row group has."""
+    yield _table([], [])  # of a split without rows
+    for rows in schema.read(path, ENCODED):
         rows = [row for row in rows if train_on == "all" or row["rank"] == 0]
-        columns["prompt_ids"] += encoder.prompts(rows)
-        columns["response_ids"] += encoder.responses([row["response"] for row in rows])
-    return _token_ids(columns, encoder.tokenizer.pad_token_id)
+        yield _table(encoder.prompts(rows), encoder.responses([row["response"] for row in rows]))
+
+
+def _examples(tables: Iterator[pa.Table], tokenizer: PreTrainedTokenizerBase, place: Place) -> planning.Examples:
+    return planning.Examples(row_store.keep(tables, place), tokenizer.pad_token_id)

@@ -26,7 +26,7 @@ RESPONSE = pa.schema([schema.ROLLOUTS.field("response"), IDS])
 
 def prompt_rows(path: Path) -> list[dict[str, Any]]:
     """One row a prompt: the rank-0 rows of a clean or annotated table."""
-    return [row for row in schema.rows(path, schema.RESPONSES) if row["rank"] == 0]
+    return [row for group in schema.read(path, schema.RESPONSES) for row in group if row["rank"] == 0]
 
 
 def rollouts(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from accelerate import Accelerator
 
 from alol import rewards
@@ -21,11 +23,16 @@ from alol.compute.generate import Decoding
 from alol.compute.launch import Machine
 from alol.compute.progress import Progress
 from alol.config.params import Params
-from alol.data import schema
+from alol.data import row_store, schema
+from alol.data.row_store import Place, Source
 from alol.models import policies, trainable
 from alol.models.policies import LoadedPolicy
+from alol.models.tokens import Encoder
 from alol.rewards import Rewards
-from alol.training import loop, planning, ppo, rollout, validation
+from alol.training import loop, planning, ppo, validation
+
+IDS = schema.ADVANTAGES.field("prompt_ids")
+PROMPT = ["rank", *(name for name in schema.ROLLOUTS.names if name != "response")]  # what an answer is scored by
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +84,8 @@ def train_policy(
         bar=validation.success(rows, settings.success, params.reward),
         progress=Progress(work.of("train") if work is not None else None, accelerator, folder),
     )
-    run = _Run(params, inputs, policy, hyperparameters, machine, checkpointing)
+    advantages = Source.parquet(inputs.advantages, Place(work.folder if work is not None else None, accelerator))
+    run = _Run(params, inputs, advantages, policy, hyperparameters, machine, checkpointing)
     history, plan, prompts = _online(run, components) if algorithm is None else _from_data(run, algorithm)
     if folder is not None:
         result = {**size, "selected": history.selected, "discarded": plan.discarded, "updates": len(plan.draws)}
@@ -98,6 +106,7 @@ class _Run:
 
     params: Params
     inputs: Inputs
+    advantages: Source
     policy: LoadedPolicy
     hyperparameters: dict[str, Any]
     machine: Machine
@@ -106,9 +115,8 @@ class _Run:
 
 def _from_data(run: _Run, algorithm: Algorithm) -> tuple[loop.History, planning.Plan, int]:
     """Trains on the advantage table; returns what the run did, its plan, and how many examples an epoch has."""
-    table, settings = schema.table(run.inputs.advantages, schema.ADVANTAGES), run.params.train
-    pad_id = run.policy.tokenizer.pad_token_id
-    examples, plan = planning.plan(table, algorithm, settings, run.params.seed, pad_id)
+    settings, pad_id = run.params.train, run.policy.tokenizer.pad_token_id
+    examples, plan = planning.plan(run.advantages, algorithm, settings, run.params.seed, pad_id)
     if plan.warning and run.machine.accelerator.is_main_process:
         logger.warning("%s", plan.warning)
     recipe = loop.Recipe(algorithm, run.hyperparameters, settings.optimizer)
@@ -123,22 +131,37 @@ def _online(run: _Run, components: Rewards | None) -> tuple[loop.History, planni
     params, settings, policy = run.params, run.params.train, run.policy
     selection.of(None, settings)
     options = ppo.Options(**run.hyperparameters)
-    table, discarded = planning.selected(schema.table(run.inputs.advantages, schema.ADVANTAGES), settings.train_on)
-    updates = sampling.run_length(settings.updates, settings.epochs, len(table), settings.batch_size, 1.0, "train")
+    _, numbers, discarded = planning.selected(run.advantages, settings.train_on)
+    count = len(numbers["advantage"])
+    updates = sampling.run_length(settings.updates, settings.epochs, count, settings.batch_size, 1.0, "train")
     steps = updates // options.updates_per_rollout
     if not steps:
         raise ParameterError(
             f"algorithms.{params.algorithm}.updates_per_rollout",
             f"is {options.updates_per_rollout}, more than the run's {updates} updates; lower it",
         )
-    rows, encoder = rollout.prompt_rows(run.inputs.prompts), policies.encoder(policy, params.policy)
-    environment = ppo.Environment(rows, encoder.prompts(rows), _reward(params, components))
+    encoder, path = policies.encoder(policy, params.policy), run.inputs.prompts
+    rows = row_store.keep(_encoded(path, encoder), run.advantages.place)
+
+    def prompts(numbers: list[int]) -> tuple[list[dict[str, Any]], list[list[int]]]:
+        taken = rows.take(numbers)
+        return schema.plain(path, taken.drop_columns(IDS.name), PROMPT), taken[IDS.name].to_pylist()
+
+    environment = ppo.Environment(prompts, _reward(params, components))
     reference = trainable.frozen_logp(policy, run.inputs.reference)
     decoding = Decoding(params.generate, params.seed, encoder.ends)
     trainer = ppo.Trainer(policy, reference, environment, options, decoding, run.machine)
     draws = sampling.draws(len(rows), steps, settings.batch_size, params.seed)
     plan = planning.Plan(draws, sampling.evaluation_points(steps, settings.evaluations), discarded)
     return trainer.fit(plan, settings.optimizer, run.checkpointing), plan, len(rows)
+
+
+def _encoded(path: Path, encoder: Encoder) -> Iterator[pa.Table]:
+    """The prompts of a table of responses with their token ids, as many at a time as a row group has."""
+    for table in schema.tables(path, PROMPT):
+        first = table.filter(pc.equal(table["rank"], 0))
+        ids = encoder.prompts(schema.plain(path, first, PROMPT))
+        yield first.append_column(IDS, pa.array(ids, IDS.type))
 
 
 def _reward(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import WeightedRandomSampler
 
-from alol.algorithms.sampling import draws, evaluation_points, run_length
+from alol.algorithms.sampling import LIMIT, by_cumulative_sums, draws, evaluation_points, run_length
 from alol.base.errors import InputError
 
 
@@ -52,3 +53,34 @@ def test_the_seed_decides_the_draws():
     weights = np.arange(1, 6)
     assert torch.equal(draws(5, 4, 3, 2, weights), draws(5, 4, 3, 2, weights))
     assert not torch.equal(draws(5, 4, 3, 2, weights), draws(5, 4, 3, 3, weights))
+
+
+def test_small_tables_are_drawn_as_torch_draws_them():
+    weights = np.array([0.5, 0.0, 2.0, 1.5], dtype=np.float32)
+    sampler = WeightedRandomSampler(weights.tolist(), 60, generator=torch.Generator().manual_seed(7))
+    assert draws(4, 20, 3, 7, weights).flatten().tolist() == list(sampler)
+
+
+def test_more_weights_than_multinomial_takes_are_drawn_by_their_sums():
+    weights = np.zeros(LIMIT + 1)
+    weights[[0, 9, LIMIT]] = 1.0, 2.0, 5.0
+    drawn = draws(len(weights), 1000, 40, 1, weights)
+    assert drawn.shape == (1000, 40)
+    rows, counts = drawn.unique(return_counts=True)
+    assert rows.tolist() == [0, 9, LIMIT]  # and none of weight 0
+    # chi-square with two degrees of freedom exceeds 13.8 once in a thousand seeds
+    expected = 40_000 * torch.tensor([1, 2, 5]) / 8
+    assert ((counts - expected) ** 2 / expected).sum() < 13.8
+    assert torch.equal(drawn, draws(len(weights), 1000, 40, 1, weights))
+    assert not torch.equal(drawn, draws(len(weights), 1000, 40, 2, weights))
+
+
+@pytest.mark.parametrize(
+    ("numbers", "expected"),
+    # the sums are 0, 1, 1, 4, 4: a number on a border belongs to the next weight that is above 0
+    [([0.0, 0.24, 0.25, 0.5, 0.999], [1, 1, 3, 3, 3]), ([1.0], [3])],
+)
+def test_a_number_falls_on_the_weight_whose_part_of_the_total_it_lies_in(monkeypatch, numbers, expected):
+    monkeypatch.setattr(torch, "rand", lambda *_, **__: torch.tensor(numbers, dtype=torch.float64))
+    weights = np.array([0, 1, 0, 3, 0], dtype=np.float32)
+    assert by_cumulative_sums(weights, len(numbers), torch.Generator()).tolist() == expected

@@ -64,6 +64,16 @@ def test_ten_times_the_data_is_measured_over_so_many_rows(measured):
     assert rows["python -m stages.clean --help"]["seconds"] > 0
 
 
+@pytest.mark.slow
+def test_the_first_updates_are_measured_over_so_many_rows(measured):
+    rows, _ = measured
+    examples = {name: rows[f"ten times the rows, {name}"]["examples"] for name in ("nll", "dpo_ref_free")}
+    assert examples == {"nll": [TINY.trained, 10 * TINY.trained], "dpo_ref_free": [TINY.trained // 2, 5 * TINY.trained]}
+    positive = rows["ten times the rows, a_lol"]["examples"]
+    assert [round(count / total, 1) for count, total in zip(positive, examples["nll"], strict=True)] == [0.5, 0.5]
+    assert all(0.8 < rows[f"ten times the rows, {name}"]["memory"] < 1.3 for name in ("nll", "a_lol", "dpo_ref_free"))
+
+
 def test_sides_that_differ_are_not_timed(monkeypatch):
     update = training.Plain.gradients
     monkeypatch.setattr(training.Plain, "gradients", lambda self, rows: update(self, rows) * (1 + 2e-5))

@@ -19,6 +19,7 @@ from alol.compute.launch import Machine
 from alol.compute.logprob import ResponseLogp, response_logp
 from alol.config import params
 from alol.data import schema
+from alol.data.row_store import Source
 from alol.training import loop, planning
 from tests.conftest import tiny_model
 from tests.registered import constants
@@ -59,7 +60,7 @@ def table(model, rewards, values, ranks=None) -> pa.Table:
 def plan(data, name, loaded, seed=1, **changes):
     settings = dataclasses.replace(loaded.train, train_on="all", batch_size=8, updates=6, epochs=None, evaluations=3)
     settings = dataclasses.replace(settings, **changes)
-    return planning.plan(data, FROM_DATA[name], settings, seed, pad_id=0)
+    return planning.plan(Source.of(data), FROM_DATA[name], settings, seed, pad_id=0)
 
 
 def run(model, data, name, loaded, *, launch=None, scores=(1.0, 3.0, 2.0), bar=0.0, seed=1, lr=1e-3, **changes):
@@ -102,7 +103,8 @@ def test_groups_are_prompts_with_two_responses_or_more_by_rank():
         schema=schema.ADVANTAGES,
     )  # fmt: skip
     groups = planning.Groups(data, 0)
-    assert (groups.members, groups.responses) == ([[2, 0], [3, 5, 4]], 3)
+    assert ([groups.members(i) for i in range(len(groups))], groups.responses) == ([[2, 0], [3, 5, 4]], 3)
+    assert groups.lengths.tolist() == [(2 + 2) * 3, (2 + 3) * 3]
     batch, extra = groups.batch([0, 1], ("ref_logp", "raw_reward"), torch.device("cpu"))
     mask = groups.shaped(batch.response_mask)
     assert mask.tolist() == [[[1, 0, 0], [1, 1, 0], [0, 0, 0]], [[1, 0, 0], [1, 1, 0], [1, 1, 1]]]
@@ -267,7 +269,9 @@ FILTERED = {"filter": "positive", "sampling": "priority"}
 def test_any_algorithm_of_single_responses_takes_the_filter_and_the_priority_of_a_lol(model, loaded, name):
     data = table(model, REWARDS, VALUES)
     (examples, drawn), (same, own) = plan(data, name, loaded, **FILTERED), plan(data, "a_lol", loaded)
-    assert examples.table.equals(same.table)
+    tokens, expected = (one.rows.take(range(14)).select(planning.TOKENS) for one in (examples, same))
+    assert tokens.equals(expected)
+    assert len(examples) == len(same) == 14
     assert torch.equal(drawn.draws, own.draws)
     assert len(drawn.draws) == 3  # 6 updates x 14/24, truncated
 

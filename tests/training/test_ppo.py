@@ -87,7 +87,7 @@ def trainer(architecture, tokenizer, micro_batch=16, **changes):
     options = build.build(Options, {**loaded.hyperparameters, **changes}, "algorithms.ppo")
     policy = policies.LoadedPolicy(tiny_model(architecture, tokenizer), tokenizer, {"base": None})
     ids = [[5 + i, 6, 7][: 1 + i % 3] for i in range(16)]
-    environment = Environment([{} for _ in ids], ids, even)
+    environment = Environment(lambda drawn: ([{} for _ in drawn], [ids[i] for i in drawn]), even)
     decoding = Decoding(dataclasses.replace(loaded.generate, max_new_tokens=8), 1)
     machine = Machine(Accelerator(cpu=True), dataclasses.replace(loaded.launch, micro_batch=micro_batch))
     return Trainer(policy, trainable.frozen_logp(policy, None), environment, options, decoding, machine)
