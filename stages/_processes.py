@@ -145,6 +145,7 @@ def _wait(processes: Sequence[subprocess.Popen]) -> int:
     number, code = next(((i, code) for i, code in enumerate(codes, start=1) if code), (0, 0))
     if code >= 0:
         return code
+    sys.stderr.write("\n")  # its progress bar ended in the middle of a line
     advice = "; if memory ran out, lower launch.micro_batch or launch.tokens" if code == -signal.SIGKILL else ""
     raise InputError(
         f"process {number} of {len(codes)} was ended by {_name(-code)}, so that the others were ended too{advice}; the "

@@ -93,10 +93,12 @@ def children(parent: int) -> dict[str, int]:
 def test_when_one_of_two_processes_is_killed_the_stage_ends_with_one_line(project, monkeypatch, rank):
     monkeypatch.chdir(project)
     keys = {"launch__processes": 2, "launch__device": "cpu", "launch__checkpoint_minutes": 0}
-    small.write(project, **keys, tasks__demo__train__updates=10_000, seed=2)
+    small.write(project, **keys, tasks__demo__train__updates=10_000, seed=2 + rank)
+    kept = set(Path(".cache/alol/stages/train").glob("*/train/0*"))
     with ended(start(project)) as process:
-        while not list(Path(".cache/alol/stages/train").glob("*/train/0*")) and process.poll() is None:
+        while set(Path(".cache/alol/stages/train").glob("*/train/0*")) <= kept and process.poll() is None:
             time.sleep(0.05)
+        assert process.poll() is None, process.communicate()[1]
         os.kill(children(process.pid)[str(rank)], signal.SIGKILL)
         said = process.communicate(timeout=300)[1]
     assert process.returncode == 1
