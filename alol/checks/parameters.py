@@ -235,10 +235,6 @@ def _runs(chosen: Params) -> Iterator[ParameterError]:
         yield from _errors(lambda: runs.check_length(section.updates, section.epochs, name))  # noqa: B023
         if section.updates is not None:
             yield from _errors(lambda: runs.check_warmup(section.optimizer, section.updates, name))  # noqa: B023
-        if section.batch_size < chosen.launch.processes:
-            yield ParameterError(
-                "launch.processes", f"is {chosen.launch.processes}, more than {name}.batch_size = {section.batch_size}"
-            )
     if chosen.algorithm in registry.NAMES:
         yield from _errors(lambda: selection.of(registry.get(chosen.algorithm), chosen.train))
     known = ["reward", *(f"reward_{name}" for name in chosen.rewards)]

@@ -140,7 +140,6 @@ def test_a_good_project_is_fine(check):
             "train.success is 'reward_nope'; known: reward, reward_helpful",
         ),
         ({"tasks__demo__value__heads": 5}, "value.heads is 5, which does not divide the model's width 32"),
-        ({"launch__processes": 9}, "params.yaml: launch.processes is 9, more than train.batch_size = 8"),
         (
             {"tasks__demo__test_rewards": {"helpfull": {}}},
             "tasks/demo.yaml: test_rewards.helpfull is no reward component; known: concise, helpful, informative",
