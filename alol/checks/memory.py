@@ -177,12 +177,13 @@ def _empty(p: Params) -> Any:
     from alol.models.loading import language_model_class, loaded
     from alol.models.policies import without_dropout
 
-    policy = p.policy
+    policy, config = p.policy, None
+    if policy.model != "scratch":  # to be read before, which may convert a file's weights
+        config = without_dropout(loaded(AutoConfig.from_pretrained, policy.model, policy.revision, "the model"))
     with torch.device("meta"):
-        if policy.model == "scratch":
+        if config is None:
             model: Any = scratch.new_model(policy.scratch, _words(policy.scratch), 0)
         else:
-            config = without_dropout(loaded(AutoConfig.from_pretrained, policy.model, policy.revision, "the model"))
             model = fused(language_model_class(config).from_config(config, dtype=torch.float32))
         if policy.tuning != "full":
             from peft import LoraConfig, get_peft_model
@@ -203,11 +204,12 @@ def rewards_of(p: Params, specs: Mapping[str, Mapping[str, Any]]) -> tuple[float
     total, absent = 0.0, []
     for name, component in ((name, one) for spec in specs.values() for name, one in _named(spec)):
         try:
-            with torch.device("meta"):
-                model = AutoModel.from_config(loaded(AutoConfig.from_pretrained, name, None, "the model"))
+            config = loaded(AutoConfig.from_pretrained, name, None, "the model")
         except InputError:
             absent.append(name)
             continue
+        with torch.device("meta"):
+            model = AutoModel.from_config(config)
         half = (component.get("precision") or p.launch.precision) == "bf16"
         total += (2 if half else 4) * sum(weight.numel() for weight in model.parameters())
     return total, absent

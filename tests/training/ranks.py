@@ -66,7 +66,8 @@ def online(loaded, machine, tokenizer, draws):
     options = build.build(Options, loaded.hyperparameters, "algorithms.ppo")
     policy = policies.LoadedPolicy(tiny_model("gpt2", tokenizer), tokenizer, {"base": None})
     prompts = [prompt for prompt, _ in ROWS]
-    environment = Environment([{} for _ in prompts], prompts, even if machine.accelerator.is_main_process else None)
+    reward = even if machine.accelerator.is_main_process else None
+    environment = Environment(lambda drawn: ([{} for _ in drawn], [prompts[i] for i in drawn]), reward)
     logp, measured = trainable.frozen_logp(policy, None), [0]
 
     def counted(batch):
