@@ -28,7 +28,7 @@ from alol.data import schema
 from alol.models.tokens import Encoder
 from alol.rewards import options, untrained
 from alol.rewards.network import Network, all_logits
-from alol.training import advantage, loop, planning, value, value_head
+from alol.training import advantage, loop, planning, value_head
 from benchmarks import dialogues, project
 from benchmarks.size import Size
 
@@ -180,7 +180,7 @@ def reads(size: Size) -> Iterator[dict[str, Any]]:
         _write(seed=1)
         with (
             counted(advantage, "response_logp_and_prompt_states", of_responses),
-            counted(value, "prompt_states", of_prompts),
+            counted(value_head, "prompt_states", of_prompts),
         ):
             for stage in BEFORE_TRAIN:
                 _stage(stage)
