@@ -23,10 +23,10 @@ import numpy as np
 from alol import rewards
 from alol.base.errors import ParameterError
 from alol.base.files import write_json
+from alol.base.text import align
 from alol.config import params, paths
 from alol.config.params import Params
 from alol.data import schema
-from alol.evaluation.summary import align
 from alol.rewards import mismatched, training
 from alol.rewards.examples import Examples, gather, parts
 from alol.rewards.options import Trainable, fitted

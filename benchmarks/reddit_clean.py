@@ -25,8 +25,8 @@ from tokenizers import ByteLevelBPETokenizer
 from tqdm import tqdm
 
 from alol.base.files import write_json
+from alol.base.text import align
 from alol.config import paths
-from alol.evaluation.summary import align
 from benchmarks import project
 
 ROOT = Path(__file__).parents[1]

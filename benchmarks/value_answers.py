@@ -19,11 +19,11 @@ from accelerate import Accelerator
 
 from alol import rewards
 from alol.base.files import write_json
+from alol.base.text import align
 from alol.compute import launch
 from alol.config import params, paths
 from alol.config.params import Params
 from alol.data import schema
-from alol.evaluation.summary import align
 from alol.models import policies
 from alol.models.policies import LoadedPolicy
 from alol.models.tokens import Encoder

@@ -9,7 +9,7 @@ import click
 from alol.base.files import read_json, replacing, write_json
 from alol.config import params, paths, yaml_files
 from alol.data import formats, schema
-from alol.evaluation import provenance, report, report_run, report_tables, summary, training_rows
+from alol.evaluation import provenance, report, report_run, report_tables, summary, summary_tables, training_rows
 from alol.evaluation.csv_files import write_csv
 from stages._cli import command
 
@@ -59,7 +59,7 @@ def write(run: report_run.Run) -> None:
     identity = {"task": run.params.task, "algorithm": run.params.algorithm, "seed": run.params.seed}
     for name, rows in report_run.plot_tables(run).items():
         write_csv(paths.PLOTS / name, rows, report_run.PLOT_COLUMNS[name])
-    write_csv(paths.METRICS / "results.csv", summary.tidy(run.summary, identity), [*identity, "model", "split"])
+    write_csv(paths.METRICS / "results.csv", summary_tables.tidy(run.summary, identity), [*identity, "model", "split"])
     for path, text in (
         (paths.METRICS / "report.html", report.render(run)),
         (provenance.FILE, provenance.text(run.params)),
@@ -68,7 +68,7 @@ def write(run: report_run.Run) -> None:
             partial.write_text(text, encoding="utf-8")
     write_json(paths.METRICS / "summary.json", run.summary)
     write_json(paths.METRICS / "headline.json", summary.headline(run.summary, report.judged(run).word))
-    click.echo(summary.terminal_table(run.summary))
+    click.echo(summary_tables.terminal_table(run.summary))
     if costs := provenance.costs():
         click.echo(f"\n{costs}\n")
     click.echo(f"report: {paths.METRICS / 'report.html'}; this run's time, machine and commit: {provenance.FILE}")

@@ -71,8 +71,8 @@ def needed(loaded: params.Params, gib: float | None) -> str:
     found = memory.needs(loaded, shape, accelerator=accelerator)
     most = max(found, key=lambda need: need.total)
     lines = [memory.table(found), f"{most.stage} needs the most: {most.total / memory.GIB:.2f} GiB in each process"]
-    if absent := memory.rewards_of(loaded, {**loaded.rewards, **loaded.test_rewards})[1]:
-        lines.append(f"Not counted, for they are not on this machine: {', '.join(dict.fromkeys(absent))}")
+    if shape.absent:
+        lines.append(f"Not counted, for they are not on this machine: {', '.join(shape.absent)}")
     if gib is not None:
         keys = memory.fitting(loaded, shape, gib * memory.GIB, accelerator=accelerator)
         if keys is None:

@@ -17,8 +17,8 @@ import click
 from alol.base import work
 from alol.base.files import TARGET, remove
 from alol.base.locks import Lock
+from alol.base.text import align
 from alol.config import paths
-from alol.evaluation.summary import align
 from stages._cli import mistakes
 
 OUTPUTS = (Path("data"), Path("models"), paths.METRICS, paths.REPORTS)

@@ -13,6 +13,7 @@ import click
 
 from alol.base.errors import InputError
 from alol.base.files import read_json, replacing
+from alol.base.text import align
 from alol.config import params, paths
 from alol.evaluation import (
     comparison,
@@ -74,7 +75,7 @@ def report(task: str, against: Sequence[str], listed: bool) -> list[comparison.S
         click.echo(f"{one.title}:")
         click.echo(comparison.terminal_table(one.groups))
         if one.pairs:
-            click.echo(f"{comparison.BY_PROMPT}\n{summary.align(one.pairs, left=1)}")
+            click.echo(f"{comparison.BY_PROMPT}\n{align(one.pairs, left=1)}")
         draw(one, task)
     if len(sections) > 1:
         click.echo(comparison.APART)
@@ -108,7 +109,7 @@ def together(sections: dict[str, list[comparison.Section]]) -> None:
     panels = [comparison.panel(one.groups, f"{task}: {one.label}") for task, found in sections.items() for one in found]
     with replacing(base.with_suffix(".png")) as partial:
         partial.write_bytes(comparison_figures.comparison(panels, "Reward by task and run"))
-    click.echo(summary.align(comparison.across_cells(rows, "+-"), left=1))
+    click.echo(align(comparison.across_cells(rows, "+-"), left=1))
     click.echo(f"{len(rows)} rows over {len(sections)} tasks: {base}.md, .csv and .png")
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from alol.evaluation.summary import align
+from alol.base.text import align
 from alol.rewards import convert_critic
 from stages._cli import mistakes, speak
 

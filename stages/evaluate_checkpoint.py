@@ -15,7 +15,7 @@ from alol.base.files import replacing, write_json
 from alol.compute import launch
 from alol.config import params, paths, ranges
 from alol.data import schema
-from alol.evaluation import external_models, summary
+from alol.evaluation import external_models, summary_tables
 from alol.models import templates
 from stages import _processes
 from stages._cli import mistakes, speak
@@ -101,7 +101,7 @@ def _evaluate(
         folder.mkdir(parents=True)
         schema.write(folder / "generations.parquet", schema.scored(schema.ROLLOUTS, loaded.test_rewards), rows)
         write_json(folder / "summary.json", numbers)
-    click.echo(summary.terminal_table(numbers))
+    click.echo(summary_tables.terminal_table(numbers))
     click.echo(f"{target}: summary.json, generations.parquet")
 
 

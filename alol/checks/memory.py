@@ -7,7 +7,6 @@ Of reward models the weights are counted, not what they need while they score.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,9 +14,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from alol.base.errors import InputError
+from alol.base.text import align
 from alol.config.params import Params
 from alol.config.sections import Scratch
-from alol.evaluation.summary import align
 
 GIB = 2**30
 LIBRARIES, ADAPTERS = 0.46 * GIB, 0.09 * GIB  # torch and transformers in a process, and peft beside them
@@ -43,7 +42,10 @@ class Need:
 
 @dataclass(frozen=True)
 class Shape:
-    """Of a policy: bytes of its weights and of those trained, what a pass keeps, and what generation holds a token."""
+    """Of a policy: bytes of its weights and of those trained, what a pass keeps, and what generation holds a token.
+
+    `rewards` and `test_rewards` are the bytes of the reward models' weights; `absent` names models that are not here.
+    """
 
     weights: float
     loading: float
@@ -56,6 +58,9 @@ class Shape:
     vocabulary: int
     cached_per_token: float
     bytes: int  # of an activation
+    rewards: float
+    test_rewards: float
+    absent: Sequence[str]
 
 
 def needs(p: Params, shape: Shape, *, accelerator: bool) -> list[Need]:
@@ -63,7 +68,6 @@ def needs(p: Params, shape: Shape, *, accelerator: bool) -> list[Need]:
     longest = p.policy.max_prompt + p.policy.max_response
     process = LIBRARIES + (ADAPTERS if p.policy.tuning != "full" else 0.0)
     libraries = {"libraries": 0.0 if accelerator else process, "weights": shape.weights}
-    train, test = (0.0 if accelerator else rewards_of(p, specs)[0] for specs in (p.rewards, p.test_rewards))
 
     def tokens(batch: int) -> int:
         return min(max(p.launch.tokens, longest), min(batch, p.launch.micro_batch) * longest)
@@ -99,7 +103,7 @@ def needs(p: Params, shape: Shape, *, accelerator: bool) -> list[Need]:
 
     found = [training("reference", p.reference.batch_size, 0.0)] if p.reference.train else []
     found += [generation("rollout", 0.0), reading("advantage")]
-    found += [training("train", p.train.batch_size, train), generation("evaluate", test)]
+    found += [training("train", p.train.batch_size, shape.rewards), generation("evaluate", shape.test_rewards)]
     return found if accelerator else [_at_least(need, process + shape.loading) for need in found]
 
 
@@ -142,7 +146,7 @@ def shape_of(p: Params, *, accelerator: bool) -> Shape:
                 weights += 2 * weight.numel()
             else:
                 weights += 4 * weight.numel()
-    kept = [_kept(_empty(p), count, half, half and packed and accelerator) for count in (2, 4)]
+    kept = _kept(model, (2, 4), half, half and packed and accelerator)
     per_token = (kept[1] - kept[0]) / (2 * SEQUENCE)
     config = model.config.get_text_config()
     width, heads = config.hidden_size, config.num_attention_heads
@@ -152,6 +156,8 @@ def shape_of(p: Params, *, accelerator: bool) -> Shape:
         (size for name in ("intermediate_size", "n_inner", "d_ff") if (size := getattr(config, name, None))), 0
     )
     size = torch.bfloat16.itemsize if half else torch.float32.itemsize
+    found = [_rewards(p, specs) for specs in (p.rewards, p.test_rewards)]
+    rewards, test_rewards = (0.0 if accelerator else size for size, _ in found)
     return Shape(
         weights=weights,
         loading=loading + weights if half or packed else 0.0,
@@ -164,6 +170,9 @@ def shape_of(p: Params, *, accelerator: bool) -> Shape:
         vocabulary=config.vocab_size,
         cached_per_token=2.0 * config.num_hidden_layers * groups * head * size,
         bytes=size,
+        rewards=rewards,
+        test_rewards=test_rewards,
+        absent=list(dict.fromkeys(name for _, absent in found for name in absent)),
     )
 
 
@@ -194,7 +203,7 @@ def _empty(p: Params) -> Any:
     return model
 
 
-def rewards_of(p: Params, specs: Mapping[str, Mapping[str, Any]]) -> tuple[float, list[str]]:
+def _rewards(p: Params, specs: Mapping[str, Mapping[str, Any]]) -> tuple[float, list[str]]:
     """Bytes of the weights of the networks that these components name, and the names that are not on this machine."""
     import torch
     from transformers import AutoConfig, AutoModel
@@ -234,32 +243,39 @@ def _words(settings: Scratch) -> Any:
     return Words(eos_token_id=1, pad_token_id=0)
 
 
-def _kept(model: Any, count: int, half: bool, half_states: bool) -> int:
-    """Bytes that autograd keeps of a forward pass over `count` sequences, weights not counted."""
+def _kept(model: Any, counts: Sequence[int], half: bool, half_states: bool) -> list[int]:
+    """Bytes that autograd keeps of forward passes over so many sequences, weights not counted.
+
+    The model is of no use afterwards.
+    """
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     from alol.compute import packed_models, packing
 
-    kept: dict[int, Any] = {}
+    found = []
     with FakeTensorMode(allow_non_fake_inputs=True):
         _without_numbers(model, half, half_states)
         own = {weight.untyped_storage()._cdata for weight in model.parameters()}
+        for count in counts:
+            kept: dict[int, Any] = {}
 
-        def keep(tensor: Any) -> Any:
-            if (place := tensor.untyped_storage()._cdata) not in own:
-                kept[place] = tensor  # held, so that no other takes its place
-            return tensor
+            def keep(tensor: Any) -> Any:
+                if (place := tensor.untyped_storage()._cdata) not in own:
+                    kept[place] = tensor  # noqa: B023 - held, so that no other takes its place
+                return tensor
 
-        with torch.autocast("cpu", torch.bfloat16, enabled=half), _hooks(keep):
-            ids = [list(range(1, SEQUENCE + 1))] * count
-            if packed_models.packable(model):
-                packed_models.states(model, packing.sequences(ids, "cpu"))
-            else:
-                rows = torch.tensor(ids)
-                more = {"decoder_input_ids": rows} if model.config.is_encoder_decoder else {}
-                model(input_ids=rows, attention_mask=torch.ones_like(rows), use_cache=False, **more)
-    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+            hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+            with torch.autocast("cpu", torch.bfloat16, enabled=half), hooks:
+                ids = [list(range(1, SEQUENCE + 1))] * count
+                if packed_models.packable(model):
+                    packed_models.states(model, packing.sequences(ids, "cpu"))
+                else:
+                    rows = torch.tensor(ids)
+                    more = {"decoder_input_ids": rows} if model.config.is_encoder_decoder else {}
+                    model(input_ids=rows, attention_mask=torch.ones_like(rows), use_cache=False, **more)
+            found.append(sum(tensor.untyped_storage().nbytes() for tensor in kept.values()))
+    return found
 
 
 def _without_numbers(model: Any, half: bool, half_states: bool) -> None:
@@ -283,14 +299,6 @@ def _without_numbers(model: Any, half: bool, half_states: bool) -> None:
                     new = torch.empty(old.shape, dtype=torch.bfloat16 if rounded else old.dtype)
                     made[id(old)] = nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new
                 table[name] = made[id(old)]
-
-
-@contextlib.contextmanager
-def _hooks(keep: Any) -> Iterator[None]:
-    import torch
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        yield
 
 
 def fitting(p: Params, shape: Shape, available: float, *, accelerator: bool) -> dict[str, Any] | None:

@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from alol.base import errors
+from alol.base.text import align, show
 from alol.config.sections import Aggregate
 from alol.evaluation import experiments, paired
 from alol.evaluation.comparison_figures import Line, Panel, Point
 from alol.evaluation.experiments import FIRST, LAST, POLICY, Group, LeftOut, Run
 from alol.evaluation.revisions import UNKNOWN, Basis
-from alol.evaluation.summary import DISTANCE, align, ordered, show
+from alol.evaluation.summary import DISTANCE
+from alol.evaluation.summary_tables import ordered
 
 CAPTION = (
     "A point is the mean reward of one seed. Several seeds: the black mark is their mean, the light bar their range. "

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from alol.base.errors import InputError
+from alol.base.text import align
 from alol.evaluation.metrics import Array, bootstrap_interval
-from alol.evaluation.summary import align, conversations
+from alol.evaluation.summary import conversations
 
 SPEAKERS = {"human": "Human", "assistant": "Assistant", "system": "System", "tool": "Tool"}
 QUESTIONS = ("helpful", "safe")

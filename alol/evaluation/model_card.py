@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from alol.base.files import read_json
+from alol.base.text import show
 from alol.config import model_names, params, paths
 from alol.data import schema
-from alol.evaluation import summary
+from alol.evaluation import summary, summary_tables
 from alol.evaluation.comparison import table
 from alol.evaluation.exporting import CHECKED, Exported
 from alol.models.policies import Pointer
@@ -39,8 +40,8 @@ def render(
         task=p.task, algorithm=run, title=f"{p.task}: {run}", exported=exported, dtype=dtype,
         checked=CHECKED, base=name if on_hub else None, licence=licence if licence and " " not in licence else None,
         four_bit=FOUR_BIT if pointer["quantized"] and exported.base else "",
-        data=_data(p), table=table(_cells(numbers, trained)), subsets=len(summary.split_names(numbers)) > 1,
-        delta=summary.show(numbers["delta"][all_]["reward"]),
+        data=_data(p), table=table(_cells(numbers, trained)), subsets=len(summary_tables.split_names(numbers)) > 1,
+        delta=show(numbers["delta"][all_]["reward"]),
         p_value=numbers["delta"][all_]["p_value"] if trained else None,
         discarded=_discarded(p, run), licence_line=_licence_line(name, licence), seed=p.seed,
         max_prompt=p.policy.max_prompt, max_response=p.policy.max_response, settings=_yaml(used),
@@ -97,14 +98,14 @@ def _data(p: params.Params) -> list[str]:
 
 
 def _cells(numbers: Mapping[str, Any], trained: bool) -> list[list[str]]:
-    names = summary.ordered(list(numbers["policy"][summary.ALL]))
+    names = summary_tables.ordered(list(numbers["policy"][summary.ALL]))
     names = [name for name in names if name not in ("reward_low", "reward_high")]
     lines = [["prompts", "responses of", "reward [95 %]", *(name.removeprefix("reward_") for name in names[1:])]]
-    for split in summary.split_names(numbers):
+    for split in summary_tables.split_names(numbers):
         for model in summary.MODELS if trained else summary.MODELS[:2]:
             values = numbers[model][split]
-            interval = f"{summary.show(values['reward'])} [{values['reward_low']:.3f}, {values['reward_high']:.3f}]"
-            lines.append([split, model, interval, *(summary.show(values.get(name)) for name in names[1:])])
+            interval = f"{show(values['reward'])} [{values['reward_low']:.3f}, {values['reward_high']:.3f}]"
+            lines.append([split, model, interval, *(show(values.get(name)) for name in names[1:])])
     return lines
 
 

@@ -15,13 +15,14 @@ import numpy as np
 from typing_extensions import TypedDict
 
 from alol.base.errors import InputError
+from alol.base.text import show_p
 from alol.config import paths
 from alol.config.params import Params
 from alol.config.sections import Aggregate
 from alol.data import schema
 from alol.evaluation import metrics
 from alol.evaluation.metrics import Array
-from alol.evaluation.summary import check_aligned, conversations, number, show_p
+from alol.evaluation.summary import check_aligned, conversations, number
 
 
 class Prompts(TypedDict):

@@ -9,10 +9,10 @@ import datetime
 
 from alol.base import machine
 from alol.base.files import read_json
+from alol.base.text import align
 from alol.config import paths
 from alol.config.params import Params
 from alol.evaluation.repository import git
-from alol.evaluation.summary import align
 
 FILE = paths.cost("run").with_suffix(".txt")
 CODE = ("alol", "stages", "custom", "tasks", "params.yaml", "dvc.yaml")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from alol.evaluation.experiments import POLICY, Run
-from alol.evaluation.summary import DISTANCE, ordered
+from alol.evaluation.summary import DISTANCE
+from alol.evaluation.summary_tables import ordered
 
 
 def table(runs: Sequence[Run], task: str) -> list[dict[str, str]]:

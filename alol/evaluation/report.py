@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from alol.base.text import show
 from alol.evaluation import metrics, report_figures, report_tables, verdict
 from alol.evaluation.provenance import FILE
 from alol.evaluation.report_run import Run
 from alol.evaluation.report_tables import difference
-from alol.evaluation.summary import ALL, resampled, show
+from alol.evaluation.summary import ALL
+from alol.evaluation.summary_tables import resampled
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 

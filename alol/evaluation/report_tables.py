@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from alol.base.text import show, show_p
 from alol.config.sections import Reward
 from alol.evaluation.report_run import Run
 from alol.evaluation.revisions import flat
-from alol.evaluation.summary import ALL, MODELS, ordered, show, show_p, split_names
+from alol.evaluation.summary import ALL, MODELS
+from alol.evaluation.summary_tables import ordered, split_names
 
 EMPTY = "(empty)"
 ABSENT = object()

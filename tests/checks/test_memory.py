@@ -77,7 +77,22 @@ def test_what_a_pass_keeps_is_what_autograd_keeps_with_real_numbers(half, tokeni
     with torch.autocast("cpu", torch.bfloat16, enabled=half), hooks:
         packed_models.states(real, packing.sequences(ids, "cpu"))
     expected = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
-    assert memory._kept(model(), 3, half, False) == expected > 0
+    assert memory._kept(model(), (3,), half, False) == [expected] != [0]
+
+
+@pytest.mark.parametrize("tuning", ["full", "qlora"])
+def test_an_encoder_decoder_too(demo, tuning):
+    p = changed(demo, policy={"tuning": tuning, "scratch": dataclasses.replace(demo.policy.scratch, architecture="t5")})
+    found = memory.shape_of(p, accelerator=False)
+    assert found.kept_per_token > 2 * demo.policy.scratch.width * 4 * found.layers  # what its layers are given at least
+
+
+def test_reward_models_that_are_not_here_are_named(demo):
+    spec = {"kind": "classifier", "model": "/nobody/has-this"}
+    p = dataclasses.replace(demo, rewards={"good": spec}, test_rewards={"good": {**spec, "model": "/nor/this"}})
+    found = memory.shape_of(p, accelerator=False)
+    assert (found.rewards, found.test_rewards) == (0.0, 0.0)
+    assert found.absent == ["/nobody/has-this", "/nor/this"]
 
 
 def test_4_bits_and_16_bits_hold_less(demo):

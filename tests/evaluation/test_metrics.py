@@ -7,7 +7,7 @@ import pytest
 
 from alol.base.errors import InputError
 from alol.config import sections
-from alol.evaluation import metrics, summary
+from alol.evaluation import metrics, summary, summary_tables
 from tests.reward_project import load
 
 OPTIONS = sections.Aggregate(
@@ -173,7 +173,7 @@ def test_the_summary_resamples_conversations_and_says_so():
     # differences 1.5, 1.5, -0.5, -0.5: of |+-3 +-1| all reach their sum 2; alone, where the first two agree: 8 of 16
     assert found[1]["delta"]["all"] == {"reward": 0.5, "reward_low": -0.5, "reward_high": 1.5, "p_value": 1.0}
     assert found[0]["delta"]["all"] == {"reward": 0.5, "reward_low": -0.5, "reward_high": 1.5, "p_value": 0.5}
-    assert [summary.resampled(models["policy"].conversations) for models in (apart, together)] == [
+    assert [summary_tables.resampled(models["policy"].conversations) for models in (apart, together)] == [
         "prompts", "conversations"
     ]  # fmt: skip
 
@@ -313,14 +313,14 @@ def test_numbers_have_six_digits_and_are_finite():
 
 def test_results_have_one_row_per_model_and_split_and_terminal_columns_line_up():
     result = summary.summarise(*toy_models(), OPTIONS)
-    rows = summary.tidy(result, {"task": "toy"})
+    rows = summary_tables.tidy(result, {"task": "toy"})
     assert len(rows) == 3 * 4
     assert [r["delta"] for r in rows if r["split"] == "all"] == [None, None, 1.0]
-    lines = summary.terminal_table(result).splitlines()
+    lines = summary_tables.terminal_table(result).splitlines()
     assert len(lines) == 2 + 4 * 3
     assert len({len(line) for line in lines}) == 1
     assert lines[0].split()[:5] == ["split", "model", "reward", "95", "%"]
 
 
 def test_one_subset_of_an_earlier_version_is_shown_once():
-    assert summary.split_names({"policy": dict.fromkeys(["demo", "all", "macro"])}) == ["all"]
+    assert summary_tables.split_names({"policy": dict.fromkeys(["demo", "all", "macro"])}) == ["all"]
