@@ -29,7 +29,7 @@ PARTS = {
     "rows": ("rows", "tenfold"),
     "waits": ("startup", "waits"),
     "smollm2": ("smollm2", "updates"),
-    "smollm2-trl": ("smollm2", "updates_trl"),
+    "smollm2-trl": ("smollm2_trl", "updates"),
     "smollm2-reading": ("smollm2_reading", "measured"),
 }
 SIZES = {"full": FULL, "tiny": TINY}

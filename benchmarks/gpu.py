@@ -76,7 +76,7 @@ def main(base: Path | None, out: Path | None, **options: Any) -> None:
                 out.write_text(text + "\n", encoding="utf-8")
     click.echo(text)
     if failed:
-        raise SystemExit(f"failed: {', '.join(failed)}")
+        raise click.ClickException(f"{', '.join(failed)} failed, see above")
 
 
 if __name__ == "__main__":

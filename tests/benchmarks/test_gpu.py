@@ -122,3 +122,19 @@ def test_trl_is_compared_with_where_it_is_installed(found):
     best = found["trl"]["best"]
     assert best["parity"]["passed"]
     assert best["seconds_per_sequence"] > 0 < best["yardstick_seconds_per_sequence"]
+
+
+def test_a_part_that_fails_takes_no_other_with_it(tmp_path, monkeypatch):
+    def fails(run):
+        raise RuntimeError("too large")
+
+    for name, part in (("llama", fails), ("gpt2_xl", lambda run: {"done": 1}), ("against_trl", lambda run: "not here")):
+        monkeypatch.setattr(gpu, name, part)
+    out = tmp_path / "result.json"
+    done = CliRunner().invoke(gpu.main, ["--vocabulary", "512", "--out", str(out)])
+    assert done.exit_code == 1
+    assert done.stderr.endswith("Error: llama failed, see above\n")
+    found = json.loads(out.read_text())
+    assert (found["llama"], found["gpt2_xl"], found["trl"]) == (
+        {"failed": "RuntimeError: too large"}, {"done": 1}, "not here"
+    )  # fmt: skip

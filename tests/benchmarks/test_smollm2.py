@@ -10,10 +10,10 @@ from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks import __main__ as benchmarks
-from benchmarks import gpu_run, measure, smollm2, smollm2_model, smollm2_reading
+from benchmarks import gpu_run, gpu_trl, measure, smollm2, smollm2_model, smollm2_reading, smollm2_trl
 from benchmarks.size import FULL, TINY
 
-needs_trl = pytest.mark.skipif(not smollm2.has_trl(), reason="trl is not installed")
+needs_trl = pytest.mark.skipif(not gpu_trl.has_trl(), reason="trl is not installed")
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +61,7 @@ def test_in_bf16_ours_must_be_as_near_to_fp32_as_theirs(monkeypatch):
 @needs_trl
 @pytest.mark.parametrize("algorithm", ["nll", "dpo"])
 def test_an_update_is_that_of_trl(algorithm):
-    (row,) = alone(smollm2.against_trl, "fp32", algorithm)
+    (row,) = alone(smollm2_trl.against_trl, "fp32", algorithm)
     is_measured(row, {"loss": 1e-5, "gradient": 1e-5})
 
 

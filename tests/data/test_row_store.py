@@ -57,10 +57,10 @@ def test_rows_are_taken_by_number_in_any_order(place):
 
 def test_the_file_has_no_name_once_it_is_open(monkeypatch, tmp_path):
     monkeypatch.setattr(row_store, "LIMIT", 0)
-    rows = row_store.keep(tables(), Place(tmp_path / "work"))
-    assert list((tmp_path / "work").iterdir()) == []
+    rows = row_store.keep(tables(), Place(tmp_path / "unfinished"))
+    assert list((tmp_path / "unfinished").iterdir()) == []
     if Path("/proc/self/maps").exists():
-        assert maps(tmp_path) == [f"{tmp_path}/work/rows.arrow (deleted)"]
+        assert maps(tmp_path) == [f"{tmp_path}/unfinished/rows.arrow (deleted)"]
     assert rows.take([4]).to_pydict() == expected([4])
 
 
