@@ -86,12 +86,12 @@ def _lists(values: np.ndarray) -> pa.Array:
     return pa.ListArray.from_arrays(pa.array(ends), pa.array(values.ravel()))
 
 
-def started(path: Path, algorithm: str, updates: int) -> dict[str, float]:
+def started(path: Path, algorithm: str, updates: int, words: int = WORDS) -> dict[str, float]:
     """Plans an epoch and makes the first updates in this process: megabytes before and at the peak, seconds of both."""
     loaded, chosen = params.load("demo", "a_lol", dialogues.ROOT), registry.FROM_DATA[algorithm]
     settings = dataclasses.replace(loaded.train, train_on="all", batch_size=BATCH, epochs=1, updates=None)
     config = GPT2Config(
-        vocab_size=WORDS, n_layer=1, n_embd=32, n_head=4, n_positions=512, bos_token_id=0, eos_token_id=0
+        vocab_size=words, n_layer=1, n_embd=32, n_head=4, n_positions=512, bos_token_id=0, eos_token_id=0
     )
     model = fused(GPT2LMHeadModel(config)).train()
     main = launch.accelerator(dataclasses.replace(loaded.launch, device="cpu", precision="fp32"))

@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # a second of every start
 PIECE = "piece"
 SECONDS = 1.0  # between two files, at least: each takes its place on the disk
 SIZE = 500  # bytes of a row, about
+WAITING = 8192  # rows in memory that are computed and not yet kept
 Row = TypeVar("Row")
 Rows = list[dict[str, Any]]
 
@@ -60,7 +61,7 @@ class Parts:
         if main is not None and main.num_processes > 1:
             for number, start, piece in _numbered(source()):
                 if number % main.num_processes == main.process_index and number not in self._places:
-                    self._add(number, compute(start, piece))
+                    self._add(number, compute(start, piece), needed=True)
             self._write()
             main.wait_for_everyone()
             if not main.is_main_process:
@@ -72,11 +73,19 @@ class Parts:
                 self._add(number, rows)
             yield piece, rows
 
-    def _add(self, number: int, rows: Rows) -> None:
-        if self._work is not None and self._governor is not None:
-            self._pending += [{**row, PIECE: number} for row in rows]
-            if self._governor.due(SIZE * len(self._pending)):
-                self._write()
+    def _add(self, number: int, rows: Rows, *, needed: bool = False) -> None:
+        """Keeps a piece's rows: at once or with later ones. Those that take no longer to compute than to write may go.
+
+        `needed`: another process gets them from here.
+        """
+        if self._work is None or self._governor is None:
+            return
+        self._pending += [{**row, PIECE: number} for row in rows]
+        many = len(self._pending) >= WAITING
+        if self._governor.due(SIZE * len(self._pending)) or (many and needed):
+            self._write()
+        elif many:
+            self._pending = []
 
     def _write(self) -> None:
         if self._work is None or self._governor is None or not self._pending:
