@@ -111,6 +111,11 @@ def checked(rows: Iterable[Row], split: str, limit: int | None) -> Iterator[Row]
             raise InputError(f"{where}: the prompt is empty")
         rank += 1
         yield row
+    if (repeated := seen.repeated()) is not None:
+        raise InputError(
+            f"{split}: its prompts number {repeated[0]:,} and {repeated[1]:,} (counted from 0) have one id, or are one "
+            "prompt whose rows are not together"
+        )
 
 
 def _write_labels(path: Path, raw: Path, labels: Labels, where: str) -> None:
