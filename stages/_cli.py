@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 
 from alol.base import faults, machine, memory
-from alol.base.errors import InputError, ParameterError
+from alol.base.errors import InputError, ParameterError, SharedError
 from alol.base.files import write_json
 from alol.base.work import Work, claimed, digest
 from alol.config import model_names, params, paths, places
@@ -113,6 +113,8 @@ def mistakes(task: str | None = None) -> Iterator[None]:
             raise SystemExit(130) from None
         if not _first() or faults.lost(found):
             time.sleep(_processes.PAUSE)  # a mistake that all meet is said by the first, and what is lost by who ended
+        if isinstance(found, SharedError) and not _first():
+            raise SystemExit(1) from None
         if task and isinstance(found, ParameterError):
             error = places.located(found, task, advise=True)
         raise click.ClickException(faults.line(error, click.get_current_context().command.name)) from None

@@ -27,7 +27,7 @@ from alol.base.locks import Lock
 
 logger = logging.getLogger(__name__)
 
-LATE = 5.0  # seconds after which a machine must see what another one wrote
+LATE = 3.0  # seconds after which a machine must see what another one wrote
 OLD = 7 * 24 * 3600  # seconds after which work that nobody took up again is removed
 ABOUT = "about.json"
 LIBRARIES = ("torch", "transformers", "tokenizers", "peft", "accelerate", "numpy", "pyarrow")
@@ -51,12 +51,12 @@ class Work:
         """The work of one part of the stage."""
         return dataclasses.replace(self, folder=self.folder / name)
 
-    def unseen(self, token: str, seconds: float = LATE) -> str | None:
-        """What is in the folder's place on this machine, where that is not the owner's folder; None where it is.
+    def unseen(self, token: str) -> str | None:
+        """What is wrong with the folder on this machine, where it is not the one in which the owner wrote `token`.
 
         A network's file system may show what another machine wrote some seconds late, sooner to who lists the folder.
         """
-        end = time.monotonic() + seconds
+        end = time.monotonic() + LATE
         while True:
             with contextlib.suppress(OSError):
                 for folder in (self.folder.parent, self.folder):

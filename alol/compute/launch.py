@@ -16,7 +16,7 @@ from accelerate.utils import InitProcessGroupKwargs, broadcast, broadcast_object
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from alol.base.errors import InputError
+from alol.base.errors import InputError, SharedError
 from alol.base.files import replacing
 from alol.base.work import Work
 from alol.config.sections import Launch
@@ -64,7 +64,7 @@ def _on_processor(launch: Launch) -> bool:
 
 
 def _check_shared(work: Work, accelerator: Accelerator) -> None:
-    """Raises InputError, in every process, where one of them has another folder than the owner of `work`."""
+    """Raises SharedError where one of the processes has another folder than the owner of `work`."""
     owner, token = from_main((work.folder.name, work.token), accelerator)
     if not token:
         return
@@ -73,7 +73,7 @@ def _check_shared(work: Work, accelerator: Accelerator) -> None:
     if missing := [one for one in seen if one[1] is not None]:
         hosts = ", ".join(dict.fromkeys(host for host, _, _ in missing))
         _, what, folder = missing[0]
-        raise InputError(
+        raise SharedError(
             f"{hosts}: the folder of unfinished work {folder} is {what} there, and not that of the other processes; "
             "all machines need this checkout (and $ALOL_STATE, where it is set) on one file system that they share, "
             "and the same installed versions"

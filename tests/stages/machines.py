@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -39,11 +40,8 @@ def two(folder: Path, *, known: bool = True) -> Iterator[list[int]]:
     held = [subprocess.Popen(["unshare", "-n", "-u", "-m", "sleep", "1000"]) for _ in NAMES]
     try:
         pids = [process.pid for process in held]
-        own = os.readlink("/proc/self/ns/net")
-        while any(os.readlink(f"/proc/{pid}/ns/net") == own for pid in pids) or any(
-            "unshare" in Path(f"/proc/{pid}/cmdline").read_text() for pid in pids
-        ):
-            time.sleep(0.01)
+        while any("unshare" in Path(f"/proc/{pid}/cmdline").read_text() for pid in pids):
+            time.sleep(0.01)  # until it is `sleep`, in its namespaces
         first, second = (["name", CABLE, "netns", f"/proc/{pid}/ns/net"] for pid in pids)
         subprocess.run(["ip", "link", "add", *first, "type", "veth", "peer", *second], check=True)
         for pid, name, address in zip(pids, NAMES, ADDRESSES, strict=True):
@@ -60,17 +58,16 @@ def two(folder: Path, *, known: bool = True) -> Iterator[list[int]]:
 
 
 def main(pids: str, *command: str) -> int:
-    """Plays `srun --ntasks=2 --kill-on-bad-exit`: the command on each machine, ended when one of them fails."""
+    """Plays `srun --ntasks=2`: the command on each machine; it waits for both, and ends both when it is ended."""
     holders = pids.split(",")
     slurm = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_LOCALID": "0", "SLURM_STEP_NODELIST": "10.77.0.[1-2]"}
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     started = []
-    for rank, holder in enumerate(holders):
-        environment = {**os.environ, **slurm, "SLURM_PROCID": str(rank)}
-        started.append(subprocess.Popen([*enter(int(holder)), *command], env=environment))
     try:
-        while None in (codes := [process.poll() for process in started]) and not any(codes):
-            time.sleep(0.05)
-        return next((abs(code) for code in codes if code), 0)
+        for rank, holder in enumerate(holders):
+            environment = {**os.environ, **slurm, "SLURM_PROCID": str(rank)}
+            started.append(subprocess.Popen([*enter(int(holder)), *command], env=environment))
+        return max(abs(process.wait()) for process in started)
     finally:
         for process in started:
             process.terminate()
