@@ -138,7 +138,13 @@ def _launched(launcher: str, command: Sequence[str], more: Mapping[str, str], in
     """
     head = {_launcher.HEAD: f"{socket.gethostname()}:{_free_port()}"}
     words = _launcher.command(launcher, command, {**_launcher.passed(os.environ), **more, **head})
-    process = subprocess.Popen(words, stdin=subprocess.DEVNULL, pass_fds=inherited, preexec_fn=_signal_with_parent())
+    process = subprocess.Popen(
+        words,
+        stdin=subprocess.DEVNULL,
+        pass_fds=inherited,
+        start_new_session=True,  # what it signals together with itself is neither this process nor DVC
+        preexec_fn=_signal_with_parent(),
+    )
     try:
         code = process.wait()
     finally:
