@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from accelerate.state import AcceleratorState
 
-from alol.base.errors import InputError
+from alol.base.errors import InputError, SharedError
 from alol.base.work import Work, claimed
 from alol.compute import launch
 from alol.config import params
@@ -223,6 +223,23 @@ def test_every_distributed_stage_checks_that_its_processes_share_a_folder(tmp_pa
     line = small.error(stage)
     assert f"the folder of unfinished work {tmp_path}/work is missing there" in line
     assert line.startswith(f"Error: {os.uname().nodename}: ")
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_what_all_processes_meet_at_once_is_said_by_the_first_alone(tmp_path, monkeypatch, rank):
+    def refuse(*_):
+        raise SharedError("beta: no folder")
+
+    monkeypatch.chdir(tmp_path)
+    small.write(tmp_path)
+    monkeypatch.setattr("stages.reference.launch.accelerator", refuse)
+    monkeypatch.setattr("stages._cli.time.sleep", lambda seconds: None)
+    environment = {"WORLD_SIZE": "2", "RANK": rank, "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    result = small.stage("reference")
+    assert result.exit_code == 1
+    assert result.stderr == ("Error: beta: no folder\n" if rank == "0" else "")
 
 
 def test_processes_beyond_a_machines_accelerators_are_refused(monkeypatch):

@@ -59,11 +59,11 @@ def result() -> tuple[dict, bytes]:
 
 def test_two_machines_train_what_two_processes_of_one_do_also_after_a_kill(project, pair, monkeypatch, capfd):
     """By plain srun until one is killed, and by srun torchrun from there."""
-    longer = {"tasks__demo__reference__updates": 80}
+    longer = {"tasks__demo__reference__updates": 40}
     small.write(project, launch={**LAUNCH, "processes": 2}, **longer)
     small.run(["reference"])
     expected = result()
-    assert len(expected[0]["curve"]) == 80
+    assert len(expected[0]["curve"]) == 40
     small.write(project, launch={**LAUNCH, "processes": 1}, **longer)
     monkeypatch.setenv("ALOL_LAUNCHER", shlex.join(on(pair)))
     killer = threading.Thread(target=kill_when_under_way, args=(project,), daemon=True)
