@@ -5,12 +5,15 @@ python -m stages.check --task answers
 
 from __future__ import annotations
 
+import os
 import shlex
 
 import click
 
+from alol.base.errors import InputError
 from alol.checks import additions, memory, parameters
 from alol.config import params
+from stages import _launcher
 from stages._cli import mistakes, speak
 
 
@@ -30,7 +33,7 @@ def main(task: str | None, every: bool, how_much: bool, gib: float | None) -> No
         raise click.UsageError("--gib needs --memory")
     if every and task is not None:
         raise click.UsageError("--all and --task exclude each other")
-    problems, lacking = parameters.problems(task), additions.missing()
+    problems, lacking = [*parameters.problems(task), *_launching()], additions.missing()
     warnings = list(lacking)
     if every:
         of_all, absent = parameters.every_task()
@@ -51,6 +54,17 @@ def main(task: str | None, every: bool, how_much: bool, gib: float | None) -> No
     click.echo(summary(task, every) + also)
     if how_much:
         click.echo(needed(params.load(task), gib))
+
+
+def _launching() -> list[str]:
+    """What is wrong with $ALOL_LAUNCHER."""
+    if (launcher := os.environ.get(_launcher.LAUNCHER)) is None:
+        return []
+    try:
+        _launcher.words(launcher)
+    except InputError as error:
+        return [str(error)]
+    return []
 
 
 def summary(task: str | None, every: bool) -> str:

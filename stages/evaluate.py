@@ -28,7 +28,7 @@ def _prompts(params: Params) -> Path:
 @command("evaluate", algorithm=True, distributed=True, inputs=inputs)
 def main(params: Params, work: Work) -> None:
     """Let the policy answer the test prompts, score the answers and measure their log-ratios to the reference."""
-    accelerator = launch.accelerator(params.launch)
+    accelerator = launch.accelerator(params.launch, work)
     policy = policies.load(paths.policy(params.task, params.algorithm))
     prompts = rollout.prompt_rows(_prompts(params))
     with launch.output(paths.generations(params.task, params.algorithm), accelerator) as folder:

@@ -32,7 +32,7 @@ def _prompts(params: Params, split: str) -> Path:
 @command("rollout", distributed=True, inputs=inputs)
 def main(params: Params, work: Work) -> None:
     """Let the reference policy answer the validation and test prompts."""
-    accelerator = launch.accelerator(params.launch)
+    accelerator = launch.accelerator(params.launch, work)
     policy = policies.load(paths.reference(params.task))
     with launch.output(paths.rollouts(params.task), accelerator) as folder:
         for split in SPLITS:

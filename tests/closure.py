@@ -11,7 +11,7 @@ PACKAGES = ("alol", "stages", "custom")
 # it notes of the machine.
 INERT = {
     "alol/base/errors.py", "alol/base/faults.py", "alol/base/locks.py", "alol/base/machine.py", "alol/base/memory.py",
-    "alol/base/work.py", "stages/_cli.py", "stages/_processes.py",
+    "alol/base/work.py", "stages/_cli.py", "stages/_launcher.py", "stages/_processes.py",
 }  # fmt: skip
 SCORING = ("annotate", "baseline", "train", "evaluate")  # stages that call reward functions, found by their dotted path
 # Stages that read a file of templates/: the policy's, which later stages find with the reference, and those of rewards.

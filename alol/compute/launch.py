@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -14,7 +16,9 @@ from accelerate.utils import InitProcessGroupKwargs, broadcast, broadcast_object
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from alol.base.errors import InputError, SharedError
 from alol.base.files import replacing
+from alol.base.work import Work
 from alol.config.sections import Launch
 
 BUCKET = 2**24  # gradients that the processes sum at once: 64 MiB in fp32
@@ -32,11 +36,48 @@ class Machine:
         return self.accelerator.device
 
 
-def accelerator(launch: Launch) -> Accelerator:
-    """The Accelerator of this process; of several, one waits for the others for at most `launch.wait_minutes`."""
+def accelerator(launch: Launch, work: Work | None = None) -> Accelerator:
+    """The Accelerator of this process; of several, one waits for the others for at most `launch.wait_minutes`.
+
+    Raises InputError where a machine has fewer accelerators than processes, or where one of the processes does not see
+    the folder of the stage's unfinished `work`, in which they exchange what they computed.
+    """
     precision = "no" if launch.precision == "fp32" else launch.precision
     patience = InitProcessGroupKwargs(timeout=timedelta(minutes=launch.wait_minutes))
-    return Accelerator(cpu=launch.device == "cpu", mixed_precision=precision, kwargs_handlers=[patience])
+    made = Accelerator(cpu=_on_processor(launch), mixed_precision=precision, kwargs_handlers=[patience])
+    if work is not None:
+        _check_shared(work, made)
+    return made
+
+
+def _on_processor(launch: Launch) -> bool:
+    """Whether to take no accelerator; accelerate itself makes no group of several processes that have none."""
+    several, count = int(os.environ.get("WORLD_SIZE", "1")) > 1, torch.cuda.device_count()
+    if launch.device == "cpu" or not several:
+        return launch.device == "cpu"
+    if 1 < count <= (local := int(os.environ.get("LOCAL_RANK", "0"))):  # one: a launcher may show each its own
+        raise InputError(
+            f"{socket.gethostname()} has {count} accelerators, but {local + 1} processes or more were started there; "
+            "start one for each accelerator"
+        )
+    return not torch.accelerator.is_available()
+
+
+def _check_shared(work: Work, accelerator: Accelerator) -> None:
+    """Raises SharedError where one of the processes has another folder than the owner of `work`."""
+    owner, token = from_main((work.folder.name, work.token), accelerator)
+    if not token:
+        return
+    found = "of other inputs, code or libraries" if work.folder.name != owner else work.unseen(token)
+    seen = gather_shards([(socket.gethostname(), found, str(work.folder))], accelerator)
+    if missing := [one for one in seen if one[1] is not None]:
+        hosts = ", ".join(dict.fromkeys(host for host, _, _ in missing))
+        _, what, folder = missing[0]
+        raise SharedError(
+            f"{hosts}: the folder of unfinished work {folder} is {what} there, and not that of the other processes; "
+            "all machines need this checkout (and $ALOL_STATE, where it is set) on one file system that they share, "
+            "and the same installed versions"
+        )
 
 
 def placed(model: nn.Module, accelerator: Accelerator, *, trained: bool) -> nn.Module:
