@@ -156,7 +156,7 @@ def shape_of(p: Params, *, accelerator: bool) -> Shape:
         (size for name in ("intermediate_size", "n_inner", "d_ff") if (size := getattr(config, name, None))), 0
     )
     size = torch.bfloat16.itemsize if half else torch.float32.itemsize
-    found = [_rewards(p, specs) for specs in (p.rewards, p.test_rewards)]
+    found = [_rewards(specs) for specs in (p.rewards, p.test_rewards)]
     rewards, test_rewards = (0.0 if accelerator else size for size, _ in found)
     return Shape(
         weights=weights,
@@ -203,7 +203,7 @@ def _empty(p: Params) -> Any:
     return model
 
 
-def _rewards(p: Params, specs: Mapping[str, Mapping[str, Any]]) -> tuple[float, list[str]]:
+def _rewards(specs: Mapping[str, Mapping[str, Any]]) -> tuple[float, list[str]]:
     """Bytes of the weights of the networks that these components name, and the names that are not on this machine."""
     import torch
     from transformers import AutoConfig, AutoModel
@@ -211,7 +211,7 @@ def _rewards(p: Params, specs: Mapping[str, Mapping[str, Any]]) -> tuple[float, 
     from alol.models.loading import loaded
 
     total, absent = 0.0, []
-    for name, component in ((name, one) for spec in specs.values() for name, one in _named(spec)):
+    for name, half in ((name, half) for spec in specs.values() for name, half in _named(spec)):
         try:
             config = loaded(AutoConfig.from_pretrained, name, None, "the model")
         except InputError:
@@ -219,18 +219,17 @@ def _rewards(p: Params, specs: Mapping[str, Mapping[str, Any]]) -> tuple[float, 
             continue
         with torch.device("meta"):
             model = AutoModel.from_config(config)
-        half = (component.get("precision") or p.launch.precision) == "bf16"
         total += (2 if half else 4) * sum(weight.numel() for weight in model.parameters())
     return total, absent
 
 
-def _named(spec: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The models that a component names, each with the table that names it."""
-    for key, value in spec.items():
-        if isinstance(value, Mapping):
-            yield from _named(value)
-        elif key in ("model", "init") and isinstance(value, str) and value != "scratch":
-            yield value, spec
+def _named(spec: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:
+    """The models that a component names, and whether it scores in bf16."""
+    half, train = spec.get("precision") == "bf16", spec.get("train") or {}
+    names = [spec.get("model"), train.get("init")]
+    yield from ((name, half) for name in names if isinstance(name, str) and name != "scratch")
+    if spec.get("scorer"):
+        yield from _named(spec["scorer"])
 
 
 def _words(settings: Scratch) -> Any:
