@@ -23,11 +23,12 @@ from stages._cli import mistakes, speak
 @click.option(
     "--gib", type=click.FloatRange(0, min_open=True), help="With --memory: what there is; which keys of launch fit it."
 )
+@click.option("--gpu", is_flag=True, help="With --memory: as on a GPU, on whatever machine this is asked.")
 @mistakes()
-def main(task: str | None, every: bool, how_much: bool, gib: float | None) -> None:
+def main(task: str | None, every: bool, how_much: bool, gib: float | None, gpu: bool) -> None:
     """Check names, ranges, sources and reward functions of a task, or of all."""
-    if gib is not None and not how_much:
-        raise click.UsageError("--gib needs --memory")
+    if (gib is not None or gpu) and not how_much:
+        raise click.UsageError(f"{'--gpu' if gpu else '--gib'} needs --memory")
     if every and task is not None:
         raise click.UsageError("--all and --task exclude each other")
     problems, lacking = parameters.problems(task), additions.missing()
@@ -50,7 +51,7 @@ def main(task: str | None, every: bool, how_much: bool, gib: float | None) -> No
     also = f"; what is added to the project lacks {len(lacking)} entries, see above" if lacking else ""
     click.echo(summary(task, every) + also)
     if how_much:
-        click.echo(needed(params.load(task), gib))
+        click.echo(needed(params.load(task), gib, gpu))
 
 
 def summary(task: str | None, every: bool) -> str:
@@ -61,12 +62,12 @@ def summary(task: str | None, every: bool) -> str:
     return f"{about}; and so is every file of tasks/" if every else about
 
 
-def needed(loaded: params.Params, gib: float | None) -> str:
+def needed(loaded: params.Params, gib: float | None, gpu: bool = False) -> str:
     """The table of memory, and whether it is there."""
     import torch
 
     speak()
-    accelerator = loaded.launch.device == "auto" and torch.cuda.is_available()
+    accelerator = gpu or (loaded.launch.device == "auto" and torch.cuda.is_available())
     shape = memory.shape_of(loaded, accelerator=accelerator)
     found = memory.needs(loaded, shape, accelerator=accelerator)
     most = max(found, key=lambda need: need.total)

@@ -24,6 +24,7 @@ STATES = 3  # numbers beside each trained weight: its gradient and AdamW's two m
 NF4 = 0.5 + 4 / 64  # bytes of a weight, with a scale for each 64
 SEQUENCE = 32  # tokens of the sequences that are counted with
 BLOCK = 2**25 * 4  # bytes of the logits held at once, alol.compute.projection
+KERNELS = 0.15 * GIB  # what a processor's library for 16 bits keeps of the shapes of batches that it has met
 
 
 @dataclass(frozen=True)
@@ -67,20 +68,30 @@ def needs(p: Params, shape: Shape, *, accelerator: bool) -> list[Need]:
     """What each stage that runs the policy needs at most: full texts, as many at once as `launch` lets."""
     longest = p.policy.max_prompt + p.policy.max_response
     process = LIBRARIES + (ADAPTERS if p.policy.tuning != "full" else 0.0)
+    if p.launch.precision == "bf16":
+        process += KERNELS
     libraries = {"libraries": 0.0 if accelerator else process, "weights": shape.weights}
+    slots, span = p.launch.generate_batch, p.policy.max_prompt + p.generate.max_new_tokens
+    answering = {
+        "activations": _of_a_layer(shape) * max(p.launch.tokens, p.policy.max_prompt),
+        "logits": 12.0 * slots * shape.vocabulary,  # in fp32, and their sums in fp64
+        "keys and values": shape.cached_per_token * slots * span,
+    }
 
     def tokens(batch: int) -> int:
         return min(max(p.launch.tokens, longest), min(batch, p.launch.micro_batch) * longest)
 
-    def training(stage: str, batch: int, scorers: float) -> Need:
+    def training(stage: str, batch: int, scorers: float, more: dict[str, float]) -> Need:
         count = tokens(-(-batch // p.launch.processes))
         kept = shape.kept_per_token * count
         if p.launch.recompute:  # the inputs of the layers, and one layer at a time
             kept = kept / shape.layers + shape.layers * shape.width * shape.bytes * count
         in_hand = shape.kept_per_token / shape.layers * count  # gradients on their way through a layer
         logits = min(BLOCK, shape.vocabulary * 4.0 * batch * p.policy.max_response)
-        parts = {"trained": (1 + STATES) * shape.trained, "activations": shape.kept_always + kept + in_hand}
-        return Need(stage, {**libraries, **parts, "logits": logits, "rewards": scorers}, count)
+        pass_ = {"activations": shape.kept_always + kept + in_hand, "logits": logits}
+        larger = max(pass_, more, key=lambda parts: sum(parts.values()))  # an update, or answers for the validation
+        parts = {**libraries, "trained": (1 + STATES) * shape.trained, **larger, "rewards": scorers}
+        return Need(stage, parts, count, p.launch.generate_batch if larger is more else 0)
 
     def reading(stage: str) -> Need:
         count = tokens(p.launch.micro_batch)
@@ -92,18 +103,18 @@ def needs(p: Params, shape: Shape, *, accelerator: bool) -> list[Need]:
         return Need(stage, {**libraries, **parts}, count)
 
     def generation(stage: str, scorers: float) -> Need:
-        slots, span = p.launch.generate_batch, p.policy.max_prompt + p.generate.max_new_tokens
-        parts = {
-            "trained": shape.trained,
-            "activations": _of_a_layer(shape) * max(p.launch.tokens, p.policy.max_prompt),
-            "logits": 12.0 * slots * shape.vocabulary,  # in fp32, and their sums in fp64
-            "keys and values": shape.cached_per_token * slots * span, "rewards": scorers,
-        }  # fmt: skip
-        return Need(stage, {**libraries, **parts}, p.launch.tokens, slots)
+        held = {**libraries, "trained": shape.trained}
+        parts = {**held, **answering, "rewards": scorers}
+        if accelerator:  # which has the answers' memory for the rewards, once they are given
+            parts = max({**held, **answering}, {**held, "rewards": scorers}, key=lambda parts: sum(parts.values()))
+        return Need(stage, parts, p.launch.tokens, p.launch.generate_batch if "logits" in parts else 0)
 
-    found = [training("reference", p.reference.batch_size, 0.0)] if p.reference.train else []
+    found = [training("reference", p.reference.batch_size, 0.0, {})] if p.reference.train else []
     found += [generation("rollout", 0.0), reading("advantage")]
-    found += [training("train", p.train.batch_size, shape.rewards), generation("evaluate", shape.test_rewards)]
+    found += [
+        training("train", p.train.batch_size, shape.rewards, answering),
+        generation("evaluate", shape.test_rewards),
+    ]
     return found if accelerator else [_at_least(need, process + shape.loading) for need in found]
 
 
@@ -157,7 +168,7 @@ def shape_of(p: Params, *, accelerator: bool) -> Shape:
     )
     size = torch.bfloat16.itemsize if half else torch.float32.itemsize
     found = [_rewards(specs) for specs in (p.rewards, p.test_rewards)]
-    rewards, test_rewards = (0.0 if accelerator else size for size, _ in found)
+    rewards, test_rewards = (size for size, _ in found)
     return Shape(
         weights=weights,
         loading=loading + weights if half or packed else 0.0,
@@ -191,7 +202,7 @@ def _empty(p: Params) -> Any:
         config = without_dropout(loaded(AutoConfig.from_pretrained, policy.model, policy.revision, "the model"))
     with torch.device("meta"):
         if config is None:
-            model: Any = scratch.new_model(policy.scratch, _words(policy.scratch), 0)
+            model: Any = scratch.new_model(policy.scratch, words(policy.scratch), 0)
         else:
             model = fused(language_model_class(config).from_config(config, dtype=torch.float32))
         if policy.tuning != "full":
@@ -232,7 +243,7 @@ def _named(spec: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:
         yield from _named(spec["scorer"])
 
 
-def _words(settings: Scratch) -> Any:
+def words(settings: Scratch) -> Any:
     """What a new model needs of its tokenizer, which is trained later."""
 
     class Words(SimpleNamespace):
