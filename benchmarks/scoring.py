@@ -25,7 +25,7 @@ from benchmarks.size import Size
 BATCH = 32
 LONGEST = 1024  # tokens; no dialogue here is longer, so neither side cuts a text
 TOLERANCE = 1e-5
-RANKING = 5e-3  # that bf16 may take from a correlation of 1: the scores of random weights lie close together
+RANKING = 2e-2  # that bf16 may take from a correlation of 1: scores of random weights lie close together
 
 Rows = list[dict[str, Any]]
 
