@@ -77,7 +77,9 @@ def needed(loaded: params.Params, gib: float | None, gpu: bool = False) -> str:
     if gib is not None:
         keys = memory.fitting(loaded, shape, gib * memory.GIB, accelerator=accelerator)
         if keys is None:
-            lines.append(f"That is more than {gib:g} GiB, whatever `launch` says: take a smaller model, qlora, or bf16 rewards")
+            lines.append(
+                f"That is more than {gib:g} GiB, whatever `launch` says: take a smaller model, qlora, or bf16 rewards"
+            )
         elif keys:
             named = ", ".join(f"launch.{key}={str(value).lower()}" for key, value in keys.items())
             lines.append(f"That is more than {gib:g} GiB; it fits with {named}")
