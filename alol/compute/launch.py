@@ -14,11 +14,11 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, broadcast, broadcast_object_list, gather_object
 from torch import nn
-from transformers.pytorch_utils import Conv1D
 
 from alol.base.errors import InputError, SharedError
 from alol.base.files import replacing
 from alol.base.work import Work
+from alol.compute.rounding import rounded
 from alol.config.sections import Launch
 
 BUCKET = 2**24  # gradients that the processes sum at once: 64 MiB in fp32
@@ -83,29 +83,15 @@ def _check_shared(work: Work, accelerator: Accelerator) -> None:
 def placed(model: nn.Module, accelerator: Accelerator, *, trained: bool) -> nn.Module:
     """`model` on the accelerator's device; in bf16, the matrices that are not trained are kept in bf16 alone.
 
-    Autocast rounds the fp32 weights of every linear layer for each multiplication and keeps the copies of none that is
-    frozen. The rounding is the same here, once, so all numbers stay what they were, to the bit; norms, embeddings and
-    what is trained stay in fp32. The model can then be run under autocast only, and is no longer the one to export.
-    With `trained` False nothing is trained.
+    The model can then be run under autocast only, and is no longer the one to export: see `rounding.rounded`. With
+    `trained` False nothing is trained.
     """
     model.to(accelerator.device)
     if accelerator.mixed_precision != "bf16":
         return model
     if not trained:
         model.requires_grad_(False)
-    exact = set(_read_by_adapters(model))
-    for layer in model.modules():
-        if hasattr(layer, "lora_A"):
-            layer.cast_input_dtype_enabled = False  # to fp32, which autocast would round back
-        if type(layer) in (nn.Linear, Conv1D) and layer not in exact:
-            for name, weight in list(layer.named_parameters(recurse=False)):
-                if weight.dtype == torch.float32 and not weight.requires_grad:
-                    # a new parameter: the head's may be the embedding's too, whose output is not rounded
-                    setattr(layer, name, nn.Parameter(weight.detach().bfloat16(), requires_grad=False))
-    for weight in model.parameters():
-        if weight.device.type == "cpu" and weight.dtype == torch.float32 and not weight.requires_grad:
-            weight.data = weight.data.clone()  # what lies in the mapped file would hold all of it in memory
-    return model
+    return rounded(model)
 
 
 def prepared(module: nn.Module, accelerator: Accelerator) -> nn.Module:
@@ -154,13 +140,6 @@ def _sum_bucket(weights: Sequence[nn.Parameter], accelerator: Accelerator) -> No
 
 def _trained(module: nn.Module) -> list[nn.Parameter]:
     return [weight for weight in module.parameters() if weight.requires_grad]
-
-
-def _read_by_adapters(model: nn.Module) -> Iterator[nn.Module]:
-    """The layers whose weights enter an adapter's own arithmetic: all but those below plain LoRA."""
-    for layer in model.modules():
-        if hasattr(layer, "base_layer") and (not hasattr(layer, "lora_A") or getattr(layer, "lora_variant", None)):
-            yield layer.base_layer
 
 
 @contextlib.contextmanager

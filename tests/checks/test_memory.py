@@ -15,6 +15,8 @@ from alol.checks import memory
 from alol.compute import packed_models, packing
 from alol.config import params
 from alol.models import lora
+from benchmarks import measure
+from benchmarks import memory as benchmark
 from stages import check
 from tests.conftest import tiny_model
 
@@ -129,6 +131,26 @@ def test_what_fits_is_found_by_fewer_answers_then_fewer_tokens_then_recomputing(
     least = changed(demo, launch={"tokens": longest, "generate_batch": 1, "recompute": False})
     again = fit(demo, needed(least)["train"] - 1)
     assert again is None or again["recompute"]
+
+
+def test_answers_to_validation_prompts_count_where_they_need_more_than_an_update(demo, shape):
+    p = changed(demo, launch={"generate_batch": 1000 * demo.launch.generate_batch, "tokens": 300})
+    found = {need.stage: need for need in memory.needs(p, shape, accelerator=True)}
+    assert found["train"].slots == p.launch.generate_batch
+    more = found["train"].total - found["rollout"].total
+    assert more == memory.STATES * shape.trained  # both hold the weights, keys and values; one its optimizer too
+
+
+def test_a_gpu_holds_rewards_and_answers_one_after_the_other_in_evaluate(demo, shape):
+    heavy = dataclasses.replace(shape, rewards=2.0**30, test_rewards=2.0**40)
+    found = {need.stage: need for need in memory.needs(demo, heavy, accelerator=True)}
+    assert found["evaluate"].total == shape.weights + shape.trained + 2.0**40
+    assert found["train"].parts["rewards"] == 2.0**30
+
+
+def test_the_peak_of_a_process_that_trains_is_within_15_percent():
+    found = benchmark.said(benchmark.SMALL), measure.in_process(benchmark.measured, benchmark.SMALL)
+    assert found[0] == pytest.approx(found[1], rel=0.15)
 
 
 def test_the_command_shows_a_table_and_what_fits(capsys):
