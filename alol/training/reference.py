@@ -101,7 +101,7 @@ def _fit(
     plan = planning.Plan(order, sampling.evaluation_points(length, settings.evaluations), discarded=0.0)
     checkpointing = loop.Checkpointing(
         evaluate=lambda: -mean_nll(start.model, validation, machine),
-        keep=lambda: policies.save(start, folder) if folder is not None else None,
+        keep=lambda: policies.save(start, folder),
         bar=float("-inf"),
         progress=Progress(work.of(where) if work is not None else None, machine.accelerator, folder),
     )
