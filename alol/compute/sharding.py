@@ -112,5 +112,6 @@ def collected(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def sharded_state(model: nn.Module) -> dict[str, Tensor] | None:
     """The weights of a sharded model as `collected` gives them; None of one that is not sharded."""
-    state = model.state_dict(keep_vars=True)
-    return collected(state) if any(hasattr(one, "full_tensor") for one in state.values()) else None
+    if not any(hasattr(weight, "full_tensor") for weight in model.parameters()):
+        return None
+    return collected(model.state_dict(keep_vars=True))

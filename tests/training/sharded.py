@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import sys
@@ -22,6 +23,7 @@ from alol.compute.generate import Decoding, generate
 from alol.compute.launch import Machine
 from alol.compute.logprob import is_encoder_decoder
 from alol.compute.progress import Progress
+from alol.compute.sharding import shard, whole
 from alol.config import build, params
 from alol.models import policies, trainable
 from alol.training import loop, planning, reference
@@ -34,28 +36,28 @@ ROWS = [
     ([5, 6, 7], [20, 21, 22, 1]), ([5, 6, 7], [23, 1]), ([8, 9], [30, 31, 1]), ([8, 9], [40, 1]), ([6], [41, 42]),
     ([6], [43]),
 ]  # fmt: skip
-UPDATES = 20
-UNEVEN = [[0, 1, 2], [2, 0, 1]] * (UPDATES // 2)  # with two processes and one example a micro-batch: two of them and one
-FEWER = [[0], [2], [1], [0]] * (UPDATES // 4)  # than processes: one has no rows
+UNEVEN = [[0, 1, 2], [2, 0, 1]] * 10  # with two processes and one example a micro-batch: two of them and one
+FEWER = [[0], [2], [1]] * 2  # than processes: one has no rows
 ONLINE = [[0, 1, 2], [4, 3, 5]]
+# at a higher rate a rounding grows within 20 updates, as without shards; so it does where a gradient is 0 but for it
+LR, EPS = 1e-4, 1e-6
 # name: algorithm, architecture, tuning, draws, keys of launch
 RUNS = {
     "nll": ("nll", "gpt2", "full", UNEVEN, {}),
     "a_lol": ("a_lol", "llama", "full", UNEVEN, {}),
-    "dpo": ("dpo", "t5", "full", UNEVEN, {}),
+    "dpo": ("dpo", "gpt2", "full", UNEVEN, {}),
+    "t5": ("nll", "t5", "full", UNEVEN[:6], {"recompute": True}),
     "nll_fewer": ("nll", "t5", "full", FEWER, {}),
     "a_lol_fewer": ("a_lol", "gpt2", "full", FEWER, {}),
     "dpo_fewer": ("dpo", "llama", "full", FEWER, {}),
-    "lora": ("a_lol", "llama", "lora", UNEVEN, {}),
-    "bf16": ("a_lol", "llama", "full", UNEVEN, {"precision": "bf16"}),
-    "bf16_lora": ("a_lol", "gpt2", "lora", UNEVEN, {"precision": "bf16"}),
-    "recompute": ("nll", "gpt2", "full", UNEVEN, {"recompute": True}),
+    "lora": ("a_lol", "gpt2", "lora", UNEVEN[:6], {"precision": "bf16"}),
+    "bf16": ("a_lol", "llama", "full", UNEVEN[:6], {"precision": "bf16", "recompute": True}),
 }
 
 
 def policy_of(architecture, tuning, tokenizer, settings):
     """A tiny model as `tuning` trains it."""
-    model = tiny_model(architecture, tokenizer)
+    model = tiny_model(architecture, tokenizer, init_scale=1.0 if architecture == "t5" else 5.0)  # 5: roundings grow
     start = policies.LoadedPolicy(model, tokenizer, policies.pointer(settings, None, None))
     settings = dataclasses.replace(settings, tuning=tuning)
     return trainable.prepare(start, settings, Path("reference"), 3)
@@ -74,8 +76,23 @@ class Killed(Exception):
     """What ends a run at an evaluation."""
 
 
+class EachStep(Progress):
+    """Writes the state after each step and each evaluation, however long that takes."""
+
+    written = 0
+
+    def due(self, *, last=False):
+        return True
+
+    def write(self, *state):
+        super().write(*state)
+        self.written += 1
+
+
 def machine_of(loaded, **keys):
-    settings = dataclasses.replace(loaded.launch, device="cpu", micro_batch=1, shard=True, **{"precision": "fp32", **keys})
+    settings = dataclasses.replace(
+        loaded.launch, device="cpu", micro_batch=1, shard=True, **{"precision": "fp32", **keys}
+    )
     AcceleratorState._reset_state()  # which is of one precision
     return Machine(launch.accelerator(settings), settings)
 
@@ -94,7 +111,7 @@ def offline(loaded, machine, run, tokenizer, folder=None, work=None, kill=False)
     answers, kept = [], []
 
     def evaluate():
-        if kill and answers:
+        if kill:
             raise Killed
         decoding = Decoding(dataclasses.replace(loaded.generate, max_new_tokens=5, sample=False), 1)
         found = generate(policy.model, tokenizer, prompts, decoding, machine)
@@ -107,10 +124,10 @@ def offline(loaded, machine, run, tokenizer, folder=None, work=None, kill=False)
             policies.save(policy, target)
 
     hyperparameters = loaded.hyperparameters if name == "a_lol" else {"beta": 0.1} if name == "dpo" else {}
-    recipe = loop.Recipe(FROM_DATA[name], hyperparameters, optimizer(loaded, lr=1e-3, clip_norm=1.0))
-    progress = Progress(Work(work, 0.0) if work is not None else None, machine.accelerator)
+    recipe = loop.Recipe(FROM_DATA[name], hyperparameters, optimizer(loaded, lr=LR, clip_norm=1.0, eps=EPS))
+    progress = EachStep(Work(work, 0.0) if work is not None else None, machine.accelerator)
     rules = loop.Checkpointing(evaluate, keep, -1e9, progress)
-    plan = planning.Plan(torch.tensor(draws), [0, UPDATES // 2, UPDATES], 0.0)
+    plan = planning.Plan(torch.tensor(draws), [0, len(draws) // 2, len(draws)], 0.0)
     history = loop.fit(policy.model, examples_of(name), plan, recipe, machine, rules)
     return {
         "loss": [entry["loss"] for entry in history.curve],
@@ -118,18 +135,27 @@ def offline(loaded, machine, run, tokenizer, folder=None, work=None, kill=False)
         "validation": [entry["reward"] for entry in history.validation],
         "answers": answers,
         "kept": kept,
+        "written": progress.written,
+        "weights": sum(float(whole(weight.detach()).double().abs().sum()) for weight in policy.model.parameters()),
     }
 
 
-def resumed(loaded, machines, tokenizer, folder):
-    """Losses of a run that is killed after half of its updates and goes on, on the first machine and then the second."""
-    losses = []
-    for kill, machine in zip((True, False), machines, strict=True):
-        try:
-            losses.append(offline(loaded, machine, RUNS["nll"], tokenizer, work=folder, kill=kill)["loss"])
-        except Killed:
-            machine.accelerator.wait_for_everyone()
-    return losses[-1]
+def resumed(loaded, first, second, tokenizer, folder):
+    """A run that is killed after half of its updates on the `first` machine, and goes on on the `second`."""
+    with contextlib.suppress(Killed):
+        offline(loaded, first, RUNS["a_lol_fewer"], tokenizer, work=folder / "work", kill=True)
+    first.accelerator.wait_for_everyone()
+    return offline(loaded, second, RUNS["a_lol_fewer"], tokenizer, folder / "policy", folder / "work")
+
+
+def held(machine, tokenizer):
+    """Numbers that this process holds of the weights after an update, and of the moments of AdamW."""
+    model = shard(tiny_model("gpt2", tokenizer), machine)
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.tensor([[1, 2, 3]])).logits.sum().backward()
+    optimizer.step()
+    moments = [state["exp_avg"] for state in optimizer.state.values()]
+    return [sum(getattr(x, "_local_tensor", x).numel() for x in each) for each in (model.parameters(), moments)]
 
 
 def online(loaded, machine, tokenizer, architecture, tuning, draws, folder):
@@ -138,6 +164,8 @@ def online(loaded, machine, tokenizer, architecture, tuning, draws, folder):
     policy = policy_of(architecture, tuning, tokenizer, loaded.policy)
     reward = even if machine.accelerator.is_main_process else None
     environment = Environment(lambda drawn: ([{} for _ in drawn], [ROWS[i][0] for i in drawn]), reward)
+    folder = folder / f"reference_{machine.accelerator.process_index}"
+    folder.mkdir(exist_ok=True)
     write_json(folder / "policy.json", policies.pointer(loaded.policy, None, None))  # of a reference without an adapter
     logp = trainable.frozen_logp(policy, folder, machine)
     ends = [] if is_encoder_decoder(policy.model) else range(200, 400)  # responses of one token and of six
@@ -145,7 +173,7 @@ def online(loaded, machine, tokenizer, architecture, tuning, draws, folder):
     trainer = Trainer(policy, logp, environment, options, decoding, machine)
     plan = planning.Plan(torch.tensor(draws), [len(draws)], 0.0)
     rules = loop.Checkpointing(lambda: 1.0, lambda: None, 0.0)
-    return trainer.fit(plan, optimizer(loaded, lr=1e-3), rules).curve
+    return trainer.fit(plan, optimizer(loaded, lr=LR), rules).curve
 
 
 def main(folder: Path) -> None:
@@ -158,12 +186,14 @@ def main(folder: Path) -> None:
     }
     sharded = machine_of(loaded)
     plain = Machine(sharded.accelerator, dataclasses.replace(sharded.launch, shard=False))
-    found["resumed"] = resumed(loaded, (sharded, sharded), tokenizer, folder / "resumed")
-    found["without"] = resumed(loaded, (sharded, plain), tokenizer, folder / "without")
-    found["later"] = resumed(loaded, (plain, sharded), tokenizer, folder / "later")
-    for architecture in ("gpt2", "llama", "t5"):
-        found[f"ppo_{architecture}"] = online(loaded, sharded, tokenizer, architecture, "full", ONLINE, folder)
-    found["ppo_fewer"] = online(loaded, sharded, tokenizer, "llama", "full", [[0], [2]], folder)
+    found["resumed"] = resumed(loaded, sharded, sharded, tokenizer, folder / "resumed")
+    found["without"] = resumed(loaded, sharded, plain, tokenizer, folder / "without")
+    found["later"] = resumed(loaded, plain, sharded, tokenizer, folder / "later")
+    found["ppo"] = online(loaded, sharded, tokenizer, "llama", "full", ONLINE, folder)
+    found["held_weights"], found["held_state"] = held(sharded, tokenizer)
+    # the answers that it samples depend on the number of processes
+    found["ppo_t5"] = [online(loaded, one, tokenizer, "t5", "full", ONLINE, folder) for one in (sharded, plain)]
+    found["ppo_fewer"] = online(loaded, sharded, tokenizer, "gpt2", "full", [[0], [2]], folder)
     found["ppo_lora"] = online(loaded, sharded, tokenizer, "llama", "lora", ONLINE, folder)
     (folder / f"{sharded.accelerator.process_index}.json").write_text(json.dumps(found))
 
