@@ -72,7 +72,7 @@ def needs(p: Params, shape: Shape, *, accelerator: bool) -> list[Need]:
     def tokens(batch: int) -> int:
         return min(max(p.launch.tokens, longest), min(batch, p.launch.micro_batch) * longest)
 
-    def training(stage: str, batch: int, scorers: float) -> Need:
+    def training(stage: str, batch: int, validation: Need) -> Need:
         count = tokens(-(-batch // p.launch.processes))
         kept = shape.kept_per_token * count
         if p.launch.recompute:  # the inputs of the layers, and one layer at a time
@@ -80,7 +80,10 @@ def needs(p: Params, shape: Shape, *, accelerator: bool) -> list[Need]:
         in_hand = shape.kept_per_token / shape.layers * count  # gradients on their way through a layer
         logits = min(BLOCK, shape.vocabulary * 4.0 * batch * p.policy.max_response)
         parts = {"trained": (1 + STATES) * shape.trained, "activations": shape.kept_always + kept + in_hand}
-        return Need(stage, {**libraries, **parts, "logits": logits, "rewards": scorers}, count)
+        need = Need(
+            stage, {**libraries, **parts, "logits": logits, "rewards": validation.parts.get("rewards", 0.0)}, count
+        )
+        return _sharded(need, validation, shape, p.launch.processes) if p.launch.shard else need
 
     def reading(stage: str) -> Need:
         count = tokens(p.launch.micro_batch)
@@ -101,10 +104,33 @@ def needs(p: Params, shape: Shape, *, accelerator: bool) -> list[Need]:
         }  # fmt: skip
         return Need(stage, {**libraries, **parts}, p.launch.tokens, slots)
 
-    found = [training("reference", p.reference.batch_size, 0.0)] if p.reference.train else []
+    found = [training("reference", p.reference.batch_size, reading("reference"))] if p.reference.train else []
     found += [generation("rollout", 0.0), reading("advantage")]
-    found += [training("train", p.train.batch_size, shape.rewards), generation("evaluate", shape.test_rewards)]
+    found += [
+        training("train", p.train.batch_size, generation("train", shape.rewards)),
+        generation("evaluate", shape.test_rewards),
+    ]
     return found if accelerator else [_at_least(need, process + shape.loading) for need in found]
+
+
+def _sharded(need: Need, validation: Need, shape: Shape, processes: int) -> Need:
+    """What a process needs at most where so many share the weights: while it trains (`need`), or in its validation.
+
+    While it trains it has its part, and whole what computes: two blocks and what lies outside of blocks, with their
+    gradients. In the validation it has all weights whole, beside its part of them and of the moments.
+    """
+    if processes == 1:
+        return need
+
+    def computing(size: float) -> float:
+        return min(size, 2 * size / shape.layers + 8.0 * shape.vocabulary * shape.width)
+
+    part = (1 + STATES) * shape.trained / processes
+    training = {"trained": part + 2 * computing(shape.trained), "weights": shape.weights / processes}
+    training["weights"] += computing(shape.weights)
+    validating = {"trained": (1 + STATES / processes) * shape.trained, "weights": (1 + 1 / processes) * shape.weights}
+    both = ((need, training), (validation, validating))
+    return max((dataclasses.replace(one, parts={**one.parts, **held}) for one, held in both), key=lambda one: one.total)
 
 
 def _at_least(need: Need, bytes_: float) -> Need:

@@ -38,14 +38,12 @@ def size(model: nn.Module) -> dict[str, int]:
     return {"parameters": int(every), "trainable": int(trained)}
 
 
-def frozen_logp(
-    policy: LoadedPolicy, reference: Path, machine: Machine | None = None
-) -> Callable[[Batch], Tensor]:
+def frozen_logp(policy: LoadedPolicy, reference: Path, machine: Machine | None = None) -> Callable[[Batch], Tensor]:
     """The response log-probabilities [B, T] of the reference, live beside `policy` (from `prepare`, not yet trained).
 
     One base serves both where the policy is an adapter: the reference's own adapter is loaded as a second one, or the
-    policy's is switched off when the reference has none. A full model is copied. With a `machine` the copy is sharded as
-    the policy is; all processes must run equally many batches then.
+    policy's is switched off when the reference has none. A full model is copied. With a `machine` the copy is sharded
+    as the policy is; all processes must run equally many batches then.
     """
     from peft import PeftModel
 

@@ -23,6 +23,7 @@ from alol.compute.generate import Decoding
 from alol.compute.launch import Machine
 from alol.compute.progress import Progress
 from alol.config.params import Params
+from alol.config.runs import check_shards
 from alol.data import row_store, schema
 from alol.data.row_store import Place, Source
 from alol.models import policies, trainable
@@ -64,6 +65,7 @@ def train_policy(
     if settings.success != "reward" and settings.success.removeprefix("reward_") not in params.rewards:
         names = ", ".join(f"reward_{name}" for name in params.rewards)
         raise ParameterError("train.success", f"is '{settings.success}'; known: reward, {names}")
+    check_shards(params.launch, params.policy.tuning, settings.optimizer, "train")
     policy = trainable.prepare(
         policies.load(inputs.reference, dropout=params.policy.dropout), params.policy, inputs.reference, params.seed
     )
