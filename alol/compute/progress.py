@@ -24,7 +24,7 @@ from torch.optim import Optimizer
 from alol.base.errors import InputError, first_line
 from alol.base.files import read_json, remove, replacing, write_json
 from alol.base.work import Governor, Work
-from alol.compute.sharding import collected, split_as
+from alol.compute.dtensors import collected, split_as
 
 logger = logging.getLogger(__name__)
 

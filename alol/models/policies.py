@@ -25,10 +25,10 @@ from typing_extensions import TypedDict
 
 from alol.base.errors import InputError, ParameterError
 from alol.base.files import read_json, write_json
+from alol.compute.dtensors import sharded_state
 from alol.compute.ends import end_ids
 from alol.compute.kernels import fused
 from alol.compute.logprob import is_encoder_decoder
-from alol.compute.sharding import sharded_state
 from alol.config import model_names
 from alol.config.sections import Policy
 from alol.models.loading import complete, fingerprint, language_model_class, loaded, not_finite, reading

@@ -51,7 +51,7 @@ def frozen_logp(policy: LoadedPolicy, reference: Path, machine: Machine | None =
     if not isinstance(model, PeftModel):
         copied = copy.deepcopy(model).eval().requires_grad_(False)
         if machine is not None and machine.sharded:
-            return torch.no_grad()(shard(ResponseLogp(copied.to(machine.device)), machine))
+            return _sharded_logp(copied, machine)
         return torch.no_grad()(lambda batch: response_logp(copied.to(batch.device), batch))
     adapter, revision = own_adapter(reference, read_json(reference / POINTER, Pointer))
     if adapter:
@@ -70,6 +70,18 @@ def frozen_logp(policy: LoadedPolicy, reference: Path, machine: Machine | None =
             return response_logp(model, batch)
         finally:
             model.set_adapter(ADAPTER)
+
+    return logp
+
+
+def _sharded_logp(model: nn.Module, machine: Machine) -> Callable[[Batch], Tensor]:
+    scorer = shard(ResponseLogp(model.to(machine.device)), machine)
+
+    @torch.no_grad()
+    def logp(batch: Batch) -> Tensor:
+        found = scorer(batch)
+        scorer.reset_iter_state()  # it notes its passes for a backward pass that never comes
+        return found
 
     return logp
 

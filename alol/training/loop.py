@@ -23,10 +23,11 @@ from tqdm import tqdm
 from alol.algorithms.offline import Algorithm
 from alol.base.errors import InputError
 from alol.compute.batching import chunks
+from alol.compute.dtensors import whole
 from alol.compute.launch import Machine, placed, prepared, sum_gradients
 from alol.compute.logprob import ResponseLogp
 from alol.compute.progress import Progress
-from alol.compute.sharding import evened, gathered, shard, whole
+from alol.compute.sharding import evened, gathered, shard
 from alol.config.sections import Optimizer
 from alol.training.planning import Examples, Plan
 

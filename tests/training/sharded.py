@@ -19,11 +19,12 @@ from alol.algorithms.registry import FROM_DATA
 from alol.base.files import write_json
 from alol.base.work import Work
 from alol.compute import launch
+from alol.compute.dtensors import whole
 from alol.compute.generate import Decoding, generate
 from alol.compute.launch import Machine
 from alol.compute.logprob import is_encoder_decoder
 from alol.compute.progress import Progress
-from alol.compute.sharding import shard, whole
+from alol.compute.sharding import shard
 from alol.config import build, params
 from alol.models import policies, trainable
 from alol.training import loop, planning, reference
