@@ -89,9 +89,13 @@ def needs(p: Params, shape: Shape, *, accelerator: bool) -> list[Need]:
         in_hand = shape.kept_per_token / shape.layers * count  # gradients on their way through a layer
         logits = min(BLOCK, shape.vocabulary * 4.0 * batch * p.policy.max_response)
         pass_ = {"activations": shape.kept_always + kept + in_hand, "logits": logits}
+        held = {**libraries, "trained": (1 + STATES) * shape.trained, "rewards": scorers}
+        if p.launch.shard and p.launch.processes > 1:
+            one = {**libraries, "trained": shape.trained, "rewards": scorers}
+            validation = Need(stage, {**one, **more}, p.launch.tokens, slots) if more else reading(stage)
+            return _sharded(Need(stage, {**held, **pass_}, count), validation, shape, p.launch.processes)
         larger = max(pass_, more, key=lambda parts: sum(parts.values()))  # an update, or answers for the validation
-        parts = {**libraries, "trained": (1 + STATES) * shape.trained, **larger, "rewards": scorers}
-        return Need(stage, parts, count, p.launch.generate_batch if larger is more else 0)
+        return Need(stage, {**held, **larger}, count, slots if larger is more else 0)
 
     def reading(stage: str) -> Need:
         count = tokens(p.launch.micro_batch)
@@ -116,6 +120,24 @@ def needs(p: Params, shape: Shape, *, accelerator: bool) -> list[Need]:
         generation("evaluate", shape.test_rewards),
     ]
     return found if accelerator else [_at_least(need, process + shape.loading) for need in found]
+
+
+def _sharded(need: Need, validation: Need, shape: Shape, processes: int) -> Need:
+    """What a process needs at most where so many share the weights: while it trains (`need`), or in its validation.
+
+    While it trains it has its part, and whole what computes: two blocks and what lies outside of blocks, with their
+    gradients. In the validation it has all weights whole, beside its part of them and of the moments.
+    """
+
+    def computing(size: float) -> float:
+        return min(size, 2 * size / shape.layers + 8.0 * shape.vocabulary * shape.width)
+
+    part = (1 + STATES) * shape.trained / processes
+    training = {"trained": part + 2 * computing(shape.trained), "weights": shape.weights / processes}
+    training["weights"] += computing(shape.weights)
+    validating = {"trained": (1 + STATES / processes) * shape.trained, "weights": (1 + 1 / processes) * shape.weights}
+    both = ((need, training), (validation, validating))
+    return max((dataclasses.replace(one, parts={**one.parts, **held}) for one, held in both), key=lambda one: one.total)
 
 
 def _at_least(need: Need, bytes_: float) -> Need:

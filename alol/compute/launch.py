@@ -35,6 +35,11 @@ class Machine:
     def device(self) -> torch.device:
         return self.accelerator.device
 
+    @property
+    def sharded(self) -> bool:
+        """Whether what is trained is split over the processes."""
+        return self.launch.shard and self.accelerator.num_processes > 1
+
 
 def accelerator(launch: Launch, work: Work | None = None) -> Accelerator:
     """The Accelerator of this process; of several, one waits for the others for at most `launch.wait_minutes`.

@@ -52,6 +52,28 @@ def test_a_small_model_by_hand(demo, shape):
     assert found["rollout"].parts["keys and values"] == demo.launch.generate_batch * span * shape.cached_per_token
 
 
+def test_processes_that_share_the_weights_by_hand(demo):
+    # 1,000 bytes of weights in ten layers of width 1, one word; nothing else takes memory
+    shape = memory.Shape(
+        weights=0.0, loading=0.0, trained=1000.0, kept_always=0.0, kept_per_token=0.0, layers=10, width=1, inner=0,
+        vocabulary=1, cached_per_token=0.0, bytes=0, rewards=0.0, test_rewards=0.0, absent=[],
+    )  # fmt: skip
+
+    def trained(**launch):
+        few = {"train": {"batch_size": 1}, "policy": {"max_response": 1}}
+        needs = memory.needs(changed(demo, launch=launch, **few), shape, accelerator=True)
+        return {need.stage: need.parts["trained"] for need in needs}
+
+    alone = {"reference": 4000.0, "rollout": 1000.0, "advantage": 1000.0, "train": 4000.0, "evaluate": 1000.0}
+    assert trained(processes=4) == trained(processes=1, shard=True) == alone
+    # 1,000 of the whole model while it validates, 250 of its own part, 500 of that part's two moments
+    assert trained(processes=4, shard=True) == {**alone, "reference": 1750.0, "train": 1750.0}
+    # a pass that keeps much takes more than validation: 4,000 split over four, and whole two blocks of 100 and the
+    # embeddings, eight bytes, with their gradients
+    shape = dataclasses.replace(shape, kept_always=100_000.0)
+    assert trained(processes=4, shard=True)["train"] == 1000.0 + 2 * 208.0
+
+
 @pytest.mark.parametrize("half", [False, True])
 def test_what_a_pass_keeps_is_what_autograd_keeps_with_real_numbers(half, tokenizer):
     config = peft.LoraConfig(r=2, lora_alpha=3, target_modules="all-linear", task_type="CAUSAL_LM")
