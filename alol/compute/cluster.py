@@ -12,6 +12,7 @@ import os
 import re
 import secrets
 import signal
+import socket
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ AUTO, LOCAL = "auto", "local"
 ADDRESS = re.compile(r"[^\s/:]+:\d+|\[[0-9a-fA-F:]+\]:\d+")
 KEYS = {"OMP_NUM_THREADS", "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE"}  # environment variables that actors get too
 ROOT = Path(__file__).parents[2]  # where `alol` is imported from
+TRY = 10.0  # seconds
 AGAIN = "the same command goes on from there"
 
 
@@ -124,9 +126,8 @@ class Actors:
             ) from error
 
     def end(self) -> None:
-        """Ends the actors, which frees their memory and accelerators."""
-        for actor in self._actors:
-            self._ray.kill(actor)
+        """Lets go of the actors, so that Ray ends them: what frees their memory and accelerators."""
+        self._pool, self._actors = None, []  # not ray.kill, which speaks of a failure where one has still a piece
         self._token.unlink(missing_ok=True)
 
 
@@ -137,10 +138,14 @@ def _connected(launch: Launch) -> Any:
 
     if ray.is_initialized():
         return ray
+    address = os.environ.get("RAY_ADDRESS", "") if launch.cluster == AUTO else launch.cluster
     given = {"num_gpus": 0} if launch.device == "cpu" else {}
     where = {"include_dashboard": False, **given} if launch.cluster == LOCAL else {"address": launch.cluster}
     heard = {one: signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)}
     try:
+        if ADDRESS.fullmatch(address):
+            host, _, port = address.rpartition(":")
+            socket.create_connection((host.strip("[]"), int(port)), TRY).close()  # Ray itself would try for minutes
         ray.init(**where, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
         raise InputError(
