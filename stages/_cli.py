@@ -120,6 +120,7 @@ def mistakes(task: str | None = None) -> Iterator[None]:
             raise SystemExit(130) from None
         if not _first() or faults.lost(found):
             time.sleep(_processes.PAUSE)  # a mistake that all meet is said by the first, and what is lost by who ended
+            click.echo(err=True)  # the first one's progress bar stands in the middle of a line
         if task and isinstance(found, ParameterError):
             error = places.located(found, task, advise=True)
         raise click.ClickException(faults.line(error, click.get_current_context().command.name)) from None

@@ -133,10 +133,16 @@ def test_a_ray_cluster_writes_the_same_bytes(here, monkeypatch):
         ray.shutdown()
 
 
-def test_each_model_is_loaded_once_a_run(here, monkeypatch):
-    """Five folds and the full model score three splits in 23 and more pieces."""
-    loaded = Counter()
-    trained = NetworkReward.trained
+def test_each_model_is_loaded_once_a_run(project, tmp_path, monkeypatch):
+    """The models of five folds and the full one score three splits in 37 pieces."""
+    monkeypatch.chdir(tmp_path)
+    small.write(tmp_path, **PARTS)
+    for place in ("data/clean/demo", "models/demo/reward_model"):
+        shutil.copytree(project[0] / place, place)
+    models = Path("models/demo/reward_model/helpful")
+    for i in range(5):
+        shutil.copytree(models / "full", models / f"fold{i}")
+    loaded, trained = Counter(), NetworkReward.trained
     monkeypatch.setattr(
         NetworkReward, "trained", lambda self, folder: loaded.update([folder.name]) or trained(self, folder)
     )
