@@ -68,7 +68,9 @@ class Actors:
         made = ray.remote(_worker()).options(
             max_restarts=-1,
             max_task_retries=-1,
-            num_gpus=1 if accelerators else 0,
+            # where nothing is asked for, an actor needs a core to be placed and none to run: a machine that stays has
+            # room for those of one that leaves
+            **({"num_gpus": 1, "num_cpus": 0} if accelerators else {}),
             runtime_env={"env_vars": environment},
         )
         self._actors = [made.remote(str(Path.cwd()), str(self._token)) for _ in range(self.count)]

@@ -113,6 +113,7 @@ def test_a_later_run_computes_the_rest(here):
 
 
 def test_an_actors_mistake_is_the_users_and_a_bug_shows_where_it_was(here):
+    """And nothing of what was on its way comes with what is computed later."""
     with pool(here) as by:
         with pytest.raises(InputError, match=r"^row \d+ is wrong$"):
             list(mapped(by, here / "work", recipes.mistaken))
@@ -121,6 +122,7 @@ def test_an_actors_mistake_is_the_users_and_a_bug_shows_where_it_was(here):
         assert (found.value.key, found.value.reason) == ("generate.stop", "is wrong")
         with pytest.raises(ZeroDivisionError, match=r"recipes\.py.*line \d+, in buggy"):
             list(mapped(by, here / "work", recipes.buggy))
+        assert numbers(mapped(by, here / "work")) == DOUBLES
 
 
 def test_a_killed_actor_is_started_again_and_its_piece_computed(here):
