@@ -33,17 +33,18 @@ ALGORITHM = "a_lol"
 TASKS: dict[str, dict[str, Any]] = {
     "chitchat": {
         "clean.limit": 160, "clean.near_duplicates": None, "clean.options.shares": {"validation": 0.012, "test": 0.012},
-        "reference.epochs": None, "reference.updates": 4, "reference.evaluations": 1, "value.epochs": 2,
+        "reference.epochs": None, "reference.updates": 4, "reference.evaluations": 1, "reference.optimizer.warmup": 0,
+        "value.epochs": 2,
         "train.epochs": None, "train.updates": 20, "train.evaluations": 1,
     },
-    "demo": {  # for the tests
-        "source.corpus.options": {"train_prompts": 60, "validation_prompts": 24, "test_prompts": 24, "labels": 90},
-        "rewards.helpful.train": {"width": 16, "heads": 2, "layers": 1, "epochs": 1, "vocabulary": 400},
-        "policy.tuning": "lora", "policy.max_prompt": 96, "policy.scratch.vocabulary": 400, "policy.lora": {"r": 4},
-        "reference.pretrain": {"epochs": None, "updates": 4, "evaluations": 1}, "reference.train_on": "preferred",
-        "reference.epochs": None, "reference.updates": 4, "reference.evaluations": 1, "generate.max_new_tokens": 8,
-        "value": {"heads": 4, "epochs": 1, "folds": 3, "part_rows": 4},
-        "train.epochs": None, "train.updates": 8, "train.evaluations": 1,
+    "demo": {  # for a try
+        "source.corpus.options.train_prompts": 60, "source.corpus.options.validation_prompts": 24,
+        "source.corpus.options.test_prompts": 24, "source.corpus.options.labels": 90,
+        "rewards.helpful.train.width": 16, "rewards.helpful.train.heads": 2, "rewards.helpful.train.epochs": 1,
+        "policy.tuning": "lora", "policy.lora": {"r": 4}, "reference.train_on": "preferred",
+        "reference.pretrain": {"epochs": None, "updates": 4, "evaluations": 1, "optimizer": {"warmup": 0}},
+        "reference.epochs": None, "reference.updates": 4, "reference.evaluations": 1, "reference.optimizer.warmup": 0,
+        "value.epochs": 1, "train.epochs": None, "train.updates": 8, "train.evaluations": 1,
     },
 }  # fmt: skip
 
@@ -150,7 +151,7 @@ def actor(machines: Any) -> int:
 
 
 @click.command()
-@click.option("--task", type=click.Choice(list(TASKS)), default="chitchat", help="demo: tiny, for a test.")
+@click.option("--task", type=click.Choice(list(TASKS)), default="chitchat", help="demo: tiny, to try this.")
 @click.option("--part-rows", default=4, help="Rows of a part; chitchat has 160, so 40 parts.")
 @click.option("--out", type=click.Path(path_type=Path), help="JSON file for the result.")
 def main(task: str, part_rows: int, out: Path | None) -> None:
