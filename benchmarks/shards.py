@@ -164,7 +164,7 @@ def main(task: str, part_rows: int, out: Path | None) -> None:
             click.echo("Ray is not installed: two processes alone are measured; `make ray` brings it", err=True)
             rows, lost = side_by_side(side, None), []
         else:
-            os.environ["RAY_worker_niceness"] = "0"  # as the other sides have it; 15 by default
+            os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112  # as the other sides have it; 15 by default
             from ray.cluster_utils import Cluster
 
             machines = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})

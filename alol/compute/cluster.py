@@ -142,13 +142,13 @@ def _connected(launch: Launch) -> Any:
         return ray
     address = os.environ.get("RAY_ADDRESS", "") if launch.cluster == AUTO else launch.cluster
     given = {"num_gpus": 0} if launch.device == "cpu" else {}
-    where = {"include_dashboard": False, **given} if launch.cluster == LOCAL else {"address": launch.cluster}
+    new = {"include_dashboard": False, **given} if launch.cluster == LOCAL else {}
     heard = {one: signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)}
     try:
         if ADDRESS.fullmatch(address):
             host, _, port = address.rpartition(":")
             socket.create_connection((host.strip("[]"), int(port)), TRY).close()  # Ray itself would try for minutes
-        ray.init(**where, log_to_driver=False, logging_level=logging.ERROR)
+        ray.init(launch.cluster, **new, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
         raise InputError(
             f"launch.cluster is {launch.cluster}, but there is no connection to it ({first_line(error)}); start it "

@@ -126,7 +126,7 @@ def test_a_ray_cluster_writes_the_same_bytes(here, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(small.ROOT))
     monkeypatch.setenv("RAY_worker_niceness", "0")  # 15 by default: beside other tests nothing would be left for them
     small.write(Path(), **PARTS, launch__cluster="auto", launch__actors=2)
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     remove(["annotated", "advantages", "generations"])
     try:
         small.run(["annotate", "advantage", "evaluate"])
