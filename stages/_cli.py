@@ -30,12 +30,18 @@ TOKEN = "ALOL_TOKEN"  # likewise: what stands in that folder, if it is the same 
 
 
 def command(
-    name: str, *, algorithm: bool = False, distributed: bool = False, inputs: Inputs | None = None
+    name: str,
+    *,
+    algorithm: bool = False,
+    distributed: bool = False,
+    rows: bool = False,
+    inputs: Inputs | None = None,
 ) -> Callable[[Callable[..., None]], click.Command]:
     """Turns `main(params)` into the click command of stage `name`; the algorithm is an option where it matters.
 
     A `distributed` stage runs in as many processes as $ALOL_LAUNCHER starts, or else `launch.processes` says, of which
-    the first one writes; it gets its Accelerator by `launch.accelerator(params.launch, work)`. A stage
+    the first one writes; it gets its Accelerator by `launch.accelerator(params.launch, work)`. So does one over `rows`,
+    unless `launch.cluster` is set: then one process deals its rows out to that cluster. A stage
     with `inputs`, what its result depends on beside the parameters, is called as `main(params, work)` and goes on from
     the work of a run that was killed.
     """
@@ -48,13 +54,17 @@ def command(
                 _processes.join()
                 _processes.end_with_parent()
                 rank = _processes.rank()
-                if not distributed:
+                if not distributed and not rows:
                     _processes.alone(f"stage {name}")
                 loaded = params.load(task, algorithm)
+                several = distributed or rows
+                if rows and loaded.launch.cluster is not None:
+                    _processes.alone(f"with launch.cluster, stage {name}")
+                    several = False
                 work = stack.enter_context(_work(name, loaded, algorithm, inputs, rank)) if inputs is not None else None
                 more, files = ({WORK: str(work.folder), TOKEN: work.token}, [work.file]) if work else ({}, [])
                 options = ["--task", task, *(["--algorithm", algorithm] if algorithm else [])]
-                if distributed and (code := _processes.relaunch(name, options, loaded.launch, more, files)) is not None:
+                if several and (code := _processes.relaunch(name, options, loaded.launch, more, files)) is not None:
                     if code:
                         raise SystemExit(code)
                     return
@@ -113,8 +123,9 @@ def mistakes(task: str | None = None) -> Iterator[None]:
             raise SystemExit(130) from None
         if not _first() or faults.lost(found):
             time.sleep(_processes.PAUSE)  # a mistake that all meet is said by the first, and what is lost by who ended
-        if isinstance(found, SharedError) and not _first():
-            raise SystemExit(1) from None
+            if isinstance(found, SharedError) and not _first():
+                raise SystemExit(1) from None
+            click.echo(err=True)  # the first one's progress bar stands in the middle of a line
         if task and isinstance(found, ParameterError):
             error = places.located(found, task, advise=True)
         raise click.ClickException(faults.line(error, click.get_current_context().command.name)) from None

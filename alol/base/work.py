@@ -48,8 +48,8 @@ class Work:
     governors: list[Governor] = field(default_factory=list)
 
     def of(self, name: str) -> Work:
-        """The work of one part of the stage."""
-        return dataclasses.replace(self, folder=self.folder / name)
+        """The work of one part of the stage, whose folder has no token of its own."""
+        return dataclasses.replace(self, folder=self.folder / name, token="")
 
     def unseen(self, token: str) -> str | None:
         """What is wrong with the folder on this machine, where it is not the one in which the owner wrote `token`.

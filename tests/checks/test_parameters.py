@@ -184,6 +184,11 @@ SENSELESS = [
         "params.yaml: launch.shard is true, but train.optimizer.name is paged_adamw_32bit; use adamw",
     ),
     ({"launch__processes": 0}, "params.yaml: launch.processes is 0, but must be from 1 to 1,024"),
+    ({"launch__actors": 0}, "params.yaml: launch.actors is 0, but must be from 1 to 100,000"),
+    (
+        {"launch__cluster": "there"},
+        "params.yaml: launch.cluster is 'there', but must be null, auto, local, or the host:",
+    ),
     ({"aggregate__samples": -5}, "aggregate.samples is -5, but must be from 0 to 10,000"),
     ({"aggregate__bootstrap": 0}, "aggregate.bootstrap is 0, but must be from 10 to 10,000,000"),
     ({"aggregate__bootstrap": -5}, "aggregate.bootstrap is -5, but must be from 10 to 10,000,000"),
