@@ -206,7 +206,7 @@ def test_what_another_machine_wrote_may_be_seen_late(tmp_path, monkeypatch):
     assert work.unseen("1f") is None
 
 
-@pytest.mark.parametrize("stage", ["reference", "rollout", "train", "evaluate"])
+@pytest.mark.parametrize("stage", ["reference", "train"])
 def test_every_distributed_stage_checks_that_its_processes_share_a_folder(tmp_path, monkeypatch, stage):
     """By the folder that the environment names, whose owner is another process."""
     monkeypatch.chdir(tmp_path)
