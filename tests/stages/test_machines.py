@@ -27,8 +27,8 @@ TORCHRUN = [
     str(Path(sys.executable).with_name("torchrun")), "--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d",
     "--rdzv-endpoint=alpha:29511",
 ]  # fmt: skip
-LAUNCH = {"device": "auto", "precision": "fp32", "micro_batch": 4, "tokens": 8192, "generate_batch": 4}
-LAUNCH |= {"recompute": False, "checkpoint_minutes": 0.0, "wait_minutes": 2.0}
+LAUNCH = {"launch__micro_batch": 4, "launch__generate_batch": 4, "launch__checkpoint_minutes": 0.0}
+LAUNCH |= {"launch__wait_minutes": 2.0}
 PLACE = Path(".cache/alol/stages/reference")
 
 
@@ -38,7 +38,7 @@ def project(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(small.ROOT))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    return small.made(tmp_path, ["download", "clean"], launch={**LAUNCH, "processes": 1})
+    return small.made(tmp_path, ["download", "clean"], **LAUNCH)
 
 
 @pytest.fixture
@@ -60,11 +60,11 @@ def result() -> tuple[dict, bytes]:
 def test_two_machines_train_what_two_processes_of_one_do_also_after_a_kill(project, pair, monkeypatch, capfd):
     """By plain srun until one is killed, and by srun torchrun from there."""
     longer = {"tasks__demo__reference__updates": 40}
-    small.write(project, launch={**LAUNCH, "processes": 2}, **longer)
+    small.write(project, **LAUNCH, launch__processes=2, **longer)
     small.run(["reference"])
     expected = result()
     assert len(expected[0]["curve"]) == 40
-    small.write(project, launch={**LAUNCH, "processes": 1}, **longer)
+    small.write(project, **LAUNCH, **longer)
     monkeypatch.setenv("ALOL_LAUNCHER", shlex.join(on(pair)))
     killer = threading.Thread(target=kill_when_under_way, args=(project,), daemon=True)
     killer.start()

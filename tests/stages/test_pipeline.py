@@ -99,11 +99,9 @@ def record(stage: str) -> dict:
 
 
 def test_a_stage_says_with_which_launch_it_ran_and_keeps_it(project):
-    start = {"device": "cpu", "precision": "fp32", "tokens": 8192, "generate_batch": 128, "recompute": False}
-    start |= {"shard": False, "checkpoint_minutes": 1.0, "wait_minutes": 1.0}
-    small.write(project, launch={**start, "processes": 2, "micro_batch": 7})
+    small.write(project, launch__device="cpu", launch__processes=2, launch__micro_batch=7)
     small.run(["value"])
-    small.write(project, launch={**start, "processes": 1, "micro_batch": 8})
+    small.write(project, launch__device="cpu", launch__processes=1, launch__micro_batch=8)
     small.run(["advantage", *small.FROM_TRAIN])
     assert sorted(path.stem for path in paths.launch("any").parent.iterdir()) == sorted(small.MODELS)
     batches = {name: record(name)["micro_batch"] for name in ("annotate", "value", "advantage", "train", "evaluate")}

@@ -21,9 +21,8 @@ from tests import small
 
 def run(folder: Path, processes: int, algorithm: str = "a_lol", *, shard: bool = False) -> subprocess.CompletedProcess:
     """Runs stage train as a user does."""
-    launch = {"processes": processes, "device": "cpu", "precision": "fp32", "micro_batch": 4, "tokens": 8192}
-    launch |= {"generate_batch": 4, "recompute": False, "shard": shard, "checkpoint_minutes": 1.0, "wait_minutes": 5.0}
-    small.write(folder, launch=launch)
+    launch = {"processes": processes, "device": "cpu", "micro_batch": 4, "generate_batch": 4, "shard": shard}
+    small.write(folder, **{f"launch__{key}": value for key, value in launch.items()}, launch__wait_minutes=5.0)
     with ended(start(folder, algorithm)) as process:
         said = process.communicate(timeout=300)[1]
     return subprocess.CompletedProcess(process.args, process.returncode, stderr=said)
