@@ -16,10 +16,10 @@ from alol.config.sections import Train
 
 @dataclass(frozen=True)
 class Selection:
-    """`positive`: examples with A <= 0 are left out. `by`: the column whose values weigh the draws; None: uniform."""
+    """`positive`: examples with A <= 0 are left out. `by`: what weighs the draws; None: uniform."""
 
     positive: bool
-    by: Literal["reward", "advantage"] | None
+    by: Literal["reward", "advantage", "abs_advantage"] | None
 
 
 def of(algorithm: Algorithm | None, settings: Train) -> Selection:
@@ -36,7 +36,7 @@ def of(algorithm: Algorithm | None, settings: Train) -> Selection:
     by = algorithm.priority
     if settings.sampling == "uniform":
         by = None
-    elif settings.sampling == "priority" and settings.filter == "positive":
+    elif settings.sampling == "priority" and positive:
         by = "advantage"
     elif settings.sampling == "priority" and by is None:
         raise ParameterError(

@@ -161,10 +161,11 @@ def plan(source: Source, algorithm: Algorithm, settings: Train, seed: int, pad_i
                 f"{warning or ADVICE}, or use an algorithm that does not filter (nll, wbc, r_gold, r_lol), with "
                 "train.filter: auto"
             )
-    count, weights = len(numbers["reward"]), numbers[rule.by] if rule.by else None
+    count, weights = len(numbers["reward"]), _weights(numbers, rule.by)
     if weights is not None and not weights.sum() > 0:
         raise InputError(
-            f"every training reward is 0: nothing to draw by; set train.sampling: uniform or raise {SHIFT}"
+            f"every training {'reward' if rule.by == 'reward' else 'advantage'} is 0: nothing to draw by; set "
+            f"train.sampling: uniform or raise {SHIFT}"
         )
     size = rows if weights is not None else count
     why = f" ({warning})" if warning else f", of which {count} have a reward above V(x)" if share < 1 else ""
@@ -178,6 +179,13 @@ def plan(source: Source, algorithm: Algorithm, settings: Train, seed: int, pad_i
     return examples, Plan(order, points, discarded, warning)
 
 
+def _weights(numbers: dict[str, np.ndarray], by: str | None) -> np.ndarray | None:
+    """The numbers in proportion to which rows are drawn [rows]."""
+    if by is None:
+        return None
+    return np.abs(numbers["advantage"]) if by == "abs_advantage" else numbers[by]
+
+
 def _warning(numbers: dict[str, np.ndarray], algorithm: Algorithm, rule: Selection, batch_size: int) -> str:
     """Says why little can be learnt from the rewards: all are equal, or fewer than a batch count. Empty if neither."""
     rewards = numbers["reward"]
@@ -188,7 +196,7 @@ def _warning(numbers: dict[str, np.ndarray], algorithm: Algorithm, rule: Selecti
         number = f"{rewards[0]:.4g}"
         return f"all {len(rewards)} training rewards are {number}, so that they tell no example from another; {ADVICE}"
     column = "advantage" if rule.positive else algorithm.priority
-    above = int((numbers[column] > 0).sum()) if column else len(rewards)
+    above = int((_weights(numbers, column) > 0).sum()) if column else len(rewards)
     if 0 < above < min(batch_size, len(rewards)):
         bar = "V(x)" if column == "advantage" else "0"
         return (
