@@ -171,6 +171,35 @@ def frontier(lines: Mapping[str, Sequence[Point]], reference: float | None, titl
         return png(figure)
 
 
+def who_beats_whom(labels: Sequence[str], differences: np.ndarray, shown: np.ndarray, title: str) -> bytes:
+    """How much higher the reward of a line's run is than that of a column's, prompt by prompt. A PNG file.
+
+    `differences` [N, N]; where `shown` [N, N] is false one is not shown to be better, and the number is grey on white.
+    """
+    from matplotlib.figure import Figure
+
+    with styled():
+        size = 0.42 * len(labels)
+        figure = Figure(figsize=(max(5.0, 2.6 + size), max(3.6, 2.2 + size)), layout="constrained", dpi=150)
+        axes = figure.add_subplot()
+        axes.set_title(title, fontsize=11, fontweight="bold")
+        axes.grid(visible=False)
+        limit = float(np.abs(differences).max()) or 1.0
+        cells = np.where(shown, differences, np.nan)
+        image = axes.imshow(np.ma.masked_invalid(cells), cmap="RdBu", vmin=-limit, vmax=limit)
+        for i, j in itertools.product(range(len(labels)), repeat=2):
+            if i != j:
+                dark = shown[i, j] and abs(differences[i, j]) > 0.6 * limit
+                colour = "white" if dark else "black" if shown[i, j] else "#999999"
+                text = f"{differences[i, j]:+.2f}"
+                axes.text(j, i, text, ha="center", va="center", fontsize=6, color=colour)
+        axes.set_xticks(range(len(labels)), labels, rotation=60, ha="right", fontsize=7)
+        axes.set_yticks(range(len(labels)), labels, fontsize=7)
+        axes.tick_params(length=0)
+        figure.colorbar(image, ax=axes, shrink=0.7, label="reward of the line's run less the column's")
+        return png(figure)
+
+
 SIDES = [(6, 4, "left"), (6, -9, "left"), (-6, 4, "right"), (-6, -9, "right"), (0, 9, "center"), (0, -14, "center")]
 
 
