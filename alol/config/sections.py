@@ -259,6 +259,7 @@ class Aggregate:
     samples: Shown
     examples: Shown
     points: Count
+    questions: list[Text]  # alol.evaluation.judge.questions
 
 
 @dataclass(frozen=True)

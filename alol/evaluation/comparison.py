@@ -195,10 +195,10 @@ def markdown(sections: Sequence[Section], task: str, left_out: Sequence[LeftOut]
     made = [g for one in sections for g in one.groups]
     return (
         f"# {task}: runs compared\n\n{f'{APART}{chr(10)}{chr(10)}' if several else ''}{''.join(parts)}{CAPTION}\n\n"
-        f"Mean and standard deviation over seeds, on the test prompts pooled; "
-        f"a run without a deviation has one seed. `delta` is the policy's reward less the reference's; `validation` the reward of the checkpoint's validation answers, "
-        f"by the rewards of training; `selected` the "
-        f"share of seeds in which a checkpoint beat the reference on validation.\n\n"
+        f"Mean and standard deviation over seeds, on the test prompts pooled; a run without a deviation has one seed. "
+        f"`delta` is the policy's reward less the reference's; `validation` the reward of the checkpoint's answers to "
+        f"the validation prompts, by the rewards of training; `selected` the share of seeds in which a checkpoint beat "
+        f"the reference on validation.\n\n"
         f"{counts(left_out)}\n\n{_provenance(made)}"
     )
 
