@@ -1,4 +1,4 @@
-"""The figures in which runs stand side by side: rewards, rewards by distance, the judge's verdicts; PNG files."""
+"""Figures of commands that are no stages, as PNG files: runs side by side, verdicts, what the filter keeps."""
 
 from __future__ import annotations
 
@@ -224,6 +224,33 @@ def _label(axes: Axes, labels: Sequence[tuple[Point, str]], marks: Sequence[tupl
         for *_, text, _ in tried:
             if text is not best:
                 text.remove()
+
+
+def lunch(curve: Sequence[Mapping[str, float | None]], title: str) -> bytes:
+    """What each threshold of the advantage keeps: the share of responses and their mean reward; with labels, precision.
+
+    `curve` as alol.evaluation.lunch.curve makes it. A PNG file.
+    """
+    from matplotlib.figure import Figure
+
+    with styled():
+        names = {"reward": "mean reward of what is kept"}
+        if "precision" in curve[0]:
+            names |= {"precision": "precision: share of what is kept that is labelled good"}
+        figure = Figure(figsize=(7.2, 2.6 * len(names) + 0.6), layout="constrained", dpi=150)
+        panels = figure.subplots(len(names), sharex=True, squeeze=False)[:, 0]
+        for axes, (name, label), colour in zip(panels, names.items(), (KEPT, DISCARDED), strict=False):
+            shares, values = ([line[key] for line in curve if line[name] is not None] for key in ("share", name))
+            axes.plot(shares, values, color=colour, linewidth=1.6)
+            at = next((line for line in curve if line["threshold"] == 0 and line[name] is not None), None)
+            if at is not None:
+                axes.plot(at["share"], at[name], "o", color="black", markersize=6, label="A > 0")
+                axes.legend(loc="best", fontsize=9)
+            axes.set_ylabel(label.replace(": ", ":\n"), fontsize=8)
+        panels[0].set_title(title, fontsize=11, fontweight="bold")
+        panels[-1].set_xlabel("share of the responses that a threshold of A keeps")
+        panels[-1].set_xlim(1, 0)
+        return png(figure)
 
 
 def verdicts(results: Mapping[str, Any], rates: Sequence[str], title: str) -> bytes:
