@@ -40,16 +40,17 @@ GIVEN = "def score(prompt, response, context):\n    return [one['score'] for one
 @click.command()
 @click.argument("counts", type=click.IntRange(min=SMALL), nargs=-1, required=True)
 @click.option("--folder", type=click.Path(path_type=Path, file_okay=False), help="Where it takes the disk.")
+@click.option("--only-texts", is_flag=True, help="Stages clean and annotate alone.")
 @click.option("--measured", is_flag=True, help="The policy reads each response, as it does for a user: hours.")
-def main(counts: Sequence[int], folder: Path | None, measured: bool) -> None:
+def main(counts: Sequence[int], folder: Path | None, only_texts: bool, measured: bool) -> None:
     """Measure clean, annotate, advantage and the first 100 updates of train over COUNTS rows each."""
     for count in counts:
         with tempfile.TemporaryDirectory(dir=folder) as place:
-            for found in stages(Path(place), count, measured):
+            for found in stages(Path(place), count, only_texts, measured):
                 click.echo(json.dumps({"rows": count, **found}))
 
 
-def stages(folder: Path, count: int, measured: bool) -> list[dict[str, Any]]:
+def stages(folder: Path, count: int, only_texts: bool, measured: bool) -> list[dict[str, Any]]:
     """What each stage took; the folder holds the project."""
     raw = project.parameters()
     raw["tasks"] = {TASK: _task()}
@@ -60,12 +61,14 @@ def stages(folder: Path, count: int, measured: bool) -> list[dict[str, Any]]:
     (folder / "custom/given.py").write_text(GIVEN, encoding="utf-8")
     found: list[dict[str, Any]] = []
     _raw(folder, SMALL)
-    for stage in ("clean", "annotate", *BETWEEN):
+    for stage in () if only_texts else ("clean", "annotate", *BETWEEN):
         project.run(folder, stage, TASK)
     _raw(folder, count)
     for stage in ("clean", "annotate"):
         found.append({"stage": stage, **_run(folder, stage)})
         click.echo(json.dumps(found[-1]), err=True)
+    if only_texts:
+        return found
     if measured:
         found.append({"stage": "advantage", **_run(folder, "advantage")})
     else:

@@ -83,7 +83,10 @@ class Writer:
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         self.path, self.schema, self.pending, self.count = path, schema, [], 0
-        self._file = pq.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True)
+        # statistics hold two whole texts of each row group, and readers keep those of all of them in memory
+        self._file = pq.ParquetWriter(
+            path, schema, compression="zstd", write_page_checksum=True, write_statistics=False
+        )
 
     def write(self, rows: Iterable[dict[str, Any]]) -> None:
         for row in rows:
