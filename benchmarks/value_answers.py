@@ -17,10 +17,10 @@ import click
 import numpy as np
 from accelerate import Accelerator
 
-from alol import rewards
 from alol.base.files import write_json
 from alol.base.text import align
 from alol.compute import launch
+from alol.compute.shards import Pool
 from alol.config import params, paths
 from alol.config.params import Params
 from alol.data import schema
@@ -46,11 +46,11 @@ def asking(p: Params, samples: int, judge: int, seed: int) -> Params:
 def prepare(folder: Path, policy: LoadedPolicy, p: Params, count: int, main: Accelerator) -> None:
     """The scored answers, `count` sampled ones to each prompt, in `folder`, as stage baseline leaves them."""
     prompts = rollout.prompt_rows(paths.clean(p.task) / TABLE)
-    drawn = rollout.samples(policy, prompts, p, main, count)
+    drawn = rollout.samples(Pool(lambda: rollout.Answerer.of(policy, p, main)), prompts, p, count)
     schema.write(folder / "unscored.parquet", schema.SAMPLES, drawn)
-    components = rewards.load(p.rewards, paths.reward_model(p.task), p.launch)
     target = paths.samples(folder) / TABLE
-    scoring.score_table(components, folder / "unscored.parquet", target, schema.SAMPLES, "generated")
+    by = scoring.Scoring.of(p, paths.reward_model(p.task))
+    scoring.score_table(by, folder / "unscored.parquet", target, schema.SAMPLES, "generated", test=False)
     shutil.copy(paths.baselines(p.task) / TABLE, folder / TABLE)
 
 

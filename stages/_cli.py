@@ -29,11 +29,17 @@ WORK = "ALOL_WORK"  # environment variable of a process that a stage started: th
 
 
 def command(
-    name: str, *, algorithm: bool = False, distributed: bool = False, inputs: Inputs | None = None
+    name: str,
+    *,
+    algorithm: bool = False,
+    distributed: bool = False,
+    rows: bool = False,
+    inputs: Inputs | None = None,
 ) -> Callable[[Callable[..., None]], click.Command]:
     """Turns `main(params)` into the click command of stage `name`; the algorithm is an option where it matters.
 
-    A `distributed` stage runs in as many processes as `launch.processes` says, of which the first one writes. A stage
+    A `distributed` stage runs in as many processes as `launch.processes` says, of which the first one writes. So does
+    one over `rows`, unless `launch.cluster` is set: then one process deals its rows out to that cluster. A stage
     with `inputs`, what its result depends on beside the parameters, is called as `main(params, work)` and goes on from
     the work of a run that was killed.
     """
@@ -45,13 +51,17 @@ def command(
             with mistakes(task), contextlib.ExitStack() as stack:
                 _processes.end_with_parent()
                 rank = _processes.rank()
-                if not distributed:
+                if not distributed and not rows:
                     _processes.alone(f"stage {name}")
                 loaded = params.load(task, algorithm)
+                several = distributed or rows
+                if rows and loaded.launch.cluster is not None:
+                    _processes.alone(f"with launch.cluster, stage {name}")
+                    several = False
                 work = stack.enter_context(_work(name, loaded, algorithm, inputs, rank)) if inputs is not None else None
                 more, files = ({WORK: str(work.folder)}, [work.file]) if work is not None else ({}, [])
                 options = ["--task", task, *(["--algorithm", algorithm] if algorithm else [])]
-                if distributed and (code := _processes.relaunch(name, options, loaded.launch, more, files)) is not None:
+                if several and (code := _processes.relaunch(name, options, loaded.launch, more, files)) is not None:
                     if code:
                         raise SystemExit(code)
                     return

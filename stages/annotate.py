@@ -1,7 +1,5 @@
 """Scores the data's own responses: data/clean -> data/annotated, one column per reward component."""
 
-from alol import rewards
-from alol.base.files import replacing
 from alol.base.work import Work
 from alol.config import paths
 from alol.config.params import Params, keep
@@ -9,13 +7,15 @@ from alol.rewards import scoring
 from stages._cli import command
 
 
-@command("annotate", inputs=lambda params: [paths.clean(params.task), paths.reward_model(params.task)])
+@command("annotate", rows=True, inputs=lambda params: [paths.clean(params.task), paths.reward_model(params.task)])
 def main(params: Params, work: Work) -> None:
     """Score the data's responses with every reward component."""
-    components, test = rewards.load_both(params, paths.reward_model(params.task))
-    with replacing(paths.annotated(params.task)) as folder:
-        scoring.annotate(components, test, paths.clean(params.task), folder, work)
-        keep(params, ["rewards", "test_rewards"], folder)
+    task = params.task
+    by = scoring.Scoring.of(params, paths.reward_model(task), work)
+    with by.pool, by.pool.output(paths.annotated(task)) as folder:
+        scoring.annotate(by, paths.clean(task), folder)
+        if by.pool.main:
+            keep(params, ["rewards", "test_rewards"], folder)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,15 @@
 """Stage evaluate: the policy's responses to the test prompts, their rewards, and how far from the reference it went."""
 
+import dataclasses
+from functools import partial
 from pathlib import Path
 
-from alol import rewards
 from alol.base.work import Work
-from alol.compute import launch
+from alol.compute import shards
 from alol.compute.generate import Decoding
 from alol.config import paths
 from alol.config.params import Params
 from alol.data import schema
-from alol.models import policies
 from alol.rewards import scoring
 from alol.training import distance, rollout
 from stages._cli import command
@@ -25,21 +25,20 @@ def _prompts(params: Params) -> Path:
     return paths.clean(params.task) / "test.parquet"
 
 
-@command("evaluate", algorithm=True, distributed=True, inputs=inputs)
+@command("evaluate", algorithm=True, rows=True, inputs=inputs)
 def main(params: Params, work: Work) -> None:
     """Let the policy answer the test prompts, score the answers and measure their log-ratios to the reference."""
-    accelerator = launch.accelerator(params.launch)
-    policy = policies.load(paths.policy(params.task, params.algorithm))
-    prompts = rollout.prompt_rows(_prompts(params))
-    with launch.output(paths.generations(params.task, params.algorithm), accelerator) as folder:
-        decoding = Decoding(params.generate, params.seed, name="test")
-        rows, ids = rollout.rollouts_and_ids(policy, prompts, params, accelerator, decoding, work.of("responses"))
-        if folder is not None:
-            scorer = rewards.load(params.test_rewards, paths.reward_model(params.task), params.launch)
-            scoring.score_rows(scorer, rows, folder / "test.parquet", work.of("scores"))
-            measured = distance.log_ratios(
-                policy, paths.reference(params.task), rows, ids, params, accelerator, work.of("log_ratios")
-            )
+    task = params.task
+    prompts, decoding = rollout.prompt_rows(_prompts(params)), Decoding(params.generate, params.seed, name="test")
+    recipe = partial(distance.Compared.load, paths.policy(task, params.algorithm), paths.reference(task), params)
+    with shards.Pool.of(recipe, params.launch, work) as pool:
+        rows = rollout.rollouts_and_ids(pool, prompts, decoding, work.of("responses"))
+        measured = distance.log_ratios(pool, rows, params.generate.part_rows, work.of("log_ratios"))
+    tests, target = dataclasses.replace(params, rewards=params.test_rewards), paths.generations(task, params.algorithm)
+    by = scoring.Scoring.of(tests, paths.reward_model(task), work.of("scores"))
+    with by.pool, by.pool.output(target) as folder:
+        scoring.score_rows(by, rows, folder / "test.parquet")
+        if by.pool.main:
             schema.write(folder / "log_ratios.parquet", schema.LOG_RATIOS, measured)
 
 

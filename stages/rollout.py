@@ -3,16 +3,16 @@
 And, where `generate.rollout` asks for them, several sampled ones to each validation prompt.
 """
 
+from functools import partial
 from pathlib import Path
 
 from alol.base.files import write_json
 from alol.base.work import Work
-from alol.compute import launch
+from alol.compute import shards
 from alol.compute.generate import Decoding
 from alol.config import paths
 from alol.config.params import SETTINGS, Params, plain
 from alol.data import schema
-from alol.models import policies
 from alol.training import rollout
 from stages._cli import command
 
@@ -29,24 +29,23 @@ def _prompts(params: Params, split: str) -> Path:
     return paths.clean(params.task) / f"{split}.parquet"
 
 
-@command("rollout", distributed=True, inputs=inputs)
+@command("rollout", rows=True, inputs=inputs)
 def main(params: Params, work: Work) -> None:
     """Let the reference policy answer the validation and test prompts."""
-    accelerator = launch.accelerator(params.launch)
-    policy = policies.load(paths.reference(params.task))
-    with launch.output(paths.rollouts(params.task), accelerator) as folder:
+    recipe = partial(rollout.Answerer.load, paths.reference(params.task), params)
+    with shards.Pool.of(recipe, params.launch, work) as pool, pool.output(paths.rollouts(params.task)) as folder:
         for split in SPLITS:
             prompts = rollout.prompt_rows(_prompts(params, split))
             decoding = Decoding(params.generate, params.generate.seed, name=split)
-            rows = rollout.rollouts(policy, prompts, params, accelerator, decoding, work.of(split))
-            if folder is not None:
+            rows = rollout.rollouts(pool, prompts, decoding, work.of(split))
+            if pool.main:
                 schema.write(folder / f"{split}.parquet", schema.ROLLOUTS, rows)
         for split in SAMPLED if params.generate.rollout.drawn else ():
             prompts, count = rollout.prompt_rows(_prompts(params, split)), params.generate.rollout.drawn
-            rows = rollout.samples(policy, prompts, params, accelerator, count, work.of("samples").of(split))
-            if folder is not None:
+            rows = rollout.samples(pool, prompts, params, count, work.of("samples").of(split))
+            if pool.main:
                 schema.write(paths.samples(folder) / f"{split}.parquet", schema.SAMPLES, rows)
-        if folder is not None:
+        if pool.main:
             made_with = {"generate": {"rollout": params.generate.rollout}}  # all that value reads of the section
             write_json(paths.samples(folder) / SETTINGS, plain(made_with))
 

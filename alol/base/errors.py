@@ -23,6 +23,9 @@ class ParameterError(InputError):
         super().__init__(f"{key} {reason}")
         self.key, self.reason = key, reason
 
+    def __reduce__(self) -> tuple:  # an exception is made anew of its message alone otherwise
+        return type(self), (self.key, self.reason), self.__dict__
+
 
 def first_line(error: BaseException) -> str:
     """What a library's error says, in one line: the first of its text, or its kind where it says nothing.

@@ -14,9 +14,10 @@ from typing import Any
 from alol.algorithms import registry, selection
 from alol.base.errors import InputError, ParameterError
 from alol.checks import additions, reward_parameters
+from alol.compute import cluster
 from alol.config import build, components, model_names, params, paths, places, ranges, runs, yaml_files
 from alol.config.params import Params
-from alol.config.sections import Source
+from alol.config.sections import Scoring, Source
 from alol.config.yaml_files import CLEAN, PARAMS, REWARDS, TASKS
 from alol.data import clean, download, formats
 from alol.evaluation import endpoint
@@ -79,6 +80,7 @@ def _of_shared(root: Path) -> list[str]:
     found = [f"{CLEAN}: {line}" for item in formats_.items() for line in _raised(lambda: _format_defaults(*item))]  # noqa: B023
     checks = [lambda kind=kind: _kind(rewards, kind) for kind in rewards["kinds"]]
     checks.append(lambda: build.build(Training, rewards["training"], "training"))
+    checks.append(lambda: build.build(Scoring, rewards["scoring"], "scoring"))
     return found + [f"{REWARDS}: {line}" for check in checks for line in _raised(check)]
 
 
@@ -99,7 +101,7 @@ def _missing(chosen: Params, root: Path) -> list[str]:
 
 def _of_task(chosen: Params, root: Path) -> list[str]:
     checks: list[Callable[[Params], Iterable[ParameterError]]] = [
-        _sources, _format, _policy, _runs, reward_parameters.check,
+        _sources, _format, _policy, _runs, reward_parameters.check, _cluster,
     ]  # fmt: skip
     found = [error for check in checks for error in check(chosen)]
     seen = {error.key.partition(".")[2] for error in found if error.key.startswith("rewards.")}
@@ -116,6 +118,10 @@ def _raised(call: Callable[[], object]) -> list[str]:
     except InputError as error:
         return [str(error)]
     return []
+
+
+def _cluster(chosen: Params) -> Iterator[ParameterError]:
+    yield from _errors(lambda: cluster.check(chosen.launch))
 
 
 def _errors(call: Callable[[], object]) -> Iterator[ParameterError]:

@@ -27,6 +27,7 @@ from alol.config.sections import (
     Policy,
     Reference,
     Reward,
+    Scoring,
     Source,
     Train,
     Value,
@@ -72,7 +73,9 @@ class Params:
     generate: Generate
     value: Value
     train: Train
+    scoring: Scoring
     aggregate: Aggregate
+    scoring: Scoring
 
 
 def load(task: str | None = None, algorithm: str | None = None, root: Path = Path()) -> Params:
@@ -119,6 +122,7 @@ def merged(raw: dict, defaults: dict, own: dict, task: str, algorithm: str | Non
         rewards=components.rewards(defaults["rewards"], own["rewards"], "rewards"),
         test_rewards=components.test_rewards(defaults["rewards"], own["rewards"], own["test_rewards"], "test_rewards"),
         clean=_clean(defaults["clean"], own["clean"]),
+        scoring=build(Scoring, defaults["rewards"]["scoring"], "rewards.scoring"),
         **sections,
     )
 

@@ -38,6 +38,8 @@ class Launch:
     """How a stage uses the machine; never part of a stage's hash, so no score may depend on its batches."""
 
     processes: Annotated[int, between(1, 1024)]
+    cluster: str | None
+    actors: Annotated[int, between(1, 100_000)] | None
     device: Literal["auto", "cpu"]
     precision: Literal["fp32", "bf16"]
     micro_batch: Count
@@ -129,6 +131,13 @@ class Lora:
     r: Size
     alpha: Count
     targets: Text | Annotated[list[Text], NotEmpty()]
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How responses go through the rewards; what is scored together decides how scores are rounded."""
+
+    part_rows: Annotated[int, between(1, 2048)]  # at most a row group (alol.data.schema.ROW_GROUP)
 
 
 @dataclass(frozen=True)

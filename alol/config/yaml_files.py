@@ -78,7 +78,8 @@ def read_defaults(root: Path = Path()) -> dict[str, Any]:
 
 def joined(defaults: dict[str, Any], clean: dict[str, Any], rewards: dict[str, Any]) -> dict[str, Any]:
     """One table of the contents of the SHARED files; raises InputError where one has other keys."""
-    for path, given, keys in ((CLEAN, clean, {"formats", "label_texts"}), (REWARDS, rewards, {"kinds", "training"})):
+    of_rewards = {"kinds", "scoring", "training"}
+    for path, given, keys in ((CLEAN, clean, {"formats", "label_texts"}), (REWARDS, rewards, of_rewards)):
         try:
             check_keys(given, keys, keys, "")
             for key in keys:

@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from alol import rewards
 from alol.base.errors import InputError
 from alol.compute.generate import Decoding
+from alol.compute.shards import Pool
 from alol.config.params import Params
 from alol.data import formats, schema
 from alol.data.formats import marks
@@ -82,7 +83,8 @@ def answers(
     templates.keep(params.policy.template, policy.tokenizer)
     own = rollout.prompt_rows(clean / "test.parquet")
     asked = prompts(own, template) if template is not None else own
-    found = rollout.rollouts(policy, asked, params, main, Decoding(params.generate, params.seed, name="test"))
+    pool = Pool(lambda: rollout.Answerer.of(policy, params, main))
+    found = rollout.rollouts(pool, asked, Decoding(params.generate, params.seed, name="test"))
     columns = ("prompt", "cuts", "marks")
     rows = [{**row, **{name: mine.get(name) for name in columns}} for row, mine in zip(found, own, strict=True)]
     return scored_rows(rows, rewards.load(params.test_rewards, reward_model, params.launch))

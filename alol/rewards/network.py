@@ -47,7 +47,10 @@ class Network(Protocol):
 
 
 def device(launch: Launch) -> torch.device:
-    return torch.device("cuda" if launch.device == "auto" and torch.cuda.is_available() else "cpu")
+    """Where reward models run: on the processor, or the accelerator that this process is set to."""
+    if launch.device == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", torch.cuda.current_device())
 
 
 def complete(load: Callable[..., Any], name: str, revision: str | None, where: str) -> Any:

@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from tqdm import tqdm
 
 from alol.base.errors import InputError, known
 from alol.base.files import read_json, replacing, write_json
 from alol.base.work import Work
 from alol.compute.progress import Progress
+from alol.compute.shards import Bar, Done, Pool
 from alol.config import model_names
 from alol.config.params import SETTINGS
 from alol.config.sections import Launch
@@ -163,15 +163,13 @@ class _Trainer:
         network.model.to(device(self.launch))
         bare = backbones.HeadNetwork(network, backbones.pooling(self.options, network.model))
         parts = Parts(self.work.of("states") if self.work is not None else None, STATES)
-        with tqdm(total=len(self.encoded), initial=parts.rows, desc=f"{self.name}, states", unit="text") as bar:
 
-            def compute(_: int, rows: Sequence[Any]) -> list[dict[str, Any]]:
-                states = all_logits(bare, rows, self.options, self.name)
-                bar.update(len(rows))
-                return [{"state": row.tolist()} for row in states]
+        def compute(model: Any, _: int, rows: Sequence[Any], done: Done) -> list[dict[str, Any]]:
+            return [{"state": row.tolist()} for row in all_logits(model, rows, self.options, self.name)]
 
-            through = parts.through(lambda: pieces([self.encoded], schema.ROW_GROUP), compute)
-            return np.array([row["state"] for _, piece in through for row in piece], np.float32)
+        bar = Bar(len(self.encoded), f"{self.name}, states", "text")
+        through = Pool(lambda: bare).map(lambda: pieces([self.encoded], schema.ROW_GROUP), compute, parts, bar)
+        return np.array([row["state"] for _, piece in through for row in piece], np.float32)
 
     def _head(self, indices: Sequence[int], out: Sequence[int], folder: Path) -> Held:
         scale = self._scale(indices)

@@ -5,20 +5,22 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from torch import nn
-from tqdm import tqdm
 
 from alol.base.errors import ParameterError
 from alol.base.work import Work
+from alol.compute import launch
 from alol.compute.batching import Batch, chunks
-from alol.compute.launch import Machine, placed
+from alol.compute.launch import Machine
 from alol.compute.logprob import response_logp, response_logp_and_prompt_states
+from alol.compute.shards import Bar, Done, Pool
 from alol.config.params import Params
 from alol.config.sections import Reward
 from alol.data import schema
@@ -26,32 +28,48 @@ from alol.data.parts import Parts, pieces
 from alol.models import policies
 from alol.models.policies import LoadedPolicy
 from alol.models.tokens import Encoder
+from alol.training import value_head
 from alol.training.value_head import ValueHead, predict, stack, states_of
 
 
-def of_table(
-    path: Path,
-    policy: LoadedPolicy,
-    head: ValueHead,
-    params: Params,
-    accelerator: Accelerator,
-    work: Work | None = None,
-) -> Iterator[dict[str, Any]]:
-    """The advantage rows of an annotated training table, piece by piece; `work` keeps those of a killed run."""
-    placed(policy.model, accelerator, trained=False)
-    encoder, machine = policies.encoder(policy, params.policy), Machine(accelerator, params.launch)
-    parts = Parts(work, schema.ADVANTAGES)
-    with tqdm(total=schema.count(path), initial=parts.rows, desc="advantage", unit="response") as bar:
+@dataclass(frozen=True)
+class Models:
+    """The reference, placed on its device, its value head and what they are used with."""
 
-        def compute(start: int, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-            with accelerator.autocast():
-                measured = advantages(policy.model, head, encoder, rows, params.reward, machine)
-            bar.update(len(rows))
-            return measured
+    policy: LoadedPolicy
+    head: ValueHead
+    encoder: Encoder
+    machine: Machine
 
-        columns = schema.scored(schema.RESPONSES, params.reward.weights)
-        for _, piece in parts.through(lambda: pieces(schema.read(path, columns), params.value.part_rows), compute):
-            yield from piece
+    @classmethod
+    def load(cls, reference: Path, value: Path, params: Params) -> Models:
+        """From the folders of the reference and of V(x)."""
+        machine = Machine(launch.accelerator(params.launch), params.launch)
+        policy, head = policies.load(reference), value_head.load(value).to(machine.device)
+        launch.placed(policy.model, machine.accelerator, trained=False)
+        return cls(policy, head, policies.encoder(policy, params.policy), machine)
+
+
+def of_table(path: Path, pool: Pool[Models], params: Params, work: Work | None = None) -> Iterator[dict[str, Any]]:
+    """The advantage rows of an annotated training table, piece by piece; `work` keeps those of a killed run.
+
+    Of several processes the main one alone gets them.
+    """
+    columns = schema.scored(schema.RESPONSES, params.reward.weights)
+    found = pool.map(
+        lambda: pieces(schema.read(path, columns), params.value.part_rows),
+        partial(_measured, reward=params.reward),
+        Parts(work, schema.ADVANTAGES),
+        Bar(schema.count(path), "advantage", "response"),
+    )
+    return (row for _, piece in found for row in piece)
+
+
+def _measured(
+    models: Models, start: int, rows: Sequence[dict[str, Any]], done: Done, *, reward: Reward
+) -> list[dict[str, Any]]:
+    with models.machine.accelerator.autocast():
+        return advantages(models.policy.model, models.head, models.encoder, rows, reward, models.machine)
 
 
 @torch.no_grad()
@@ -113,7 +131,7 @@ def _measure(
     that the head was fitted to, of the prompts alone. Responses to one prompt go into one batch, so that models that
     run without padding read the prompt once.
     """
-    launch, device = machine.launch, machine.device
+    limits, device = machine.launch, machine.device
     members: dict[tuple[int, ...], list[int]] = {}
     for i, prompt in enumerate(prompts):
         members.setdefault(tuple(prompt), []).append(i)
@@ -124,10 +142,10 @@ def _measure(
     alone = machine.accelerator.mixed_precision != "no"
     if alone:
         states = states_of(model, list(members), pad_id, machine)
-        for group, value in zip(groups, predict(head, states, launch.micro_batch).tolist(), strict=True):
+        for group, value in zip(groups, predict(head, states, limits.micro_batch).tolist(), strict=True):
             for i in group:
                 values[i] = value
-    for part in chunks(lengths, launch.micro_batch, launch.tokens):
+    for part in chunks(lengths, limits.micro_batch, limits.tokens):
         rows = [i for k in part for i in groups[k]]
         batch = Batch([prompts[i] for i in rows], [responses[i] for i in rows], pad_id, device)
         if alone:

@@ -7,70 +7,81 @@ goes. It is taken of the tokens that the policy chose: those of the answer's tex
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
-from tqdm import tqdm
 
 from alol.base.work import Work
 from alol.compute.batching import Batch, chunks
 from alol.compute.logprob import response_logp
+from alol.compute.shards import Bar, Done, Pool
 from alol.config.params import Params
 from alol.data import schema
 from alol.data.parts import Parts, pieces
 from alol.models import policies, trainable
 from alol.models.policies import LoadedPolicy
+from alol.training.rollout import IDS, Answerer
+
+
+@dataclass(frozen=True)
+class Compared(Answerer):
+    """A policy that answers, and the reference that its answers are then compared with, in one folder each.
+
+    The reference is loaded when it is first asked for; of an adapter's base there is one copy.
+    """
+
+    reference: Path
+
+    @classmethod
+    def load(cls, folder: Path, reference: Path, params: Params) -> Compared:
+        return cls(**vars(Answerer.load(folder, params)), reference=reference)
+
+    @cached_property
+    def of_reference(self) -> Callable[[Batch], Tensor]:
+        """Computes the reference's log-probabilities [B, T]."""
+        return _reference(self.policy, self.reference, self.machine.device)
 
 
 def log_ratios(
-    policy: LoadedPolicy,
-    reference: Path,
-    rows: Sequence[dict[str, Any]],
-    ids: Sequence[Sequence[int]],
-    params: Params,
-    accelerator: Accelerator,
-    work: Work | None = None,
+    pool: Pool[Compared], rows: Sequence[dict[str, Any]], part_rows: int, work: Work | None = None
 ) -> list[dict[str, Any]]:
-    """Rows of alol.data.schema.LOG_RATIOS, one for each of the prompts `rows`; `ids` are the policy's answers.
+    """Rows of alol.data.schema.LOG_RATIOS, one for each of the prompts `rows`, whose `response_ids` are the answers.
 
-    `reference` is its folder. Both are in memory; of an adapter's base there is one copy.
+    `part_rows` answers are measured together. The list is empty in all processes but the main one.
     """
-    of_reference = _reference(policy, reference, accelerator.device)
-    policy.model.to(accelerator.device)
-    encoder = policies.encoder(policy, params.policy)
-    parts = Parts(work, schema.LOG_RATIOS)
-    with tqdm(total=len(rows), initial=parts.rows, desc="log-ratios", unit="answer", leave=False) as bar:
+    bar = Bar(len(rows), "log-ratios", "answer", leave=False)
+    found = pool.map(lambda: pieces([rows], part_rows), _ratios, Parts(work, schema.LOG_RATIOS), bar)
+    return [row for _, measured in found for row in measured]
 
-        def compute(start: int, piece: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-            prompts, responses = encoder.prompts(piece), ids[start : start + len(piece)]
-            sums: list[Any] = [None] * len(piece)
-            lengths = [len(prompt) + len(response) for prompt, response in zip(prompts, responses, strict=True)]
-            for part in chunks(lengths, params.launch.micro_batch, params.launch.tokens):
-                batch = Batch(
-                    [prompts[i] for i in part],
-                    [responses[i] for i in part],
-                    encoder.tokenizer.pad_token_id,
-                    accelerator.device,
-                )
-                with accelerator.autocast(), torch.no_grad():
-                    ratio = response_logp(policy.model, batch).double() - of_reference(batch).double()
-                for i, value in zip(part, ratio.sum(-1).tolist(), strict=True):
-                    sums[i] = value
-            bar.update(len(piece))
-            return [
-                {"prompt_id": row["prompt_id"], "tokens": len(response), "log_ratio": value}
-                for row, response, value in zip(piece, responses, sums, strict=True)
-            ]
 
-        through = parts.through(lambda: pieces([rows], params.generate.part_rows), compute)
-        return [row for _, measured in through for row in measured]
+def _ratios(models: Compared, start: int, rows: Sequence[dict[str, Any]], done: Done) -> list[dict[str, Any]]:
+    prompts, responses = models.encoder.prompts(rows), [row[IDS.name] for row in rows]
+    launch, accelerator = models.machine.launch, models.machine.accelerator
+    sums: list[Any] = [None] * len(rows)
+    lengths = [len(prompt) + len(response) for prompt, response in zip(prompts, responses, strict=True)]
+    for part in chunks(lengths, launch.micro_batch, launch.tokens):
+        batch = Batch(
+            [prompts[i] for i in part],
+            [responses[i] for i in part],
+            models.encoder.tokenizer.pad_token_id,
+            models.machine.device,
+        )
+        with accelerator.autocast(), torch.no_grad():
+            ratio = response_logp(models.policy.model, batch).double() - models.of_reference(batch).double()
+        for i, value in zip(part, ratio.sum(-1).tolist(), strict=True):
+            sums[i] = value
+    return [
+        {"prompt_id": row["prompt_id"], "tokens": len(response), "log_ratio": value}
+        for row, response, value in zip(rows, responses, sums, strict=True)
+    ]
 
 
 def _reference(policy: LoadedPolicy, folder: Path, device: torch.device) -> Callable[[Batch], Tensor]:
-    """A function that computes the reference's log-probabilities [B, T]: with the policy's base, or a second model."""
+    """A function that computes them with the policy's base, or with a second model."""
     if policy.pointer["base"] is not None:
         return trainable.frozen_logp(policy, folder)
     model = policies.load(folder).model.to(device)

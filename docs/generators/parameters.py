@@ -54,6 +54,7 @@ def tables() -> dict[tuple[str, str], Hints]:
         (parameters, "launch"): build.fields(sections.Launch),
         (parameters, "judge"): build.fields(sections.Judge),
         (clean, "label_texts"): build.fields(sections.Labels),
+        (rewards, "scoring"): build.fields(sections.Scoring),
         (rewards, "training"): build.fields(Training),
     }
     for name in registry.NAMES:

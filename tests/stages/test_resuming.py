@@ -57,7 +57,7 @@ def digests(stage: str, algorithm: str = "a_lol") -> dict[str, str]:
 def killed(monkeypatch, writings: int, where) -> list[int]:
     """From now on a stage is killed after it has written its unfinished work so many times."""
     count = [0]
-    write = where._write if where is parts.Parts else where.write
+    write = where.write
 
     def written(self, *arguments, **keywords):
         write(self, *arguments, **keywords)
@@ -65,7 +65,7 @@ def killed(monkeypatch, writings: int, where) -> list[int]:
         if count[0] == writings:
             raise Killed
 
-    monkeypatch.setattr(where, "_write" if where is parts.Parts else "write", written)
+    monkeypatch.setattr(where, "write", written)
     return count
 
 
@@ -125,13 +125,13 @@ def test_killed_rows_are_not_computed_again(here, eager, monkeypatch, stage, wri
     assert len(stored) == writings
     computed = set()
     with pytest.MonkeyPatch.context() as patch:
-        add = parts.Parts._add
+        add = parts.Parts.add
 
         def added(self, number, rows):
             computed.add((self._work.folder.name, f"{number:09d}"))
             add(self, number, rows)
 
-        patch.setattr(parts.Parts, "_add", added)
+        patch.setattr(parts.Parts, "add", added)
         small.run([stage])
     assert computed
     assert not computed & stored

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from alol.compute.batching import Batch
 from alol.compute.generate import Decoding
 from alol.compute.logprob import response_logp
+from alol.compute.shards import Pool
 from alol.config import params
 from alol.evaluation import summary
 from alol.models import policies, trainable
@@ -53,13 +54,21 @@ def changed(tokenizer, architecture, tmp_path):
     return reference, loaded, policy
 
 
+def measured(policy: LoadedPolicy, reference, loaded) -> list[dict]:
+    """The log-ratios of `IDS` as answers to `ROWS`."""
+    answerer = rollout.Answerer.of(policy, loaded, Accelerator(cpu=True))
+    pool = Pool(lambda: distance.Compared(**vars(answerer), reference=reference))
+    rows = [{**row, "response_ids": ids} for row, ids in zip(ROWS, IDS, strict=True)]
+    return distance.log_ratios(pool, rows, loaded.generate.part_rows)
+
+
 @pytest.mark.parametrize("tuning", ["full", "lora"])
 def test_log_ratios_are_those_of_both_models_alone(changed, tuning):
     reference, loaded, policy = changed
     own = policy(tuning, 0.05)
     encoder = Encoder(own.tokenizer, loaded.policy)
     alone = policies.load(reference.parent / tuning).model, policies.load(reference).model
-    found = distance.log_ratios(own, reference, ROWS, IDS, loaded, Accelerator(cpu=True))
+    found = measured(own, reference, loaded)
     for row, response, one in zip(ROWS, IDS, found, strict=True):
         batch = Batch(encoder.prompts([row]), [response], 0, "cpu")
         with torch.no_grad():
@@ -72,19 +81,21 @@ def test_log_ratios_are_those_of_both_models_alone(changed, tuning):
 @pytest.mark.parametrize("tuning", ["full", "lora"])
 def test_the_reference_is_at_no_distance_from_itself(changed, tuning):
     reference, loaded, policy = changed
-    found = distance.log_ratios(policy(tuning, 0.0), reference, ROWS, IDS, loaded, Accelerator(cpu=True))
+    found = measured(policy(tuning, 0.0), reference, loaded)
     assert [one["log_ratio"] for one in found] == [0.0] * len(ROWS)
 
 
 def test_the_tokens_are_those_that_the_policy_chose(changed):
     """Of greedy answers each token is the likeliest, so that log pi of none is below -ln V, whatever the text is."""
     _, loaded, policy = changed
-    own, main = policy("full", 0.0), Accelerator(cpu=True)
+    own = policy("full", 0.0)
+    pool = Pool(lambda: rollout.Answerer.of(own, loaded, Accelerator(cpu=True)))
     rows = [{**row, "subset": "a", "turns": [], "context": {}} for row in ROWS[:3]]
     decoding = Decoding(loaded.generate, 1)
-    answers, ids = rollout.rollouts_and_ids(own, rows, loaded, main, decoding)
+    answers = rollout.rollouts_and_ids(pool, rows, decoding)
+    ids = [row.pop("response_ids") for row in answers]
     assert all(0 < len(row) <= loaded.generate.max_new_tokens for row in ids)
-    assert rollout.rollouts(own, rows, loaded, main, decoding) == answers
+    assert rollout.rollouts(pool, rows, decoding) == answers
     encoder = Encoder(own.tokenizer, loaded.policy)
     for row, response in zip(answers, ids, strict=True):
         batch = Batch(encoder.prompts([row]), [response], 0, "cpu")
