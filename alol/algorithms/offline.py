@@ -83,7 +83,8 @@ class Algorithm:
 
     `priority`: the column in proportion to which examples are drawn (`abs_advantage`: |A|); None: all alike. `filter`:
     whether those without a positive advantage are left out. `group`: an example is a prompt with all its responses, by
-    rank, instead of a response. `alol.algorithms.selection` sets `train.filter` and `train.sampling` against these.
+    rank, instead of a response. `signed`: whether a loss of the reward takes one below 0. `alol.algorithms.selection`
+    sets `train.filter` and `train.sampling` against these.
     """
 
     loss: Callable[..., Tensor]
@@ -91,6 +92,7 @@ class Algorithm:
     priority: Literal["reward", "advantage", "abs_advantage"] | None
     group: bool = False
     filter: Literal["none", "positive"] = "none"
+    signed: bool = False
 
 
 OFFLINE = {

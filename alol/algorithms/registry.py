@@ -15,7 +15,7 @@ from alol.config import build
 FROM_DATA = {**OFFLINE, **RIVALS, **PAIRS}  # one loop, alol.training.loop.fit
 ONLINE = {"ppo": ppo.Options}  # a loop of its own, and the options that it takes
 NAMES = (*FROM_DATA, *ONLINE)
-TENSORS = {"logp", "mask", "ref_logp", "reward", "raw_reward", "advantage"}
+TENSORS = {"logp", "mask", "ref_logp", "reward", "raw_reward", "advantage", "ref_rewards"}
 
 
 def get(name: str) -> Algorithm | None:

@@ -69,10 +69,54 @@ def kto_zero(
     return torch.where(advantage > 0, desirable * torch.sigmoid(-score), undesirable * torch.sigmoid(score))
 
 
+def a_star(
+    *,
+    logp: Tensor,
+    mask: Tensor,
+    ref_logp: Tensor,
+    reward: Tensor,
+    ref_rewards: Tensor,
+    value_beta: Positive,
+    beta: NotNegative,
+) -> Tensor:
+    """A*-PO (arXiv 2505.20686): `dro` with the optimal value, estimated by the reference's own answers to the prompt.
+
+    1/2 (R - V* - beta ln pi/pi_ref)^2, V* = value_beta ln mean_i exp(R_i / value_beta).
+    """
+    best = value_beta * ((ref_rewards / value_beta).logsumexp(-1) - math.log(ref_rewards.shape[-1]))
+    return (reward - best - beta * total(logp - ref_logp, mask)).square() / 2
+
+
+def qrpo(
+    *,
+    logp: Tensor,
+    mask: Tensor,
+    ref_logp: Tensor,
+    reward: Tensor,
+    ref_rewards: Tensor,
+    beta: Positive,
+    per_token: bool,
+) -> Tensor:
+    """Quantile reward policy optimisation (arXiv 2507.08068): (q - b ln Z - b ln pi/pi_ref)^2.
+
+    q is the share of the reference's answers whose reward is not above R, which is uniform under the reference, so that
+    Z = b (e^(1/b) - 1) is known. `per_token`: b is beta over the response's length, at most 0.1; else beta.
+    """
+    import torch
+
+    quantile = (ref_rewards <= reward[:, None]).float().mean(-1)
+    scale = (beta / mask.sum(-1)).clamp(max=0.1) if per_token else torch.full_like(reward, beta)
+    small = scale * scale.log() + 1  # b ln b + 1, from which b ln Z differs by b e^(-1/b): below 0.2, by 0.0014
+    partition = torch.where(scale <= 0.2, small, scale * (scale * torch.expm1(1 / scale.clamp(min=0.2))).log())
+    return (quantile - partition - scale * total(logp - ref_logp, mask)).square()
+
+
 RIVALS = {
     "rft": Algorithm(nll, (), None, filter="positive"),
     "awr": Algorithm(awr, ("advantage",), None),
     "a_lol_signed": Algorithm(a_lol_signed, ("ref_logp", "advantage"), "abs_advantage"),
     "dro": Algorithm(dro, ("ref_logp", "advantage"), None),
     "kto_zero": Algorithm(kto_zero, ("ref_logp", "advantage"), None),
+    "a_star": Algorithm(a_star, ("ref_logp", "reward", "ref_rewards"), None, signed=True),
+    "qrpo": Algorithm(qrpo, ("ref_logp", "reward", "ref_rewards"), None, signed=True),
 }

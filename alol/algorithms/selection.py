@@ -22,6 +22,19 @@ class Selection:
     by: Literal["reward", "advantage", "abs_advantage"] | None
 
 
+def check_columns(algorithm: Algorithm | None, samples: int | None) -> None:
+    """Raises ParameterError where the loss compares with the reference's answers to training prompts, and none is made.
+
+    `samples` is generate.rollout.train_samples.
+    """
+    if algorithm is not None and "ref_rewards" in algorithm.columns and samples is None:
+        raise ParameterError(
+            "generate.rollout.train_samples",
+            "is null, but the algorithm compares rewards with those of the reference's own answers to the training "
+            "prompts; set it to 4, say",
+        )
+
+
 def of(algorithm: Algorithm | None, settings: Train) -> Selection:
     """The selection of a run; `algorithm` is None for an online one. ParameterError where the settings make no sense.
 

@@ -242,7 +242,9 @@ def _runs(chosen: Params) -> Iterator[ParameterError]:
         if section.updates is not None:
             yield from _errors(lambda: runs.check_warmup(section.optimizer, section.updates, name))  # noqa: B023
     if chosen.algorithm in registry.NAMES:
-        yield from _errors(lambda: selection.of(registry.get(chosen.algorithm), chosen.train))
+        algorithm, samples = registry.get(chosen.algorithm), chosen.generate.rollout.train_samples
+        yield from _errors(lambda: selection.of(algorithm, chosen.train))
+        yield from _errors(lambda: selection.check_columns(algorithm, samples))
     known = ["reward", *(f"reward_{name}" for name in chosen.rewards)]
     if chosen.train.success not in known:
         yield ParameterError("train.success", f"is '{chosen.train.success}'; known: {', '.join(known)}")

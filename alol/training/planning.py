@@ -60,11 +60,18 @@ class Examples:
         """A Batch of the rows and their `columns`: ref_logp [B, T], the others [B]."""
         taken = self.rows.take(rows)
         batch = Batch(taken["prompt_ids"].to_pylist(), taken["response_ids"].to_pylist(), self.pad_id, device)
-        extra = {name: torch.tensor(taken[name].to_numpy(), device=device) for name in columns if name != "ref_logp"}
+        extra = {name: _tensor(taken[name], device) for name in columns if name != "ref_logp"}
         if "ref_logp" in columns:
             values = [torch.tensor(row) for row in taken["ref_logp"].to_pylist()]
             extra["ref_logp"] = nn.utils.rnn.pad_sequence(values, batch_first=True).to(device)
         return batch, extra
+
+
+def _tensor(column: pa.ChunkedArray, device: torch.device) -> Tensor:
+    """Numbers [B], or lists of equally many numbers [B, k]."""
+    if pa.types.is_list(column.type):
+        return torch.tensor(column.to_pylist(), device=device)
+    return torch.tensor(column.to_numpy(), device=device)
 
 
 class Groups(Examples):
@@ -145,7 +152,7 @@ def plan(source: Source, algorithm: Algorithm, settings: Train, seed: int, pad_i
     kept, numbers, discarded = selected(source, settings.train_on, "reward")
     advantage, share = numbers["advantage"], 1.0
     rows, warning = len(advantage), _warning(numbers, algorithm, rule, settings.batch_size)
-    if "reward" in algorithm.columns and (lowest := float(numbers["reward"].min())) < 0:
+    if "reward" in algorithm.columns and not algorithm.signed and (lowest := float(numbers["reward"].min())) < 0:
         raise InputError(
             f"this algorithm needs rewards >= 0, but the lowest is {lowest:.4g}; "
             f"raise {SHIFT} by at least {-lowest:.4g}, or choose an advantage algorithm"
