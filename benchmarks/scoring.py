@@ -1,4 +1,6 @@
-"""Scores of texts by an encoder: the pipeline's own scoring against the library's `pipeline`, in the file's order."""
+"""Scores of texts by an encoder: the pipeline's own scoring against the library's `pipeline`, in the file's order, and
+in bf16 against fp32.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +9,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.stats import spearmanr
 from tokenizers import Tokenizer, processors
 from torch import nn
 from transformers import PreTrainedTokenizerFast, RobertaConfig, RobertaForSequenceClassification, pipeline
 
 from alol.config import components, yaml_files
+from alol.rewards import precision
 from alol.rewards.classifier import ClassifierNetwork, sigmoid
 from alol.rewards.network import all_logits
 from alol.rewards.options import parse
@@ -21,6 +25,7 @@ from benchmarks.size import Size
 BATCH = 32
 LONGEST = 1024  # tokens; no dialogue here is longer, so neither side cuts a text
 TOLERANCE = 1e-5
+RANKING = 2e-2  # that bf16 may take from a correlation of 1: scores of random weights lie close together
 
 Rows = list[dict[str, Any]]
 
@@ -47,14 +52,36 @@ def against_pipeline(size: Size) -> Iterator[dict[str, Any]]:
         )  # fmt: skip
 
 
+def against_fp32(size: Size) -> Iterator[dict[str, Any]]:
+    """The encoder in bf16 against the same in fp32: one component's `precision` and another's."""
+    inputs = ["prompt", "response"]
+    rows, tokenizer = _rows(size)
+    half, exact = (Ours(inputs, tokenizer, model_of(size, len(tokenizer)), LONGEST, kind) for kind in ("bf16", "fp32"))
+    times: tuple[list[float], list[float]] = [], []
+    for _ in range(size.repeats):
+        found, expected = (measure.kept(side, rows, spent) for side, spent in zip((half, exact), times, strict=True))
+    lost = measure.below("1 - Spearman's correlation", 1 - float(spearmanr(found, expected).statistic), RANKING)
+    tokens = sum(len(row.ids) for row in exact.encoded(rows))
+    yield measure.row(
+        "scoring in bf16", "the same in fp32", measure.ratio(*times, parts=len(times[0])),
+        **measure.speed(tokens * len(times[0]), times),
+        memory_mb=round(measure.over_idle(_prepared, Ours, size, inputs, "bf16"), 1),
+        yardstick_memory_mb=round(measure.over_idle(_prepared, Ours, size, inputs), 1),
+        parity={"1 - Spearman": lost},
+    )  # fmt: skip
+
+
 class Ours:
     """As stage annotate scores."""
 
-    def __init__(self, inputs: list[str], tokenizer: PreTrainedTokenizerFast, model: nn.Module, longest: int) -> None:
-        own = {"it": {"kind": "classifier", "inputs": inputs, "output": "sigmoid", "label": 0, "max_length": longest}}
+    def __init__(
+        self, inputs: list[str], tokenizer: PreTrainedTokenizerFast, model: nn.Module, longest: int, kind: str = "fp32"
+    ) -> None:
+        spec = {"kind": "classifier", "inputs": inputs, "output": "sigmoid", "label": 0, "max_length": longest}
+        own = {"it": {**spec, "precision": kind}}
         defaults = yaml_files.read_defaults(dialogues.ROOT)["rewards"]
         self.options = parse(components.rewards(defaults, own, "rewards")["it"], "rewards.it")
-        self.network = ClassifierNetwork(model, tokenizer, self.options, "rewards.it")
+        self.network = ClassifierNetwork(precision.frozen(model, kind), tokenizer, self.options, "rewards.it")
 
     def encoded(self, rows: Rows) -> Any:
         return self.network.encode([row["prompt"] for row in rows], [row["response"] for row in rows], [{}] * len(rows))
@@ -115,8 +142,8 @@ def tokenizer_of(size: Size) -> PreTrainedTokenizerFast:
     )  # fmt: skip
 
 
-def _prepared(side: type[Ours] | type[Library], size: Size, inputs: list[str]) -> Callable[[], Any]:
+def _prepared(side: type[Ours] | type[Library], size: Size, inputs: list[str], kind: str = "fp32") -> Callable[[], Any]:
     rows, tokenizer = _rows(size)
     model = model_of(size, len(tokenizer))
-    made = Ours(inputs, tokenizer, model, LONGEST) if side is Ours else Library(inputs, tokenizer, model)
+    made = Ours(inputs, tokenizer, model, LONGEST, kind) if side is Ours else Library(inputs, tokenizer, model)
     return lambda: made(rows)

@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 
 from alol.base import faults, machine, memory
-from alol.base.errors import InputError, ParameterError
+from alol.base.errors import InputError, ParameterError, SharedError
 from alol.base.files import write_json
 from alol.base.work import Work, claimed, digest
 from alol.config import model_names, params, paths, places
@@ -26,6 +26,7 @@ CODE = (ROOT / "alol", ROOT / "stages", Path("custom"))
 OURS = ("alol.", "stages.", "custom.")  # loggers
 ELSEWHERE = {"launch", "source", "clean", "aggregate"}  # on which no unfinished work depends, but for its inputs
 WORK = "ALOL_WORK"  # environment variable of a process that a stage started: the folder of its unfinished work
+TOKEN = "ALOL_TOKEN"  # likewise: what stands in that folder, if it is the same one on every machine
 
 
 def command(
@@ -38,8 +39,9 @@ def command(
 ) -> Callable[[Callable[..., None]], click.Command]:
     """Turns `main(params)` into the click command of stage `name`; the algorithm is an option where it matters.
 
-    A `distributed` stage runs in as many processes as `launch.processes` says, of which the first one writes. So does
-    one over `rows`, unless `launch.cluster` is set: then one process deals its rows out to that cluster. A stage
+    A `distributed` stage runs in as many processes as $ALOL_LAUNCHER starts, or else `launch.processes` says, of which
+    the first one writes; it gets its Accelerator by `launch.accelerator(params.launch, work)`. So does one over `rows`,
+    unless `launch.cluster` is set: then one process deals its rows out to that cluster. A stage
     with `inputs`, what its result depends on beside the parameters, is called as `main(params, work)` and goes on from
     the work of a run that was killed.
     """
@@ -49,6 +51,7 @@ def command(
             speak()
             start = time.monotonic()
             with mistakes(task), contextlib.ExitStack() as stack:
+                _processes.join()
                 _processes.end_with_parent()
                 rank = _processes.rank()
                 if not distributed and not rows:
@@ -59,7 +62,7 @@ def command(
                     _processes.alone(f"with launch.cluster, stage {name}")
                     several = False
                 work = stack.enter_context(_work(name, loaded, algorithm, inputs, rank)) if inputs is not None else None
-                more, files = ({WORK: str(work.folder)}, [work.file]) if work is not None else ({}, [])
+                more, files = ({WORK: str(work.folder), TOKEN: work.token}, [work.file]) if work else ({}, [])
                 options = ["--task", task, *(["--algorithm", algorithm] if algorithm else [])]
                 if several and (code := _processes.relaunch(name, options, loaded.launch, more, files)) is not None:
                     if code:
@@ -86,7 +89,7 @@ def _work(
     """The unfinished work of a stage; of several processes, the first one (or the one above them) owns it."""
     minutes = loaded.launch.checkpoint_minutes
     if folder := os.environ.get(WORK):
-        return contextlib.nullcontext(Work(Path(folder), minutes))
+        return contextlib.nullcontext(Work(Path(folder), minutes, token=os.environ.get(TOKEN, "")))
     left_out = ELSEWHERE if algorithm else {*ELSEWHERE, "algorithm", "hyperparameters", "seed", "train"}
     settings = params.plain({key: value for key, value in vars(loaded).items() if key not in left_out})
     root, key = paths.work("stages"), digest(name, settings, inputs(loaded), CODE, model_names.named(settings))
@@ -120,6 +123,9 @@ def mistakes(task: str | None = None) -> Iterator[None]:
             raise SystemExit(130) from None
         if not _first() or faults.lost(found):
             time.sleep(_processes.PAUSE)  # a mistake that all meet is said by the first, and what is lost by who ended
+            if isinstance(found, SharedError) and not _first():
+                raise SystemExit(1) from None
+            click.echo(err=True)  # the first one's progress bar stands in the middle of a line
         if task and isinstance(found, ParameterError):
             error = places.located(found, task, advise=True)
         raise click.ClickException(faults.line(error, click.get_current_context().command.name)) from None

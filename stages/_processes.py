@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import socket
@@ -10,15 +11,17 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
 
 from alol.base.errors import InputError, ParameterError
 from alol.config.sections import Launch
+from stages import _launcher
 
 PARENT = "ALOL_PARENT"  # environment variable of a process that a stage started: the number of the stage's own
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 GRACE = 10.0  # seconds that a process has to end by itself
+LONGER = 60.0  # that a launcher has, which ends processes itself: torchrun gives each 30
 PAUSE = 5.0  # seconds in which a process that knows more may speak first, and end the others
 
 
@@ -92,25 +95,32 @@ def alone(name: str, environment: Mapping[str, str] = os.environ) -> None:
 def relaunch(
     name: str, options: Sequence[str], launch: Launch, more: Mapping[str, str], inherited: Sequence[int]
 ) -> int | None:
-    """Runs the stage again in `launch.processes` processes of this machine, which accelerate finds by the environment.
+    """Runs the stage again in several processes: those that $ALOL_LAUNCHER starts, else `launch.processes` of them.
 
-    They get its `options`, the environment `more` and the open files `inherited`. Returns their exit code; None when
-    this process should go on itself: one is enough, or it is already one of several. Not torchrun, which answers a
-    user's mistake, one line of which the first process prints, with a traceback.
+    They get its `options`, the environment `more` and, on this machine, the open files `inherited`. Returns their exit
+    code; None when this process should go on itself: one is enough, or it is already one of several.
     """
-    if launch.processes == 1 or "WORLD_SIZE" in os.environ:
+    if "WORLD_SIZE" in os.environ:
         return None
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    command = [sys.executable, "-m", f"stages.{name}", *options]
+    if (launcher := os.environ.get(_launcher.LAUNCHER)) is not None:
+        return _launched(launcher, command, more, inherited)
+    return _local(command, launch, more, inherited) if launch.processes > 1 else None
+
+
+def _local(command: Sequence[str], launch: Launch, more: Mapping[str, str], inherited: Sequence[int]) -> int:
+    """In processes of this machine, which accelerate finds by the environment.
+
+    Not by torchrun, which answers a user's mistake, one line of which the first process prints, with a traceback.
+    """
     count = str(launch.processes)
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": _free_port("127.0.0.1")}
+    shared |= {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
     shared["ACCELERATE_USE_CPU"] = str(not _accelerators(launch)).lower()
     shared["OMP_NUM_THREADS"] = os.environ.get(
         "OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // launch.processes))
     )
     environment = {**os.environ, **shared, PARENT: str(os.getpid()), **more}
-    command = [sys.executable, "-m", f"stages.{name}", *options]
     started: list[subprocess.Popen] = []
     try:
         for i in range(launch.processes):
@@ -119,6 +129,45 @@ def relaunch(
         return _wait(started)
     finally:
         _end(started)
+
+
+def _launched(launcher: str, command: Sequence[str], more: Mapping[str, str], inherited: Sequence[int]) -> int:
+    """By the launcher, on whatever machines it reaches; this process waits and keeps the unfinished work.
+
+    Raises InputError where the launcher cannot be run, or was killed.
+    """
+    head = {_launcher.HEAD: f"{socket.gethostname()}:{_free_port()}"}
+    words = _launcher.command(launcher, command, {**_launcher.passed(os.environ), **more, **head})
+    process = subprocess.Popen(
+        words,
+        stdin=subprocess.DEVNULL,
+        pass_fds=inherited,
+        start_new_session=True,  # what it signals together with itself is neither this process nor DVC
+        preexec_fn=_signal_with_parent(),
+    )
+    try:
+        code = process.wait()
+    finally:
+        _end([process], LONGER)
+    if code < 0:
+        raise InputError(
+            f"{words[0]} ({_launcher.LAUNCHER}) was ended by {_name(-code)}; the same command goes on from there"
+        )
+    return code
+
+
+def _free_port(address: str = "") -> str:
+    with socket.socket() as free:
+        free.bind((address, 0))
+        return str(free.getsockname()[1])
+
+
+def _signal_with_parent() -> Callable[[], object] | None:
+    """Makes a program that is not ours get SIGTERM once this process is gone, where the system is Linux."""
+    if sys.platform != "linux":
+        return None
+    prctl = ctypes.CDLL(None).prctl
+    return lambda: prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 def _accelerators(launch: Launch) -> bool:
@@ -160,15 +209,25 @@ def _name(number: int) -> str:
         return f"signal {number}"
 
 
-def _end(processes: list[subprocess.Popen]) -> None:
+def _end(processes: list[subprocess.Popen], grace: float = GRACE) -> None:
     for process in processes:
         process.terminate()
     for process in processes:
         try:
-            process.wait(GRACE)
+            process.wait(grace)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def join() -> None:
+    """Takes the place among several that a plain launcher of $ALOL_LAUNCHER says this process has."""
+    if _launcher.HEAD not in os.environ:
+        return
+    os.environ.update(_launcher.numbered(os.environ))
+    for name in _launcher.foreign(os.environ):
+        del os.environ[name]
+    os.environ[PARENT] = str(os.getppid())  # the launcher's own process on this machine
 
 
 def end_with_parent() -> None:

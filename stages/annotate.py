@@ -15,7 +15,7 @@ def main(params: Params, work: Work) -> None:
     with by.pool, by.pool.output(paths.annotated(task)) as folder:
         scoring.annotate(by, paths.clean(task), folder)
         if by.pool.main:
-            keep(params, ["rewards", "test_rewards"], folder)
+            keep(params, ["rewards", "test_rewards", "scoring"], folder)
 
 
 if __name__ == "__main__":

@@ -5,12 +5,15 @@ python -m stages.check --task answers
 
 from __future__ import annotations
 
+import os
 import shlex
 
 import click
 
+from alol.base.errors import InputError
 from alol.checks import additions, memory, parameters
 from alol.config import params
+from stages import _launcher
 from stages._cli import mistakes, speak
 
 
@@ -23,14 +26,15 @@ from stages._cli import mistakes, speak
 @click.option(
     "--gib", type=click.FloatRange(0, min_open=True), help="With --memory: what there is; which keys of launch fit it."
 )
+@click.option("--gpu", is_flag=True, help="With --memory: as on a GPU, on whatever machine this is asked.")
 @mistakes()
-def main(task: str | None, every: bool, how_much: bool, gib: float | None) -> None:
+def main(task: str | None, every: bool, how_much: bool, gib: float | None, gpu: bool) -> None:
     """Check names, ranges, sources and reward functions of a task, or of all."""
-    if gib is not None and not how_much:
-        raise click.UsageError("--gib needs --memory")
+    if (gib is not None or gpu) and not how_much:
+        raise click.UsageError(f"{'--gpu' if gpu else '--gib'} needs --memory")
     if every and task is not None:
         raise click.UsageError("--all and --task exclude each other")
-    problems, lacking = parameters.problems(task), additions.missing()
+    problems, lacking = [*parameters.problems(task), *_launching()], additions.missing()
     warnings = list(lacking)
     if every:
         of_all, absent = parameters.every_task()
@@ -50,7 +54,18 @@ def main(task: str | None, every: bool, how_much: bool, gib: float | None) -> No
     also = f"; what is added to the project lacks {len(lacking)} entries, see above" if lacking else ""
     click.echo(summary(task, every) + also)
     if how_much:
-        click.echo(needed(params.load(task), gib))
+        click.echo(needed(params.load(task), gib, gpu))
+
+
+def _launching() -> list[str]:
+    """What is wrong with $ALOL_LAUNCHER."""
+    if (launcher := os.environ.get(_launcher.LAUNCHER)) is None:
+        return []
+    try:
+        _launcher.words(launcher)
+    except InputError as error:
+        return [str(error)]
+    return []
 
 
 def summary(task: str | None, every: bool) -> str:
@@ -61,12 +76,12 @@ def summary(task: str | None, every: bool) -> str:
     return f"{about}; and so is every file of tasks/" if every else about
 
 
-def needed(loaded: params.Params, gib: float | None) -> str:
+def needed(loaded: params.Params, gib: float | None, gpu: bool = False) -> str:
     """The table of memory, and whether it is there."""
     import torch
 
     speak()
-    accelerator = loaded.launch.device == "auto" and torch.cuda.is_available()
+    accelerator = gpu or (loaded.launch.device == "auto" and torch.cuda.is_available())
     shape = memory.shape_of(loaded, accelerator=accelerator)
     found = memory.needs(loaded, shape, accelerator=accelerator)
     most = max(found, key=lambda need: need.total)
@@ -76,7 +91,9 @@ def needed(loaded: params.Params, gib: float | None) -> str:
     if gib is not None:
         keys = memory.fitting(loaded, shape, gib * memory.GIB, accelerator=accelerator)
         if keys is None:
-            lines.append(f"That is more than {gib:g} GiB, whatever `launch` says: take a smaller model, or qlora")
+            lines.append(
+                f"That is more than {gib:g} GiB, whatever `launch` says: take a smaller model, qlora, or bf16 rewards"
+            )
         elif keys:
             named = ", ".join(f"launch.{key}={str(value).lower()}" for key, value in keys.items())
             lines.append(f"That is more than {gib:g} GiB; it fits with {named}")

@@ -1,6 +1,5 @@
 """Stage evaluate: the policy's responses to the test prompts, their rewards, and how far from the reference it went."""
 
-import dataclasses
 from functools import partial
 from pathlib import Path
 
@@ -34,9 +33,8 @@ def main(params: Params, work: Work) -> None:
     with shards.Pool.of(recipe, params.launch, work) as pool:
         rows = rollout.rollouts_and_ids(pool, prompts, decoding, work.of("responses"))
         measured = distance.log_ratios(pool, rows, params.generate.part_rows, work.of("log_ratios"))
-    tests, target = dataclasses.replace(params, rewards=params.test_rewards), paths.generations(task, params.algorithm)
-    by = scoring.Scoring.of(tests, paths.reward_model(task), work.of("scores"))
-    with by.pool, by.pool.output(target) as folder:
+    by = scoring.Scoring.of(params, paths.reward_model(task), work.of("scores"), test=True)
+    with by.pool, by.pool.output(paths.generations(task, params.algorithm)) as folder:
         scoring.score_rows(by, rows, folder / "test.parquet")
         if by.pool.main:
             schema.write(folder / "log_ratios.parquet", schema.LOG_RATIOS, measured)

@@ -18,7 +18,7 @@ def inputs(params: Params) -> list[Path]:
 @command("reference", distributed=True, inputs=inputs)
 def main(params: Params, work: Work) -> None:
     """Train the reference policy with NLL, or point to a published one."""
-    accelerator = launch.accelerator(params.launch)
+    accelerator = launch.accelerator(params.launch, work)
     with launch.output(paths.reference(params.task), accelerator) as folder:
         reference.make(params, paths.clean(params.task), folder, accelerator, work)
         if folder is not None:

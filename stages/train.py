@@ -23,7 +23,7 @@ def inputs(params: Params) -> train_policy.Inputs:
 @command("train", algorithm=True, distributed=True, inputs=lambda params: vars(inputs(params)).values())
 def main(params: Params, work: Work) -> None:
     """Train the policy with the algorithm, keeping the checkpoint with the best validation reward."""
-    task, accelerator = params.task, launch.accelerator(params.launch)
+    task, accelerator = params.task, launch.accelerator(params.launch, work)
     with launch.output(paths.policy(task, params.algorithm), accelerator) as folder:
         train_policy.train_policy(params, inputs(params), folder, accelerator, work)
         if folder is not None:

@@ -11,8 +11,10 @@ PACKAGES = ("alol", "stages", "custom")
 # it notes of the machine.
 INERT = {
     "alol/base/errors.py", "alol/base/faults.py", "alol/base/locks.py", "alol/base/machine.py", "alol/base/memory.py",
-    "alol/base/work.py", "stages/_cli.py", "stages/_processes.py",
+    "alol/base/work.py", "stages/_cli.py", "stages/_launcher.py", "stages/_processes.py",
 }  # fmt: skip
+# Nor of these, which say who computes which rows; what they import is followed from elsewhere, where it counts.
+DEALING = {"alol/compute/cluster.py", "alol/compute/shards.py"}
 SCORING = ("annotate", "baseline", "train", "evaluate")  # stages that call reward functions, found by their dotted path
 # Stages that read a file of templates/: the policy's, which later stages find with the reference, and those of rewards.
 RENDERING = ("reference", "reward_model", *SCORING)
@@ -49,7 +51,7 @@ def closure(start: Path) -> set[Path]:
     while waiting:
         file = waiting.pop()
         seen.add(file)
-        waiting |= imports(file) - seen
+        waiting |= (imports(file) if str(file) not in DEALING else set()) - seen
     return seen
 
 
@@ -78,7 +80,7 @@ def dependencies(stage: str) -> set[str]:
             for path in closure(own.relative_to(ROOT))
             if path.parts[0] != "custom"
         }
-    files = {str(path) for path in reached} - INERT - {"stages/__init__.py"}
+    files = {str(path) for path in reached} - INERT - DEALING - {"stages/__init__.py"}
     files -= {file for file in files if file.endswith("__init__.py") and only_documents(ROOT / file)}
     result = {next((folder for folder in FOLDERS if file.startswith(folder + "/")), file) for file in files}
     return result | ({"custom"} if stage in SCORING else set()) | ({"templates"} if stage in RENDERING else set())

@@ -54,10 +54,10 @@ def architecture(request):
     return request.param
 
 
-def tiny_model(architecture: str, tokenizer, seed: int = 0, layers: int = 2):
+def tiny_model(architecture: str, tokenizer, seed: int = 0, layers: int = 2, init_scale: float = 5.0):
     """Two layers of width 64 (NF4 works in blocks of 64), its weights large enough to differ from uniform."""
     settings = Scratch(
-        architecture=architecture, layers=layers, width=64, heads=4, context=128, vocabulary=400, init_scale=5.0
+        architecture=architecture, layers=layers, width=64, heads=4, context=128, vocabulary=400, init_scale=init_scale
     )
     return scratch.new_model(settings, tokenizer, seed)
 

@@ -52,7 +52,7 @@ def draws(count: int, updates: int, batch_size: int, seed: int, weights: np.ndar
     generator = torch.Generator().manual_seed(seed)
     needed = updates * batch_size
     if weights is None:
-        order = torch.empty(needed, dtype=torch.long)
+        order = torch.empty(needed, dtype=torch.int32 if count < 2**31 else torch.long)  # half of the memory
         for epoch in order.split(count):
             epoch.copy_(torch.randperm(count, generator=generator)[: len(epoch)])
     elif count > LIMIT:

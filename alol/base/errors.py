@@ -13,6 +13,10 @@ class InputError(ValueError):
     """Bad input: the message says what is wrong, in which file, row or key, and what to do."""
 
 
+class SharedError(InputError):
+    """Bad input that every process of a run meets at once, with the same message, which the first one says for all."""
+
+
 class ParameterError(InputError):
     """A parameter is wrong: `key` is its dotted path, `reason` what is wrong with it and what to do.
 

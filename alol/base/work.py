@@ -12,6 +12,7 @@ import hashlib
 import json
 import logging
 import os
+import secrets
 import shutil
 import time
 from collections.abc import Iterable, Iterator
@@ -26,6 +27,7 @@ from alol.base.locks import Lock
 
 logger = logging.getLogger(__name__)
 
+LATE = 3.0  # seconds after which a machine must see what another one wrote
 OLD = 7 * 24 * 3600  # seconds after which work that nobody took up again is removed
 ABOUT = "about.json"
 LIBRARIES = ("torch", "transformers", "tokenizers", "peft", "accelerate", "numpy", "pyarrow")
@@ -35,17 +37,39 @@ LIBRARIES = ("torch", "transformers", "tokenizers", "peft", "accelerate", "numpy
 class Work:
     """A folder for what a stage has done so far, which is written about every `minutes`.
 
-    `file` is the descriptor of its lock, -1 in a process that works for the owner; `governors` say when to write.
+    `file` is the descriptor of its lock, -1 in a process that works for the owner; `token` is what the owner wrote into
+    it, "" where it is not known; `governors` say when to write.
     """
 
     folder: Path
     minutes: float
     file: int = -1
+    token: str = ""
     governors: list[Governor] = field(default_factory=list)
 
     def of(self, name: str) -> Work:
-        """The work of one part of the stage."""
-        return dataclasses.replace(self, folder=self.folder / name)
+        """The work of one part of the stage, whose folder has no token of its own."""
+        return dataclasses.replace(self, folder=self.folder / name, token="")
+
+    def unseen(self, token: str) -> str | None:
+        """What is wrong with the folder on this machine, where it is not the one in which the owner wrote `token`.
+
+        A network's file system may show what another machine wrote some seconds late, sooner to who lists the folder.
+        """
+        end = time.monotonic() + LATE
+        while True:
+            with contextlib.suppress(OSError):
+                for folder in (self.folder.parent, self.folder):
+                    list(folder.iterdir())
+            try:
+                if read_json(self.folder / ABOUT).get("token") == token:
+                    return None
+                found = "of another run"
+            except (OSError, InputError):
+                found = "missing"
+            if time.monotonic() >= end:
+                return found
+            time.sleep(0.2)
 
     def governor(self, seconds: float | None = None) -> Governor:
         """One that writes every so many seconds at most, where it is not every `minutes`."""
@@ -134,8 +158,10 @@ def claimed(root: Path, stage: str, key: str, minutes: float) -> Iterator[Work]:
     try:
         folder.mkdir(exist_ok=True)
         os.utime(folder)
-        write_json(folder / ABOUT, {"stage": stage, "folder": str(Path.cwd()), "process": os.getpid()})
-        yield Work(folder, minutes, lock.file)
+        token = secrets.token_hex(16)
+        about = {"stage": stage, "folder": str(Path.cwd()), "process": os.getpid(), "token": token}
+        write_json(folder / ABOUT, about)
+        yield Work(folder, minutes, lock.file, token)
         if waiting.take():
             waiting.release()
             shutil.rmtree(folder)

@@ -24,6 +24,7 @@ STATES = 3  # numbers beside each trained weight: its gradient and AdamW's two m
 NF4 = 0.5 + 4 / 64  # bytes of a weight, with a scale for each 64
 SEQUENCE = 32  # tokens of the sequences that are counted with
 BLOCK = 2**25 * 4  # bytes of the logits held at once, alol.compute.projection
+KERNELS = 0.15 * GIB  # what a processor's library for 16 bits keeps of the shapes of batches that it has met
 
 
 @dataclass(frozen=True)
@@ -67,20 +68,34 @@ def needs(p: Params, shape: Shape, *, accelerator: bool) -> list[Need]:
     """What each stage that runs the policy needs at most: full texts, as many at once as `launch` lets."""
     longest = p.policy.max_prompt + p.policy.max_response
     process = LIBRARIES + (ADAPTERS if p.policy.tuning != "full" else 0.0)
+    if p.launch.precision == "bf16":
+        process += KERNELS
     libraries = {"libraries": 0.0 if accelerator else process, "weights": shape.weights}
+    slots, span = p.launch.generate_batch, p.policy.max_prompt + p.generate.max_new_tokens
+    answering = {
+        "activations": _of_a_layer(shape) * max(p.launch.tokens, p.policy.max_prompt),
+        "logits": 12.0 * slots * shape.vocabulary,  # in fp32, and their sums in fp64
+        "keys and values": shape.cached_per_token * slots * span,
+    }
 
     def tokens(batch: int) -> int:
         return min(max(p.launch.tokens, longest), min(batch, p.launch.micro_batch) * longest)
 
-    def training(stage: str, batch: int, scorers: float) -> Need:
+    def training(stage: str, batch: int, scorers: float, more: dict[str, float]) -> Need:
         count = tokens(-(-batch // p.launch.processes))
         kept = shape.kept_per_token * count
         if p.launch.recompute:  # the inputs of the layers, and one layer at a time
             kept = kept / shape.layers + shape.layers * shape.width * shape.bytes * count
         in_hand = shape.kept_per_token / shape.layers * count  # gradients on their way through a layer
         logits = min(BLOCK, shape.vocabulary * 4.0 * batch * p.policy.max_response)
-        parts = {"trained": (1 + STATES) * shape.trained, "activations": shape.kept_always + kept + in_hand}
-        return Need(stage, {**libraries, **parts, "logits": logits, "rewards": scorers}, count)
+        pass_ = {"activations": shape.kept_always + kept + in_hand, "logits": logits}
+        held = {**libraries, "trained": (1 + STATES) * shape.trained, "rewards": scorers}
+        if p.launch.shard and p.launch.processes > 1:
+            one = {**libraries, "trained": shape.trained, "rewards": scorers}
+            validation = Need(stage, {**one, **more}, p.launch.tokens, slots) if more else reading(stage)
+            return _sharded(Need(stage, {**held, **pass_}, count), validation, shape, p.launch.processes)
+        larger = max(pass_, more, key=lambda parts: sum(parts.values()))  # an update, or answers for the validation
+        return Need(stage, {**held, **larger}, count, slots if larger is more else 0)
 
     def reading(stage: str) -> Need:
         count = tokens(p.launch.micro_batch)
@@ -92,19 +107,37 @@ def needs(p: Params, shape: Shape, *, accelerator: bool) -> list[Need]:
         return Need(stage, {**libraries, **parts}, count)
 
     def generation(stage: str, scorers: float) -> Need:
-        slots, span = p.launch.generate_batch, p.policy.max_prompt + p.generate.max_new_tokens
-        parts = {
-            "trained": shape.trained,
-            "activations": _of_a_layer(shape) * max(p.launch.tokens, p.policy.max_prompt),
-            "logits": 12.0 * slots * shape.vocabulary,  # in fp32, and their sums in fp64
-            "keys and values": shape.cached_per_token * slots * span, "rewards": scorers,
-        }  # fmt: skip
-        return Need(stage, {**libraries, **parts}, p.launch.tokens, slots)
+        held = {**libraries, "trained": shape.trained}
+        parts = {**held, **answering, "rewards": scorers}
+        if accelerator:  # which has the answers' memory for the rewards, once they are given
+            parts = max({**held, **answering}, {**held, "rewards": scorers}, key=lambda parts: sum(parts.values()))
+        return Need(stage, parts, p.launch.tokens, p.launch.generate_batch if "logits" in parts else 0)
 
-    found = [training("reference", p.reference.batch_size, 0.0)] if p.reference.train else []
+    found = [training("reference", p.reference.batch_size, 0.0, {})] if p.reference.train else []
     found += [generation("rollout", 0.0), reading("advantage")]
-    found += [training("train", p.train.batch_size, shape.rewards), generation("evaluate", shape.test_rewards)]
+    found += [
+        training("train", p.train.batch_size, shape.rewards, answering),
+        generation("evaluate", shape.test_rewards),
+    ]
     return found if accelerator else [_at_least(need, process + shape.loading) for need in found]
+
+
+def _sharded(need: Need, validation: Need, shape: Shape, processes: int) -> Need:
+    """What a process needs at most where so many share the weights: while it trains (`need`), or in its validation.
+
+    While it trains it has its part, and whole what computes: two blocks and what lies outside of blocks, with their
+    gradients. In the validation it has all weights whole, beside its part of them and of the moments.
+    """
+
+    def computing(size: float) -> float:
+        return min(size, 2 * size / shape.layers + 8.0 * shape.vocabulary * shape.width)
+
+    part = (1 + STATES) * shape.trained / processes
+    training = {"trained": part + 2 * computing(shape.trained), "weights": shape.weights / processes}
+    training["weights"] += computing(shape.weights)
+    validating = {"trained": (1 + STATES / processes) * shape.trained, "weights": (1 + 1 / processes) * shape.weights}
+    both = ((need, training), (validation, validating))
+    return max((dataclasses.replace(one, parts={**one.parts, **held}) for one, held in both), key=lambda one: one.total)
 
 
 def _at_least(need: Need, bytes_: float) -> Need:
@@ -156,8 +189,8 @@ def shape_of(p: Params, *, accelerator: bool) -> Shape:
         (size for name in ("intermediate_size", "n_inner", "d_ff") if (size := getattr(config, name, None))), 0
     )
     size = torch.bfloat16.itemsize if half else torch.float32.itemsize
-    found = [_rewards(p, specs) for specs in (p.rewards, p.test_rewards)]
-    rewards, test_rewards = (0.0 if accelerator else size for size, _ in found)
+    found = [_rewards(specs) for specs in (p.rewards, p.test_rewards)]
+    rewards, test_rewards = (size for size, _ in found)
     return Shape(
         weights=weights,
         loading=loading + weights if half or packed else 0.0,
@@ -191,7 +224,7 @@ def _empty(p: Params) -> Any:
         config = without_dropout(loaded(AutoConfig.from_pretrained, policy.model, policy.revision, "the model"))
     with torch.device("meta"):
         if config is None:
-            model: Any = scratch.new_model(policy.scratch, _words(policy.scratch), 0)
+            model: Any = scratch.new_model(policy.scratch, words(policy.scratch), 0)
         else:
             model = fused(language_model_class(config).from_config(config, dtype=torch.float32))
         if policy.tuning != "full":
@@ -203,7 +236,7 @@ def _empty(p: Params) -> Any:
     return model
 
 
-def _rewards(p: Params, specs: Mapping[str, Mapping[str, Any]]) -> tuple[float, list[str]]:
+def _rewards(specs: Mapping[str, Mapping[str, Any]]) -> tuple[float, list[str]]:
     """Bytes of the weights of the networks that these components name, and the names that are not on this machine."""
     import torch
     from transformers import AutoConfig, AutoModel
@@ -211,7 +244,7 @@ def _rewards(p: Params, specs: Mapping[str, Mapping[str, Any]]) -> tuple[float, 
     from alol.models.loading import loaded
 
     total, absent = 0.0, []
-    for name, component in ((name, one) for spec in specs.values() for name, one in _named(spec)):
+    for name, half in ((name, half) for spec in specs.values() for name, half in _named(spec)):
         try:
             config = loaded(AutoConfig.from_pretrained, name, None, "the model")
         except InputError:
@@ -219,21 +252,20 @@ def _rewards(p: Params, specs: Mapping[str, Mapping[str, Any]]) -> tuple[float, 
             continue
         with torch.device("meta"):
             model = AutoModel.from_config(config)
-        half = (component.get("precision") or p.launch.precision) == "bf16"
         total += (2 if half else 4) * sum(weight.numel() for weight in model.parameters())
     return total, absent
 
 
-def _named(spec: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The models that a component names, each with the table that names it."""
-    for key, value in spec.items():
-        if isinstance(value, Mapping):
-            yield from _named(value)
-        elif key in ("model", "init") and isinstance(value, str) and value != "scratch":
-            yield value, spec
+def _named(spec: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:
+    """The models that a component names, and whether it scores in bf16."""
+    half, train = spec.get("precision") == "bf16", spec.get("train") or {}
+    names = [spec.get("model"), train.get("init")]
+    yield from ((name, half) for name in names if isinstance(name, str) and name != "scratch")
+    if spec.get("scorer"):
+        yield from _named(spec["scorer"])
 
 
-def _words(settings: Scratch) -> Any:
+def words(settings: Scratch) -> Any:
     """What a new model needs of its tokenizer, which is trained later."""
 
     class Words(SimpleNamespace):

@@ -241,6 +241,9 @@ def _runs(chosen: Params) -> Iterator[ParameterError]:
         yield from _errors(lambda: runs.check_length(section.updates, section.epochs, name))  # noqa: B023
         if section.updates is not None:
             yield from _errors(lambda: runs.check_warmup(section.optimizer, section.updates, name))  # noqa: B023
+        if name == "train" or chosen.reference.train:
+            tuning = chosen.policy.tuning
+            yield from _errors(lambda: runs.check_shards(chosen.launch, tuning, section.optimizer, name))  # noqa: B023
     if chosen.algorithm in registry.NAMES:
         algorithm, samples = registry.get(chosen.algorithm), chosen.generate.rollout.train_samples
         yield from _errors(lambda: selection.of(algorithm, chosen.train))

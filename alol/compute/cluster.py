@@ -12,6 +12,7 @@ import os
 import re
 import secrets
 import signal
+import socket
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ AUTO, LOCAL = "auto", "local"
 ADDRESS = re.compile(r"[^\s/:]+:\d+|\[[0-9a-fA-F:]+\]:\d+")
 KEYS = {"OMP_NUM_THREADS", "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE"}  # environment variables that actors get too
 ROOT = Path(__file__).parents[2]  # where `alol` is imported from
+TRY = 10.0  # seconds
 AGAIN = "the same command goes on from there"
 
 
@@ -66,7 +68,9 @@ class Actors:
         made = ray.remote(_worker()).options(
             max_restarts=-1,
             max_task_retries=-1,
-            num_gpus=1 if accelerators else 0,
+            # where nothing is asked for, an actor needs a core to be placed and none to run: a machine that stays has
+            # room for those of one that leaves
+            **({"num_gpus": 1, "num_cpus": 0} if accelerators else {}),
             runtime_env={"env_vars": environment},
         )
         self._actors = [made.remote(str(Path.cwd()), str(self._token)) for _ in range(self.count)]
@@ -124,9 +128,8 @@ class Actors:
             ) from error
 
     def end(self) -> None:
-        """Ends the actors, which frees their memory and accelerators."""
-        for actor in self._actors:
-            self._ray.kill(actor)
+        """Lets go of the actors, so that Ray ends them: what frees their memory and accelerators."""
+        self._pool, self._actors = None, []  # not ray.kill, which speaks of a failure where one has still a piece
         self._token.unlink(missing_ok=True)
 
 
@@ -137,11 +140,15 @@ def _connected(launch: Launch) -> Any:
 
     if ray.is_initialized():
         return ray
+    address = os.environ.get("RAY_ADDRESS", "") if launch.cluster == AUTO else launch.cluster
     given = {"num_gpus": 0} if launch.device == "cpu" else {}
-    where = {"include_dashboard": False, **given} if launch.cluster == LOCAL else {"address": launch.cluster}
+    new = {"include_dashboard": False, **given} if launch.cluster == LOCAL else {}
     heard = {one: signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)}
     try:
-        ray.init(**where, log_to_driver=False, logging_level=logging.ERROR)
+        if ADDRESS.fullmatch(address):
+            host, _, port = address.rpartition(":")
+            socket.create_connection((host.strip("[]"), int(port)), TRY).close()  # Ray itself would try for minutes
+        ray.init(launch.cluster, **new, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
         raise InputError(
             f"launch.cluster is {launch.cluster}, but there is no connection to it ({first_line(error)}); start it "

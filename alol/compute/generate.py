@@ -200,6 +200,7 @@ def _batch(
             attention_mask=mask.to(device),
             generation_config=config_of(model, tokenizer, settings, ends),
             tokenizer=tokenizer if settings.stop else None,
+            synced_gpus=False,  # the model is whole here, and the processes take different numbers of steps
         )
     finally:
         base.generation_config = own

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -12,9 +14,11 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, broadcast, broadcast_object_list, gather_object
 from torch import nn
-from transformers.pytorch_utils import Conv1D
 
+from alol.base.errors import InputError, SharedError
 from alol.base.files import replacing
+from alol.base.work import Work
+from alol.compute.rounding import rounded
 from alol.config.sections import Launch
 
 BUCKET = 2**24  # gradients that the processes sum at once: 64 MiB in fp32
@@ -31,40 +35,68 @@ class Machine:
     def device(self) -> torch.device:
         return self.accelerator.device
 
+    @property
+    def sharded(self) -> bool:
+        """Whether what is trained is split over the processes."""
+        return self.launch.shard and self.accelerator.num_processes > 1
 
-def accelerator(launch: Launch) -> Accelerator:
-    """The Accelerator of this process; of several, one waits for the others for at most `launch.wait_minutes`."""
+
+def accelerator(launch: Launch, work: Work | None = None) -> Accelerator:
+    """The Accelerator of this process; of several, one waits for the others for at most `launch.wait_minutes`.
+
+    Raises InputError where a machine has fewer accelerators than processes, or where one of the processes does not see
+    the folder of the stage's unfinished `work`, in which they exchange what they computed.
+    """
     precision = "no" if launch.precision == "fp32" else launch.precision
     patience = InitProcessGroupKwargs(timeout=timedelta(minutes=launch.wait_minutes))
-    return Accelerator(cpu=launch.device == "cpu", mixed_precision=precision, kwargs_handlers=[patience])
+    made = Accelerator(cpu=_on_processor(launch), mixed_precision=precision, kwargs_handlers=[patience])
+    if work is not None:
+        _check_shared(work, made)
+    return made
+
+
+def _on_processor(launch: Launch) -> bool:
+    """Whether to take no accelerator; accelerate itself makes no group of several processes that have none."""
+    several, count = int(os.environ.get("WORLD_SIZE", "1")) > 1, torch.cuda.device_count()
+    if launch.device == "cpu" or not several:
+        return launch.device == "cpu"
+    if 1 < count <= (local := int(os.environ.get("LOCAL_RANK", "0"))):  # one: a launcher may show each its own
+        raise InputError(
+            f"{socket.gethostname()} has {count} accelerators, but {local + 1} processes or more were started there; "
+            "start one for each accelerator"
+        )
+    return not torch.accelerator.is_available()
+
+
+def _check_shared(work: Work, accelerator: Accelerator) -> None:
+    """Raises SharedError where one of the processes has another folder than the owner of `work`."""
+    owner, token = from_main((work.folder.name, work.token), accelerator)
+    if not token:
+        return
+    found = "of other inputs, code or libraries" if work.folder.name != owner else work.unseen(token)
+    seen = gather_shards([(socket.gethostname(), found, str(work.folder))], accelerator)
+    if missing := [one for one in seen if one[1] is not None]:
+        hosts = ", ".join(dict.fromkeys(host for host, _, _ in missing))
+        _, what, folder = missing[0]
+        raise SharedError(
+            f"{hosts}: the folder of unfinished work {folder} is {what} there, and not that of the other processes; "
+            "all machines need this checkout (and $ALOL_STATE, where it is set) on one file system that they share, "
+            "and the same installed versions"
+        )
 
 
 def placed(model: nn.Module, accelerator: Accelerator, *, trained: bool) -> nn.Module:
     """`model` on the accelerator's device; in bf16, the matrices that are not trained are kept in bf16 alone.
 
-    Autocast rounds the fp32 weights of every linear layer for each multiplication and keeps the copies of none that is
-    frozen. The rounding is the same here, once, so all numbers stay what they were, to the bit; norms, embeddings and
-    what is trained stay in fp32. The model can then be run under autocast only, and is no longer the one to export.
-    With `trained` False nothing is trained.
+    The model can then be run under autocast only, and is no longer the one to export: see `rounding.rounded`. With
+    `trained` False nothing is trained.
     """
     model.to(accelerator.device)
     if accelerator.mixed_precision != "bf16":
         return model
     if not trained:
         model.requires_grad_(False)
-    exact = set(_read_by_adapters(model))
-    for layer in model.modules():
-        if hasattr(layer, "lora_A"):
-            layer.cast_input_dtype_enabled = False  # to fp32, which autocast would round back
-        if type(layer) in (nn.Linear, Conv1D) and layer not in exact:
-            for name, weight in list(layer.named_parameters(recurse=False)):
-                if weight.dtype == torch.float32 and not weight.requires_grad:
-                    # a new parameter: the head's may be the embedding's too, whose output is not rounded
-                    setattr(layer, name, nn.Parameter(weight.detach().bfloat16(), requires_grad=False))
-    for weight in model.parameters():
-        if weight.device.type == "cpu" and weight.dtype == torch.float32 and not weight.requires_grad:
-            weight.data = weight.data.clone()  # what lies in the mapped file would hold all of it in memory
-    return model
+    return rounded(model)
 
 
 def prepared(module: nn.Module, accelerator: Accelerator) -> nn.Module:
@@ -113,13 +145,6 @@ def _sum_bucket(weights: Sequence[nn.Parameter], accelerator: Accelerator) -> No
 
 def _trained(module: nn.Module) -> list[nn.Parameter]:
     return [weight for weight in module.parameters() if weight.requires_grad]
-
-
-def _read_by_adapters(model: nn.Module) -> Iterator[nn.Module]:
-    """The layers whose weights enter an adapter's own arithmetic: all but those below plain LoRA."""
-    for layer in model.modules():
-        if hasattr(layer, "base_layer") and (not hasattr(layer, "lora_A") or getattr(layer, "lora_variant", None)):
-            yield layer.base_layer
 
 
 @contextlib.contextmanager

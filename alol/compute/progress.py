@@ -24,6 +24,7 @@ from torch.optim import Optimizer
 from alol.base.errors import InputError, first_line
 from alol.base.files import read_json, remove, replacing, write_json
 from alol.base.work import Governor, Work
+from alol.compute.dtensors import collected, split_as
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +62,7 @@ class Progress:
         self._number = int(folder.name)
         with torch.no_grad():
             for name, weight in trained.items():
-                weight.copy_(tensors[f"weight.{name}"])
+                weight.copy_(split_as(tensors[f"weight.{name}"], weight))
         _put_back(optimizer, values["optimizer"], tensors)
         _put_back_random(tensors, self._accelerator)
         if self._kept is not None and (folder / KEPT).exists():
@@ -92,23 +93,27 @@ class Progress:
     ) -> None:
         """Stores the state, with the loop's own plain `values` and `tensors`."""
         random = _random(self._accelerator)
-        if self._work is None or (self._accelerator is not None and not self._accelerator.is_main_process):
+        if self._work is None:
             return
-        before, self._number = self._latest(), self._number + 1
         with self._governor.writing(self._size):
-            with replacing(self._work.folder / f"{self._number:09d}") as folder:
-                folder.mkdir()
-                state, plain = _state(optimizer)
-                weights = {f"weight.{name}": weight.detach() for name, weight in _trained(module)}
-                own = {f"own.{name}": one for name, one in (tensors or {}).items()}
-                every = {**weights, **state, **random, **own}
-                save_file({name: one.cpu().contiguous() for name, one in every.items()}, folder / TENSORS)
-                if self._kept is not None and self._kept.exists():
-                    _copy(self._kept, folder / KEPT, before / KEPT if before else None)
-                write_json(folder / VALUES, {"optimizer": plain, "own": values})
-                _flush(folder / TENSORS, folder / VALUES)
-            if before is not None:
-                remove(before)
+            state, plain = _state(optimizer)
+            weights = {f"weight.{name}": weight for name, weight in _trained(module)}
+            own = {f"own.{name}": one for name, one in (tensors or {}).items()}
+            every = collected({**weights, **state, **random, **own})
+            if every:
+                self._store(self._work.folder, every, {"optimizer": plain, "own": values})
+
+    def _store(self, place: Path, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+        before, self._number = self._latest(), self._number + 1
+        with replacing(place / f"{self._number:09d}") as folder:
+            folder.mkdir()
+            save_file({name: one.contiguous() for name, one in tensors.items()}, folder / TENSORS)
+            if self._kept is not None and self._kept.exists():
+                _copy(self._kept, folder / KEPT, before / KEPT if before else None)
+            write_json(folder / VALUES, values)
+            _flush(folder / TENSORS, folder / VALUES)
+        if before is not None:
+            remove(before)
 
     def _read(self) -> tuple[Path, dict[str, Any], dict[str, Tensor]] | None:
         """The folder, values and tensors; None where there are none, or where they are damaged."""
@@ -168,10 +173,11 @@ def _flat(entries: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 def _put_back(optimizer: Optimizer, plain: dict[str, Any], tensors: Mapping[str, Tensor]) -> None:
     state: dict[int, dict[str, Any]] = {int(number): dict(values) for number, values in plain["state"].items()}
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     for name, value in tensors.items():
         if name.startswith("optimizer."):
             _, number, key = name.split(".", 2)
-            state[int(number)][key] = value
+            state[int(number)][key] = split_as(value, weights[int(number)])
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
     for group, rate in zip(optimizer.param_groups, plain["lr"], strict=True):
         group["lr"] = rate

@@ -88,7 +88,7 @@ class Pool(Generic[Models]):
         elif int(os.environ.get("WORLD_SIZE", "1")) > 1:
             from alol.compute.launch import accelerator
 
-            pool._processes = accelerator(launch)
+            pool._processes = accelerator(launch, work)
         return pool
 
     @property
@@ -127,22 +127,34 @@ class Pool(Generic[Models]):
             total=bar.total, initial=store.rows, desc=bar.name, unit=bar.unit, leave=bar.leave, disable=not self.main
         )
         if self._processes is not None:
-            self._share(source, compute, store, shown)
+            try:
+                self._share(source, compute, store, shown)
+            except BaseException:
+                shown.close()
+                raise
             if not self.main and not everywhere:
                 return iter(())
             shown.update(store.look())
         through = self._through if self._cluster is None else self._through_cluster
-        return through(source, compute, store, shown)
+        return self._whole(through(source, compute, store, shown), shown)
+
+    def _whole(self, through: Iterator[tuple[Sequence[Row], Rows]], bar: tqdm) -> Iterator[tuple[Sequence[Row], Rows]]:
+        """What comes through; where it ends before its time, pieces of it are still on their way, and nobody's."""
+        with bar:
+            try:
+                yield from through
+            except BaseException:
+                self.__exit__()
+                raise
 
     def _through(
         self, source: Callable[[], Iterator[Sequence[Row]]], compute: Compute[Models, Row], store: Store, bar: tqdm
     ) -> Iterator[tuple[Sequence[Row], Rows]]:
-        with bar:
-            for number, start, piece in _numbered(source()):
-                if (rows := store.stored(number)) is None:
-                    rows = self._here(compute, start, piece, bar)
-                    store.add(number, rows)
-                yield piece, rows
+        for number, start, piece in _numbered(source()):
+            if (rows := store.stored(number)) is None:
+                rows = self._here(compute, start, piece, bar)
+                store.add(number, rows)
+            yield piece, rows
 
     def _here(self, compute: Compute[Models, Row], start: int, piece: Sequence[Row], bar: tqdm) -> Rows:
         if self._models is None:
@@ -196,19 +208,18 @@ class Pool(Generic[Models]):
                 number, piece = ahead.popleft()
                 yield piece, results.pop(number)
 
-        with bar:
-            for number, start, piece in _numbered(source()):
-                if (rows := store.stored(number)) is not None:
-                    results[number] = rows
-                else:
-                    if self._actors is None:
-                        self._actors = self._cluster()
-                    while not self._actors.free:
-                        collect()
-                    self._actors.submit(compute, number, start, piece)
-                ahead.append((number, piece))
-                yield from until(WINDOW * self._actors.count if self._actors is not None else 0)
-            yield from until(0)
+        for number, start, piece in _numbered(source()):
+            if (rows := store.stored(number)) is not None:
+                results[number] = rows
+            else:
+                if self._actors is None:
+                    self._actors = self._cluster()
+                while not self._actors.free:
+                    collect()
+                self._actors.submit(compute, number, start, piece)
+            ahead.append((number, piece))
+            yield from until(WINDOW * self._actors.count if self._actors is not None else 0)
+        yield from until(0)
 
 
 def _numbered(source: Iterator[Sequence[Row]]) -> Iterator[tuple[int, int, Sequence[Row]]]:

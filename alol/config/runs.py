@@ -1,4 +1,4 @@
-"""What makes a run of the training loop senseless: its length, and a warm-up that it would not outlast.
+"""What makes a run of the training loop senseless: its length, its warm-up, and shards of what cannot be split.
 
 The checks ask before anything runs, training asks again when the data has said how long the run is.
 """
@@ -6,7 +6,7 @@ The checks ask before anything runs, training asks again when the data has said 
 from __future__ import annotations
 
 from alol.base.errors import ParameterError
-from alol.config.sections import Optimizer
+from alol.config.sections import Launch, Optimizer
 
 
 def check_length(updates: int | None, epochs: float | None, where: str) -> None:
@@ -22,3 +22,16 @@ def check_warmup(settings: Optimizer, updates: int, where: str) -> None:
         raise ParameterError(
             f"{where}.optimizer.warmup", f"is {settings.warmup}, but must be below the run's {updates} updates"
         )
+
+
+def check_shards(launch: Launch, tuning: str, settings: Optimizer, where: str) -> None:
+    """Raises ParameterError where `launch.shard` is set and a run (of the section `where`) cannot be split.
+
+    4-bit weights are packed in blocks, and bitsandbytes' optimizers compute on plain tensors alone.
+    """
+    if not launch.shard:
+        return
+    if tuning == "qlora":
+        raise ParameterError("launch.shard", "is true, but policy.tuning is qlora, whose 4-bit base cannot be split")
+    if settings.name != "adamw":
+        raise ParameterError("launch.shard", f"is true, but {where}.optimizer.name is {settings.name}; use adamw")

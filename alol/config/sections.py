@@ -46,6 +46,7 @@ class Launch:
     tokens: Count
     generate_batch: Count
     recompute: bool
+    shard: bool
     checkpoint_minutes: Annotated[float, between(0, 10_000)]
     wait_minutes: Annotated[float, Range(0, 100_000, low_open=True)]
 

@@ -91,27 +91,33 @@ class RowStore:
 
 @dataclass(frozen=True)
 class Source:
-    """A table whose rows are kept in part: `read` goes through it from the start, with the columns that are named."""
+    """A table of `count` rows, kept in part: `read` goes through it from the start, with the columns that are named."""
 
     read: Callable[[Sequence[str]], Iterable[pa.Table]]
+    count: int
     place: Place = Place()
 
     @classmethod
     def of(cls, table: pa.Table) -> Source:
-        return cls(lambda names: [table.select(list(names))])
+        return cls(lambda names: [table.select(list(names))], len(table))
 
     @classmethod
     def parquet(cls, path: Path, place: Place) -> Source:
         """A table of the pipeline's own."""
-        return cls(lambda names: schema.tables(path, list(names)), place)
+        return cls(lambda names: schema.tables(path, list(names)), schema.count(path), place)
 
     def numbers(self, *names: str) -> dict[str, np.ndarray]:
         """Columns of numbers [rows], of all rows."""
-        parts: list[list[np.ndarray]] = [[] for _ in names]
+        found: dict[str, np.ndarray] = {}
+        start = 0
         for table in self.read(names):
-            for part, name in zip(parts, names, strict=True):
-                part.append(table[name].to_numpy())
-        return {name: np.concatenate(parts.pop(0)) for name in names}
+            for name in names:
+                part = table[name].to_numpy()
+                if name not in found:
+                    found[name] = np.empty(self.count, part.dtype)
+                found[name][start : start + len(part)] = part  # at once: it keeps alive what it was read into
+            start += len(table)
+        return found
 
     def rows(self, names: Sequence[str], kept: np.ndarray | None = None) -> RowStore:
         """The rows with these columns; `kept` [rows]: those for which it is true. Nothing else is held."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -19,6 +20,11 @@ from alol.config import params, paths, yaml_files
 from alol.config.params import Params
 from alol.config.yaml_files import PARAMS, TASKS
 
+# Keys that came later, with the value that was fixed before: a run of then and one of now with it are alike.
+LATER = (
+    (re.compile(r"scoring\.part_rows"), "2048"),
+    (re.compile(r"(test_)?rewards\.[^.]+(\.scorer)*\.precision"), "fp32"),
+)
 # Beside the run's identity: `launch`, `judge` and `aggregate` change neither what is learned nor a mean reward.
 IGNORED = ("task", "seed", "algorithm", "launch", "judge", "aggregate")
 
@@ -88,7 +94,12 @@ def settings_of(tables: Mapping[str, Any], algorithm: str) -> dict[str, str]:
     """As `settings`, from the parameters as plain tables."""
     tables = {**tables, "algorithms": {algorithm: tables["hyperparameters"]}}
     ignored = (*IGNORED, "hyperparameters")
-    return dict(sorted(_leaves({key: table for key, table in tables.items() if key not in ignored}).items()))
+    found = _leaves({key: table for key, table in tables.items() if key not in ignored})
+    return {key: value for key, value in sorted(found.items()) if not _later(key, value)}
+
+
+def _later(key: str, value: str) -> bool:
+    return any(value == before and name.fullmatch(key) for name, before in LATER)
 
 
 def basis(lock: bytes | None, found: Params) -> Basis:

@@ -25,6 +25,7 @@ from typing_extensions import TypedDict
 
 from alol.base.errors import InputError, ParameterError
 from alol.base.files import read_json, write_json
+from alol.compute.dtensors import sharded_state
 from alol.compute.ends import end_ids
 from alol.compute.kernels import fused
 from alol.compute.logprob import is_encoder_decoder
@@ -215,17 +216,26 @@ def load_checkpoint(
     return LoadedPolicy(loaded.eval(), tokenizer, pointer)
 
 
-def save(loaded: LoadedPolicy, folder: Path) -> None:
-    """Writes the policy into an existing or new folder: the adapter alone, or the full model."""
+def save(loaded: LoadedPolicy, folder: Path | None) -> None:
+    """Writes the policy into an existing or new folder: the adapter alone, or the full model.
+
+    Of several processes that share one model each calls this, those that do not write with None: the weights may be
+    sharded.
+    """
+    weights = sharded_state(loaded.model)
+    if folder is None:
+        return
     folder.mkdir(parents=True, exist_ok=True)
     if loaded.pointer["base"] is None:
-        loaded.model.save_pretrained(folder)
+        loaded.model.save_pretrained(folder, state_dict=weights)
     else:
         config = loaded.model.peft_config[ADAPTER]
         config.base_model_name_or_path = loaded.pointer["base"]
         if isinstance(config.target_modules, set):  # whose order is another in every process
             config.target_modules = sorted(config.target_modules)
-        loaded.model.save_pretrained(folder, save_embedding_layers=False, selected_adapters=[ADAPTER])
+        loaded.model.save_pretrained(
+            folder, save_embedding_layers=False, selected_adapters=[ADAPTER], state_dict=weights
+        )
     (folder / "README.md").unlink(missing_ok=True)  # peft's model card names the machine's paths
     save_pointer(loaded, folder)
 

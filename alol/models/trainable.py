@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from alol.base.errors import ParameterError, first_line
 from alol.base.files import read_json
 from alol.compute.batching import Batch
-from alol.compute.logprob import is_encoder_decoder, response_logp
+from alol.compute.launch import Machine
+from alol.compute.logprob import ResponseLogp, is_encoder_decoder, response_logp
+from alol.compute.sharding import shard
 from alol.config import model_names
 from alol.config.sections import Policy
 from alol.models.policies import ADAPTER, POINTER, REFERENCE, LoadedPolicy, Pointer, own_adapter, set_dropout
@@ -36,17 +38,20 @@ def size(model: nn.Module) -> dict[str, int]:
     return {"parameters": int(every), "trainable": int(trained)}
 
 
-def frozen_logp(policy: LoadedPolicy, reference: Path) -> Callable[[Batch], Tensor]:
+def frozen_logp(policy: LoadedPolicy, reference: Path, machine: Machine | None = None) -> Callable[[Batch], Tensor]:
     """The response log-probabilities [B, T] of the reference, live beside `policy` (from `prepare`, not yet trained).
 
     One base serves both where the policy is an adapter: the reference's own adapter is loaded as a second one, or the
-    policy's is switched off when the reference has none. A full model is copied.
+    policy's is switched off when the reference has none. A full model is copied. With a `machine` the copy is sharded
+    as the policy is; all processes must run equally many batches then.
     """
     from peft import PeftModel
 
     model = policy.model
     if not isinstance(model, PeftModel):
         copied = copy.deepcopy(model).eval().requires_grad_(False)
+        if machine is not None and machine.sharded:
+            return _sharded_logp(copied, machine)
         return torch.no_grad()(lambda batch: response_logp(copied.to(batch.device), batch))
     adapter, revision = own_adapter(reference, read_json(reference / POINTER, Pointer))
     if adapter:
@@ -65,6 +70,18 @@ def frozen_logp(policy: LoadedPolicy, reference: Path) -> Callable[[Batch], Tens
             return response_logp(model, batch)
         finally:
             model.set_adapter(ADAPTER)
+
+    return logp
+
+
+def _sharded_logp(model: nn.Module, machine: Machine) -> Callable[[Batch], Tensor]:
+    scorer = shard(ResponseLogp(model.to(machine.device)), machine)
+
+    @torch.no_grad()
+    def logp(batch: Batch) -> Tensor:
+        found = scorer(batch)
+        scorer.reset_iter_state()  # it notes its passes for a backward pass that never comes
+        return found
 
     return logp
 

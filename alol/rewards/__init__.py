@@ -10,12 +10,14 @@ import importlib
 from pathlib import Path
 from typing import Any
 
-from alol.config.params import Params
 from alol.config.sections import Launch
 from alol.rewards.components import Component, Origin, Rewards, bounds, total
 from alol.rewards.options import KINDS, parse
 
 __all__ = ["KINDS", "Component", "Origin", "Rewards", "bounds", "component", "load", "load_both", "total"]
+
+
+Specs = dict[str, dict[str, Any]]  # component -> its keys, as Params.rewards
 
 
 def component(name: str, table: dict[str, Any], folder: Path, launch: Launch, where: str | None = None) -> Component:
@@ -26,15 +28,13 @@ def component(name: str, table: dict[str, Any], folder: Path, launch: Launch, wh
     return getattr(importlib.import_module(module), cls)(where, built, folder, launch)
 
 
-def load_both(params: Params, folder: Path) -> tuple[Rewards, Rewards]:
+def load_both(specs: Specs, test_specs: Specs, folder: Path, launch: Launch) -> tuple[Rewards, Rewards]:
     """The components that score training and validation texts, and those of the test split; often the same."""
-    usual = load(params.rewards, folder, params.launch)
-    if params.test_rewards == params.rewards:
-        return usual, usual
-    return usual, load(params.test_rewards, folder, params.launch)
+    usual = load(specs, folder, launch)
+    return usual, usual if test_specs == specs else load(test_specs, folder, launch)
 
 
-def load(specs: dict[str, dict[str, Any]], folder: Path, launch: Launch) -> Rewards:
+def load(specs: Specs, folder: Path, launch: Launch) -> Rewards:
     """Every component of `specs` (Params.rewards); `folder` is models/<task>/reward_model."""
     made = {name: component(name, table, folder / name, launch) for name, table in specs.items()}
     return Rewards(made, {name: (table["low"], table["high"]) for name, table in specs.items()})

@@ -22,6 +22,7 @@ from alol.compute.kernels import fused
 from alol.config import model_names
 from alol.config.sections import Launch
 from alol.models import loading
+from alol.rewards import precision
 from alol.rewards.components import Origin
 from alol.rewards.folds import fold, fold_folder, key
 from alol.rewards.options import FULL, Toxichat, Trainable
@@ -125,12 +126,14 @@ def by_length(lengths: Sequence[int], size: int) -> Iterator[np.ndarray]:
 def all_logits(network: Network, rows: Sequence[Encoded], options: Trainable | Toxichat, title: str) -> np.ndarray:
     """Computes the logits of all rows, float64 [N, C] in their order, in batches of similar lengths.
 
-    What shares a batch decides how its logits are rounded, so it depends on the rows and the component's own options.
+    What shares a batch decides how its logits are rounded, so it depends on the rows and the component's own options,
+    as does the precision.
     """
     size, tokens = options.batch_size, options.batch_tokens
     network.model.eval()
     found: list[Any] = [None] * len(rows)
-    with tqdm(total=len(rows), desc=title, unit="text", leave=False, disable=len(rows) < 4 * size) as bar:
+    bar = tqdm(total=len(rows), desc=title, unit="text", leave=False, disable=len(rows) < 4 * size)
+    with bar, precision.computing(network.model, options.precision):
         for indices in chunks([len(row.ids) for row in rows], size, tokens):
             logits = network.logits([rows[i] for i in indices]).float().cpu().numpy()
             for index, logit in zip(indices, logits, strict=True):
@@ -208,7 +211,6 @@ class NetworkReward(ABC):
                 network = self.open(options.model, options.revision)
             else:
                 raise InputError(f"{self._where} has neither `model` nor `train`; give one")
-            network.model.requires_grad_(False)
-            network.model.to(device(self._launch)).eval()
+            precision.frozen(network.model.to(device(self._launch)), options.precision)
             self._networks[name] = network
         return self._networks[name]

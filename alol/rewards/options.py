@@ -110,6 +110,7 @@ class Classifier:
     output: Literal["softmax", "sigmoid", "logit"]
     label: Annotated[int, at_least(0)] | str
     max_length: Annotated[int, at_least(SHORTEST)]
+    precision: Literal["fp32", "bf16"]
     batch_size: Count
     batch_tokens: Count
     low: Number | None
@@ -137,6 +138,7 @@ class Critic:
     relations: dict[str, str]
     names: Names
     max_length: Annotated[int, at_least(SHORTEST)]
+    precision: Literal["fp32", "bf16"]
     batch_size: Count
     batch_tokens: Count
     low: Number | None
@@ -157,6 +159,7 @@ class Toxichat:
     sha256: str | None
     label: Annotated[int, between(0, 1)]
     max_length: Annotated[int, at_least(SHORTEST)]
+    precision: Literal["fp32", "bf16"]
     batch_size: Count
     batch_tokens: Count
     low: Number | None
@@ -176,6 +179,7 @@ class Preference:
     assistant: str
     output: Literal["sigmoid", "logit"]
     max_length: Annotated[int, at_least(SHORTEST)]
+    precision: Literal["fp32", "bf16"]
     batch_size: Count
     batch_tokens: Count
     low: Number | None

@@ -39,14 +39,15 @@ class Scoring:
     work: Work | None = None
 
     @classmethod
-    def of(cls, params: Params, folder: Path, work: Work | None = None) -> Scoring:
+    def of(cls, params: Params, folder: Path, work: Work | None = None, *, test: bool = False) -> Scoring:
         """With the components of a task, whose trained models lie in `folder` (models/<task>/reward_model).
 
-        Without `work` this process scores alone.
+        Without `work` this process scores alone. `test`: only what scores the test split is loaded.
         """
-        recipe = partial(rewards.load_both, params, folder)
+        specs = params.test_rewards if test else params.rewards
+        recipe = partial(rewards.load_both, specs, params.test_rewards, folder, params.launch)
         pool = Pool(recipe) if work is None else Pool.of(recipe, params.launch, work)
-        return cls(pool, list(params.rewards), params.scoring.part_rows, work)
+        return cls(pool, list(specs), params.scoring.part_rows, work)
 
     def part(self, *names: str) -> Scoring:
         """For one table, whose scores are kept under these names."""

@@ -28,7 +28,7 @@ from alol.config.sections import Launch
 from alol.data import schema
 from alol.data.parts import Parts, pieces
 from alol.models.loading import quiet
-from alol.rewards import adapters, backbones, heads, mismatched, tfidf, trained, untrained
+from alol.rewards import adapters, backbones, heads, mismatched, precision, tfidf, trained, untrained
 from alol.rewards.critic import sentences
 from alol.rewards.examples import divide, gather
 from alol.rewards.fitting import Dataset, Scale, fit
@@ -160,7 +160,7 @@ class _Trainer:
     def _states(self) -> np.ndarray:
         """The frozen model's pooled states of all rows [rows, H], each computed once; `work` keeps them."""
         network = self.frozen
-        network.model.to(device(self.launch))
+        precision.frozen(network.model.to(device(self.launch)), self.options.precision)
         bare = backbones.HeadNetwork(network, backbones.pooling(self.options, network.model))
         parts = Parts(self.work.of("states") if self.work is not None else None, STATES)
 

@@ -23,9 +23,11 @@ from tqdm import tqdm
 from alol.algorithms.offline import Algorithm
 from alol.base.errors import InputError
 from alol.compute.batching import chunks
+from alol.compute.dtensors import whole
 from alol.compute.launch import Machine, placed, prepared, sum_gradients
 from alol.compute.logprob import ResponseLogp
 from alol.compute.progress import Progress
+from alol.compute.sharding import evened, gathered, shard
 from alol.config.sections import Optimizer
 from alol.training.planning import Examples, Plan
 
@@ -43,8 +45,9 @@ class History:
 class Checkpointing:
     """How checkpoints are scored and the best one is kept, and where the state of the run is stored.
 
-    `evaluate` gives the score of the model as it is. `keep` stores the model. `bar` is the reference's own score, which
-    a checkpoint has to beat (-inf: there is none). `progress` restores and writes the state of the run.
+    `evaluate` gives the score of the model as it is. `keep` stores the model. All processes call both. `bar` is the
+    reference's own score, which a checkpoint has to beat (-inf: there is none). `progress` restores and writes the
+    state of the run.
     """
 
     evaluate: Callable[[], float]
@@ -90,7 +93,8 @@ class BestCheckpoint:
     def _score(self) -> float:
         self._model.eval()
         self._evaluated = True
-        return self._rules.evaluate()
+        with gathered(self._model):
+            return self._rules.evaluate()
 
     def finish(self) -> History:
         """Returns what the run did. If no checkpoint was above the bar, the last model is kept; `selected` stays 0."""
@@ -171,17 +175,17 @@ def fit(
     score is above the bar and above all before it. If there is none, the last model is kept and `selected` stays 0.
     """
     placed(model, machine.accelerator, trained=True)
-    scorer = prepared(ResponseLogp(model), machine.accelerator)
+    scorer = shard(prepared(ResponseLogp(model), machine.accelerator), machine)
     optimizer = make_optimizer(model, recipe.optimizer)
     scheduler = make_schedule(optimizer, recipe.optimizer, len(plan.draws))
-    best, step = BestCheckpoint(model, checkpointing), Step(scorer, examples, recipe, machine)
+    best, step = BestCheckpoint(scorer, checkpointing), Step(scorer, examples, recipe, machine)
     learner = Learner(model, optimizer, scheduler)
     for update, rows, bar in remaining_steps(plan, learner, best, machine.accelerator, unit="update"):
         model.train()
         entry = step(rows)
         if recipe.optimizer.clip_norm is not None:
             norm = nn.utils.clip_grad_norm_(model.parameters(), recipe.optimizer.clip_norm)
-            entry["grad_norm"] = float(norm)
+            entry["grad_norm"] = float(whole(norm))
         entry |= {"update": update, "lr": scheduler.get_last_lr()[0]}
         if not np.isfinite(entry["loss"]):
             raise InputError(f"the loss is {entry['loss']} at update {update}; lower the optimizer's lr")
@@ -266,21 +270,23 @@ class Step:
         limit = max(1, launch.micro_batch // self.examples.responses)
         parts = chunks([int(self.examples.lengths[i]) for i in mine], limit, launch.tokens)
         sums = torch.zeros(3, dtype=torch.float64)
-        for part in parts:
-            sums += self._micro_batch([mine[i] for i in part], len(rows))
-        sum_gradients(self.scorer, accelerator)
+        parts = [[mine[i] for i in part] for part in parts]
+        for part, weight in evened(parts, order[-1:], self.machine):
+            sums += weight * self._micro_batch(part, weight / len(rows))
+        if not self.machine.sharded:
+            sum_gradients(self.scorer, accelerator)
         loss, log_ratio, absolute = accelerator.reduce(sums.to(accelerator.device).float(), reduction="sum").tolist()
         entry = {"loss": loss / len(rows)}
         if "ref_logp" in self.recipe.algorithm.columns:
             entry |= {"log_ratio": log_ratio / len(rows), "abs_log_ratio": absolute / len(rows)}
         return entry
 
-    def _micro_batch(self, rows: list[int], global_batch: int) -> Tensor:
+    def _micro_batch(self, rows: list[int], weight: float) -> Tensor:
         accelerator, algorithm = self.machine.accelerator, self.recipe.algorithm
         batch, columns = self.examples.batch(rows, algorithm.columns, accelerator.device)
         logp, mask = (self.examples.shaped(x) for x in (self.scorer(batch), batch.response_mask))
         losses = algorithm.loss(logp=logp, mask=mask, **columns, **self.recipe.hyperparameters)
-        accelerator.backward(losses.sum() / global_batch)
+        accelerator.backward(losses.sum() * weight)
         ratio = losses.detach() * 0
         if "ref_logp" in columns:
             ratio = ((logp.detach() - columns["ref_logp"]) * mask).sum(-1)

@@ -8,7 +8,7 @@ batch of prompts and `epochs` passes over it.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ from alol.compute.ends import end_ids
 from alol.compute.generate import Decoding, decode, sample_ids
 from alol.compute.launch import Machine, from_main, placed, prepared, sum_gradients
 from alol.compute.logprob import response_logp_and_states
+from alol.compute.sharding import evened, gathered, shard
 from alol.config.runs import check_warmup
 from alol.config.sections import Optimizer
 from alol.models.policies import LoadedPolicy
@@ -100,12 +101,12 @@ class Trainer:
         placed(self.policy.model, self.accelerator, trained=True)
         width = self.policy.model.config.hidden_size
         self.actor = ActorCritic(self.policy.model, width).to(self.accelerator.device)
-        self.scorer = prepared(self.actor, self.accelerator)
+        self.scorer = shard(prepared(self.actor, self.accelerator), self.machine)
         self.kl_coef, self.moments = self.options.kl_coef, losses.RunningMoments()
 
     def fit(self, plan: Plan, settings: Optimizer, checkpointing: Checkpointing) -> History:
         """Trains in place for `plan.draws` [steps, batch]; the best checkpoint is kept as in alol.training.loop.fit."""
-        best = BestCheckpoint(self.policy.model, checkpointing)
+        best = BestCheckpoint(self.scorer, checkpointing)
         settings = dataclasses.replace(settings, lr=settings.lr * self.options.lr_scale)
         optimizer = make_optimizer(self.actor, settings)
         steps = len(plan.draws) * self.options.epochs * self.options.minibatches
@@ -161,7 +162,8 @@ class Trainer:
         tokenizer = self.policy.tokenizer
         ends = end_ids(self.policy.model, tokenizer).union(self.decoding.ends)
         decoding = Decoding(settings, self.decoding.seed * 1_000_003 + step, ends, "sample")
-        responses = sample_ids(self.policy.model, tokenizer, prompts, decoding, self.machine)
+        with gathered(self.scorer):
+            responses = sample_ids(self.policy.model, tokenizer, prompts, decoding, self.machine)
         texts = [decode(tokenizer, ids, settings, ends) for ids in responses]
         reward = self.environment.reward
         scores = from_main(reward(rows, texts).tolist() if reward is not None else None, self.accelerator)
@@ -197,23 +199,27 @@ class Trainer:
         """
         found = torch.zeros(3, len(prompts), max(map(len, responses)))
         lengths = [len(x) + len(y) for x, y in zip(prompts, responses, strict=True)]
-        for part in self._parts(list(range(len(prompts))), lengths):
-            batch = self._batch(prompts, responses, part)
-            longest = batch.response_ids.shape[1]
-            with self.accelerator.autocast():
-                measured = (*self.actor(batch), self.reference(batch))
-            for target, source in zip(found, measured, strict=True):
-                target[part, :longest] = source.float().cpu()
+        with gathered(self.scorer):
+            for part, weight in self._parts(list(range(len(prompts))), lengths):
+                batch = self._batch(prompts, responses, part)
+                longest = batch.response_ids.shape[1]
+                with self.accelerator.autocast():
+                    measured = (*self.actor(batch), self.reference(batch))
+                for target, source in zip(found, measured, strict=True):
+                    target[part, :longest] += weight * source.float().cpu()
         # what others have measured is 0 here
         logp, values, ref_logp = self.accelerator.reduce(found.to(self.accelerator.device), reduction="sum").cpu()
         return logp, values, ref_logp
 
-    def _parts(self, rows: list[int], lengths: list[int]) -> list[list[int]]:
-        """The micro-batches of this process's share of `rows`, as numbers of rows; `lengths` are those of all rows."""
+    def _parts(self, rows: list[int], lengths: list[int]) -> Iterator[tuple[list[int], float]]:
+        """Yields the micro-batches of this process's share of `rows`, as numbers of rows, with their weight (`evened`).
+
+        `lengths` are those of all rows.
+        """
         accelerator = self.accelerator
         mine = sorted(rows, key=lambda i: -lengths[i])[accelerator.process_index :: accelerator.num_processes]
         parts = chunks([lengths[i] for i in mine], self.launch.micro_batch, self.launch.tokens)
-        return [[mine[k] for k in part] for part in parts]
+        return evened([[mine[k] for k in part] for part in parts], rows, self.machine)
 
     def _batch(self, prompts: list[list[int]], responses: list[list[int]], rows: list[int]) -> Batch:
         pad_id = self.policy.tokenizer.pad_token_id
@@ -225,7 +231,7 @@ class Trainer:
         tokens = float(experience.mask[rows].sum())
         lengths = [len(x) + len(y) for x, y in zip(experience.prompts, experience.responses, strict=True)]
         sums = torch.zeros(4, dtype=torch.float64)
-        for micro in self._parts(rows, lengths):
+        for micro, weight in self._parts(rows, lengths):
             batch = self._batch(experience.prompts, experience.responses, micro)
             longest = batch.response_ids.shape[1]
             names = ("mask", "logp", "values", "advantages", "returns")
@@ -238,12 +244,13 @@ class Trainer:
             value = losses.value_loss(
                 values=values, old_values=old_values, returns=returns, mask=mask, clip=options.value_clip
             )
-            self.accelerator.backward((policy + options.value_weight * value) / tokens)
+            self.accelerator.backward((policy + options.value_weight * value) * (weight / tokens))
             ratio = (logp.detach() - old_logp).exp()
             clipped = ((ratio - 1).abs() > options.clip) * mask
             parts = (policy.detach(), value.detach(), (ratio * mask).sum(), clipped.sum())
-            sums += torch.stack(parts).double().cpu()
-        sum_gradients(self.actor, self.accelerator)
+            sums += weight * torch.stack(parts).double().cpu()
+        if not self.machine.sharded:
+            sum_gradients(self.actor, self.accelerator)
         reduced = self.accelerator.reduce(sums.to(self.accelerator.device).float(), reduction="sum") / tokens
         policy_loss, value_loss, ratio, clipped = reduced.tolist()
         loss = policy_loss + self.options.value_weight * value_loss

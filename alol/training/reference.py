@@ -23,7 +23,7 @@ from alol.compute.logprob import response_logp
 from alol.compute.progress import Progress
 from alol.config import model_names
 from alol.config.params import Params
-from alol.config.runs import check_warmup
+from alol.config.runs import check_shards, check_warmup
 from alol.config.sections import Policy, Run
 from alol.data import row_store, schema
 from alol.data.row_store import Place
@@ -45,6 +45,8 @@ def make(params: Params, clean: Path, folder: Path | None, accelerator: Accelera
     this one goes on.
     """
     policy, settings = params.policy, params.reference
+    if settings.train:
+        check_shards(params.launch, policy.tuning, settings.optimizer, "reference")
     if policy.model == "scratch" and policy.tuning != "full":
         start = _pretrained(params, clean, folder, accelerator, work)
     else:
@@ -101,7 +103,7 @@ def _fit(
     plan = planning.Plan(order, sampling.evaluation_points(length, settings.evaluations), discarded=0.0)
     checkpointing = loop.Checkpointing(
         evaluate=lambda: -mean_nll(start.model, validation, machine),
-        keep=lambda: policies.save(start, folder) if folder is not None else None,
+        keep=lambda: policies.save(start, folder),
         bar=float("-inf"),
         progress=Progress(work.of(where) if work is not None else None, machine.accelerator, folder),
     )
@@ -117,6 +119,7 @@ def _pretrained(
 ) -> LoadedPolicy:
     """A scratch base for adapters: trained on whole texts, saved to `folder`/base, loaded as the tuning wants it."""
     policy, settings = params.policy, params.reference
+    check_shards(params.launch, policy.tuning, settings.pretrain.optimizer, PRETRAIN)
     start = _start(policy, clean / "train.parquet", settings.seed)
     encoder = policies.encoder(start, policy)
     place, context = Place(work.folder if work is not None else None, accelerator), policy.scratch.context

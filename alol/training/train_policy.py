@@ -23,6 +23,7 @@ from alol.compute.generate import Decoding
 from alol.compute.launch import Machine
 from alol.compute.progress import Progress
 from alol.config.params import Params
+from alol.config.runs import check_shards
 from alol.data import row_store, schema
 from alol.data.row_store import Place, Source
 from alol.models import policies, trainable
@@ -65,6 +66,7 @@ def train_policy(
     if settings.success != "reward" and settings.success.removeprefix("reward_") not in params.rewards:
         names = ", ".join(f"reward_{name}" for name in params.rewards)
         raise ParameterError("train.success", f"is '{settings.success}'; known: reward, {names}")
+    check_shards(params.launch, params.policy.tuning, settings.optimizer, "train")
     policy = trainable.prepare(
         policies.load(inputs.reference, dropout=params.policy.dropout), params.policy, inputs.reference, params.seed
     )
@@ -81,7 +83,7 @@ def train_policy(
     validate = validation.Validation(policy, rows, encoder.prompts(rows), scorer, decoding, machine)
     checkpointing = loop.Checkpointing(
         evaluate=validate,
-        keep=lambda: _keep(policy, validate.scored, params, folder) if folder is not None else None,
+        keep=lambda: _keep(policy, validate.scored, params, folder),
         bar=validation.success(rows, settings.success, params.reward),
         progress=Progress(work.of("train") if work is not None else None, accelerator, folder),
     )
@@ -95,9 +97,11 @@ def train_policy(
         write_json(folder / "training.json", {**result, "validation": evaluations, "curve": history.curve})
 
 
-def _keep(policy: LoadedPolicy, scored: list[dict[str, Any]], params: Params, folder: Path) -> None:
-    """The checkpoint, and its scored responses to the validation prompts."""
+def _keep(policy: LoadedPolicy, scored: list[dict[str, Any]], params: Params, folder: Path | None) -> None:
+    """Writes the checkpoint, and its scored responses to the validation prompts."""
     policies.save(policy, folder)
+    if folder is None:
+        return
     schema.write(folder / "validation.parquet", schema.scored(schema.ROLLOUTS, params.rewards), scored)
 
 
@@ -149,7 +153,7 @@ def _online(run: _Run, components: Rewards | None) -> tuple[loop.History, planni
         return schema.plain(path, taken.drop_columns(IDS.name), PROMPT), taken[IDS.name].to_pylist()
 
     environment = ppo.Environment(prompts, _reward(params, components))
-    reference = trainable.frozen_logp(policy, run.inputs.reference)
+    reference = trainable.frozen_logp(policy, run.inputs.reference, run.machine)
     decoding = Decoding(params.generate, params.seed, encoder.ends)
     trainer = ppo.Trainer(policy, reference, environment, options, decoding, run.machine)
     draws = sampling.draws(len(rows), steps, settings.batch_size, params.seed)

@@ -15,6 +15,8 @@ from alol.checks import memory
 from alol.compute import packed_models, packing
 from alol.config import params
 from alol.models import lora
+from benchmarks import measure
+from benchmarks import memory as benchmark
 from stages import check
 from tests.conftest import tiny_model
 
@@ -48,6 +50,28 @@ def test_a_small_model_by_hand(demo, shape):
     assert found["train"].parts["trained"] == 4 * shape.trained  # the weights, their gradients, two moments
     span = demo.policy.max_prompt + demo.generate.max_new_tokens
     assert found["rollout"].parts["keys and values"] == demo.launch.generate_batch * span * shape.cached_per_token
+
+
+def test_processes_that_share_the_weights_by_hand(demo):
+    # 1,000 bytes of weights in ten layers of width 1, one word; nothing else takes memory
+    shape = memory.Shape(
+        weights=0.0, loading=0.0, trained=1000.0, kept_always=0.0, kept_per_token=0.0, layers=10, width=1, inner=0,
+        vocabulary=1, cached_per_token=0.0, bytes=0, rewards=0.0, test_rewards=0.0, absent=[],
+    )  # fmt: skip
+
+    def trained(**launch):
+        few = {"train": {"batch_size": 1}, "policy": {"max_response": 1}}
+        needs = memory.needs(changed(demo, launch=launch, **few), shape, accelerator=True)
+        return {need.stage: need.parts["trained"] for need in needs}
+
+    alone = {"reference": 4000.0, "rollout": 1000.0, "advantage": 1000.0, "train": 4000.0, "evaluate": 1000.0}
+    assert trained(processes=4) == trained(processes=1, shard=True) == alone
+    # 1,000 of the whole model while it validates, 250 of its own part, 500 of that part's two moments
+    assert trained(processes=4, shard=True) == {**alone, "reference": 1750.0, "train": 1750.0}
+    # a pass that keeps much takes more than validation: 4,000 split over four, and whole two blocks of 100 and the
+    # embeddings, eight bytes, with their gradients
+    shape = dataclasses.replace(shape, kept_always=100_000.0)
+    assert trained(processes=4, shard=True)["train"] == 1000.0 + 2 * 208.0
 
 
 @pytest.mark.parametrize("half", [False, True])
@@ -129,6 +153,26 @@ def test_what_fits_is_found_by_fewer_answers_then_fewer_tokens_then_recomputing(
     least = changed(demo, launch={"tokens": longest, "generate_batch": 1, "recompute": False})
     again = fit(demo, needed(least)["train"] - 1)
     assert again is None or again["recompute"]
+
+
+def test_answers_to_validation_prompts_count_where_they_need_more_than_an_update(demo, shape):
+    p = changed(demo, launch={"generate_batch": 1000 * demo.launch.generate_batch, "tokens": 300})
+    found = {need.stage: need for need in memory.needs(p, shape, accelerator=True)}
+    assert found["train"].slots == p.launch.generate_batch
+    more = found["train"].total - found["rollout"].total
+    assert more == memory.STATES * shape.trained  # both hold the weights, keys and values; one its optimizer too
+
+
+def test_a_gpu_holds_rewards_and_answers_one_after_the_other_in_evaluate(demo, shape):
+    heavy = dataclasses.replace(shape, rewards=2.0**30, test_rewards=2.0**40)
+    found = {need.stage: need for need in memory.needs(demo, heavy, accelerator=True)}
+    assert found["evaluate"].total == shape.weights + shape.trained + 2.0**40
+    assert found["train"].parts["rewards"] == 2.0**30
+
+
+def test_the_peak_of_a_process_that_trains_is_within_15_percent():
+    found = benchmark.said(benchmark.SMALL), measure.in_process(benchmark.measured, benchmark.SMALL)
+    assert found[0] == pytest.approx(found[1], rel=0.15)
 
 
 def test_the_command_shows_a_table_and_what_fits(capsys):

@@ -175,7 +175,20 @@ SENSELESS = [
     ({"policy__scratch__layers": 0}, "policy.scratch.layers is 0, but must be from 1 to 1,000"),
     ({"policy__scratch__init_scale": 0}, "policy.scratch.init_scale is 0, but must be above 0"),
     ({"launch__micro_batch": 0}, "params.yaml: launch.micro_batch is 0, but must be at least 1"),
+    (
+        {"launch__shard": True, "policy__tuning": "qlora", "policy__scratch__width": 64},
+        "params.yaml: launch.shard is true, but policy.tuning is qlora, whose 4-bit base cannot be split",
+    ),
+    (
+        {"launch__shard": True, "train__optimizer__name": "paged_adamw_32bit"},
+        "params.yaml: launch.shard is true, but train.optimizer.name is paged_adamw_32bit; use adamw",
+    ),
     ({"launch__processes": 0}, "params.yaml: launch.processes is 0, but must be from 1 to 1,024"),
+    ({"launch__actors": 0}, "params.yaml: launch.actors is 0, but must be from 1 to 100,000"),
+    (
+        {"launch__cluster": "there"},
+        "params.yaml: launch.cluster is 'there', but must be null, auto, local, or the host:",
+    ),
     ({"aggregate__samples": -5}, "aggregate.samples is -5, but must be from 0 to 10,000"),
     ({"aggregate__bootstrap": 0}, "aggregate.bootstrap is 0, but must be from 10 to 10,000,000"),
     ({"aggregate__bootstrap": -5}, "aggregate.bootstrap is -5, but must be from 10 to 10,000,000"),

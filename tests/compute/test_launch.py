@@ -17,6 +17,7 @@ from alol.compute.batching import Batch
 from alol.compute.launch import accelerator, placed, prepared, sum_gradients
 from alol.compute.logprob import response_logp, response_logp_and_prompt_states
 from alol.config import params
+from alol.models import lora, policies
 from tests.conftest import tiny_model
 
 BATCH = Batch([[5, 6, 7, 8], [9], [5, 6]], [[20, 21, 1], [22, 23, 24, 1], [25, 1]], 0, "cpu")
@@ -72,6 +73,21 @@ def test_reading_gives_the_same_numbers(main, architecture, tokenizer):
         again, found = response_logp_and_prompt_states(placed(model, main, trained=False), BATCH)
     assert torch.equal(again, logp)
     assert all(map(torch.equal, found, states))
+
+
+@torch.no_grad()
+def test_an_adapter_on_4_bits_is_read_as_it_is_trained(main, tokenizer, tmp_path):
+    """Else a policy's first log-ratios would not be 0; a 4-bit layer's output is in fp32, and what is added to it."""
+    tiny_model("llama", tokenizer).save_pretrained(tmp_path)
+
+    def model(*, trained):
+        torch.manual_seed(0)
+        config = peft.LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
+        base = policies.base_model(str(tmp_path), None, quantized=True)
+        return placed(lora.fused(peft.get_peft_model(base, config)), main, trained=trained).eval()
+
+    with main.autocast():
+        assert torch.equal(response_logp(model(trained=False), BATCH), response_logp(model(trained=True), BATCH))
 
 
 def test_frozen_matrices_are_in_bf16_and_all_else_in_fp32(main, tokenizer):

@@ -82,7 +82,7 @@ def test_a_source_holds_the_asked_columns_of_the_rows_that_are_kept(place):
         asked.append(tuple(names))
         return (table.select(list(names)) for table in tables())
 
-    source = Source(read, place)
+    source = Source(read, 9, place)
     numbers = source.numbers("reward")["reward"]
     assert (numbers.dtype, numbers.tolist()) == (np.float32, [i / 2 for i in range(9)])
     rows = source.rows(("reward", "ids"), numbers > 1)

@@ -72,7 +72,7 @@ def classifier(**train: str) -> options.Classifier:
     """The options of a component to train."""
     settings = dataclasses.replace(training(), **train)
     return options.Classifier(
-        "classifier", None, None, None, "text", ["response"], "softmax", 1, 40, 64, 8192, 0.0, 1.0, settings
+        "classifier", None, None, None, "text", ["response"], "softmax", 1, 40, "fp32", 64, 8192, 0.0, 1.0, settings
     )  # fmt: skip
 
 

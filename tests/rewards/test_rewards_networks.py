@@ -72,7 +72,7 @@ def bert(folder: Path, labels: int = 3, names: dict[int, str] | None = None) -> 
 def gpt2(folder: Path) -> Path:
     """As DialogRPT is published: one token is padding, separator and end of text, and there is a single logit."""
     marks = options.Preference(
-        "preference", None, None, None, "text", "[H]", "[A]", "logit", 64, 64, 8192, None, None, None
+        "preference", None, None, None, "text", "[H]", "[A]", "logit", 64, "fp32", 64, 8192, None, None, None
     )
     tokenizer = untrained.preference_tokenizer(TEXTS, training(), marks)
     tokenizer.pad_token = tokenizer.eos_token
@@ -158,7 +158,7 @@ def network(inputs: list[str], max_length: int) -> ClassifierNetwork:
     tokenizer = untrained.classifier_tokenizer(["abcdefghij"], training(), 40)
     config = BertConfig(**SIZES, vocab_size=len(tokenizer), max_position_embeddings=40, pad_token_id=0)
     given = options.Classifier(
-        "classifier", None, None, None, "text", inputs, "softmax", 1, max_length, 64, 8192, 0.0, 1.0, None
+        "classifier", None, None, None, "text", inputs, "softmax", 1, max_length, "fp32", 64, 8192, 0.0, 1.0, None
     )
     return ClassifierNetwork(BertForSequenceClassification(config), tokenizer, given, "rewards.it")
 
@@ -267,7 +267,21 @@ def test_training_on_texts_without_padding_gives_the_gradients_of_padded_ones(co
 
 def reward_model(folder: Path, pooling: str) -> Path:
     marks = options.Preference(
-        "preference", None, None, None, "text", "<|prompter|>", "<|assistant|>", "logit", 64, 64, 8192, None, None, None
+        "preference",
+        None,
+        None,
+        None,
+        "text",
+        "<|prompter|>",
+        "<|assistant|>",
+        "logit",
+        64,
+        "fp32",
+        64,
+        8192,
+        None,
+        None,
+        None,
     )
     tokenizer = untrained.preference_tokenizer(TEXTS, training(), marks)
     torch.manual_seed(2)
@@ -294,7 +308,7 @@ def test_a_reward_models_score_is_the_same_under_both_paddings(tmp_path, pooling
         direct = pooled @ model.out_proj.weight[0] + model.out_proj.bias
     rows = [Encoded(np.arange(4, end, dtype=np.int32), np.zeros(end - 4, np.int32)) for end in (11, 9, 20)]
     marks = options.Preference(
-        "preference", None, None, None, "text", "[H]", "[A]", "logit", 64, 64, 8192, None, None, None
+        "preference", None, None, None, "text", "[H]", "[A]", "logit", 64, "fp32", 64, 8192, None, None, None
     )
     it = PreferenceNetwork(model, SimpleNamespace(eos_token="</s>"), marks, "it")
     with torch.no_grad():
@@ -335,7 +349,7 @@ def test_a_reward_model_has_the_published_names(tmp_path):
 
 def test_a_dialogue_marks_every_turn_and_ends_it():
     marks = options.Preference(
-        "preference", None, None, None, "text", "[H]", "[A]", "logit", 64, 64, 8192, None, None, None
+        "preference", None, None, None, "text", "[H]", "[A]", "logit", 64, "fp32", 64, 8192, None, None, None
     )
     turns = [
         {"role": "human", "text": "hi"}, {"role": "assistant", "text": "hello"}, {"role": "human", "text": "why?"}
@@ -349,7 +363,7 @@ def test_a_dialogue_marks_every_turn_and_ends_it():
 
 def test_a_system_turn_is_the_first_paragraph_of_the_human_turn_after_it():
     marks = options.Preference(
-        "preference", None, None, None, "text", "[H]", "[A]", "logit", 64, 64, 8192, None, None, None
+        "preference", None, None, None, "text", "[H]", "[A]", "logit", 64, "fp32", 64, 8192, None, None, None
     )
     system, human, tool = (
         {"role": role, "text": text} for role, text in [("system", "Be."), ("human", "hi"), ("tool", "x")]

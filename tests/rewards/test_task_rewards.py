@@ -162,7 +162,7 @@ def test_a_critic_is_trained_by_folds_of_heads_and_knows_its_relations_alone(tmp
 def offensive(folder: Path) -> Path:
     """A checkpoint as it is published: a language model's weights with its head, and `off_classifier`."""
     marks = options.Preference(
-        "preference", None, None, None, "text", "[H]", "[A]", "logit", 64, 64, 8192, None, None, None
+        "preference", None, None, None, "text", "[H]", "[A]", "logit", 64, "fp32", 64, 8192, None, None, None
     )
     tokenizer = untrained.preference_tokenizer(TEXTS, small_training(), marks)
     torch.manual_seed(4)

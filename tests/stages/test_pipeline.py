@@ -128,7 +128,7 @@ def record(stage: str) -> dict:
 
 def test_a_stage_says_with_which_launch_it_ran_and_keeps_it(project):
     start = {"device": "cpu", "precision": "fp32", "tokens": 8192, "generate_batch": 128, "recompute": False}
-    start |= {"checkpoint_minutes": 1.0, "wait_minutes": 1.0}
+    start |= {"shard": False, "checkpoint_minutes": 1.0, "wait_minutes": 1.0}
     small.write(project, launch={**start, "processes": 2, "micro_batch": 7})
     small.run(["value"])
     small.write(project, launch={**start, "processes": 1, "micro_batch": 8})

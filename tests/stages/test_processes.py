@@ -19,10 +19,10 @@ from alol.models import policies
 from tests import small
 
 
-def run(folder: Path, processes: int, algorithm: str = "a_lol") -> subprocess.CompletedProcess:
+def run(folder: Path, processes: int, algorithm: str = "a_lol", *, shard: bool = False) -> subprocess.CompletedProcess:
     """Runs stage train as a user does."""
     launch = {"processes": processes, "device": "cpu", "precision": "fp32", "micro_batch": 4, "tokens": 8192}
-    launch |= {"generate_batch": 4, "recompute": False, "checkpoint_minutes": 1.0, "wait_minutes": 5.0}
+    launch |= {"generate_batch": 4, "recompute": False, "shard": shard, "checkpoint_minutes": 1.0, "wait_minutes": 5.0}
     small.write(folder, launch=launch)
     with ended(start(folder, algorithm)) as process:
         said = process.communicate(timeout=300)[1]
@@ -45,9 +45,9 @@ def start(folder: Path, algorithm: str = "a_lol") -> subprocess.Popen:
     return subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True)
 
 
-def train(folder: Path, processes: int, algorithm: str = "a_lol") -> dict:
+def train(folder: Path, processes: int, algorithm: str = "a_lol", *, shard: bool = False) -> dict:
     """training.json of a run that must succeed."""
-    done = run(folder, processes, algorithm)
+    done = run(folder, processes, algorithm, shard=shard)
     assert done.returncode == 0, done.stderr[-2000:]
     return small.read_training(algorithm)
 
@@ -58,15 +58,29 @@ def project(tmp_path_factory):
     return small.made(tmp_path_factory.mktemp("processes"), small.BEFORE_TRAIN)
 
 
+def alike(run: dict, other: dict) -> None:
+    """The losses and the validation rewards of two runs."""
+    for part, key in (("curve", "loss"), ("validation", "reward")):
+        found, expected = ([entry[key] for entry in one[part]] for one in (run, other))
+        np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_two_processes_that_share_the_weights_train_as_one_does(project, monkeypatch):
+    monkeypatch.chdir(project)
+    alike(train(project, 2, shard=True), train(project, 1))
+    policy = policies.load(Path("models/demo/a_lol"))
+    names = sorted(path.name for path in Path("models/demo/a_lol").iterdir())
+    assert names == sorted([*(path.name for path in Path("models/demo/reference").iterdir()), "validation.parquet"])
+    assert sum(weight.numel() for weight in policy.model.parameters()) == small.read_training()["parameters"]
+
+
 @pytest.mark.slow
 def test_two_processes_train_as_one_does(project, monkeypatch):
     monkeypatch.chdir(project)
     one, two = (train(project, processes) for processes in (1, 2))
-    losses = [np.array([entry["loss"] for entry in run["curve"]]) for run in (one, two)]
-    assert len(losses[0]) >= 3
-    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
-    rewards = [[entry["reward"] for entry in run["validation"]] for run in (one, two)]
-    np.testing.assert_allclose(rewards[1], rewards[0], rtol=1e-4)
+    assert len(one["curve"]) >= 3
+    alike(two, one)
     assert [path.name for path in Path("models/demo/a_lol").glob("*.safetensors")] == ["model.safetensors"]
     assert not list(Path("models/demo").glob(".*"))
     policies.load(Path("models/demo/a_lol"))

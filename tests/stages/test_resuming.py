@@ -246,8 +246,11 @@ def adapters(tmp_path_factory):
         patch.chdir(folder)
         patch.setenv("PYTHONPATH", str(small.ROOT))
         launch = {"launch__checkpoint_minutes": 0, "launch__processes": 2, "launch__device": "auto"}
-        small.write(folder, **launch, tasks__demo__policy__tuning="lora", tasks__demo__train__updates=100)
-        small.run([*small.BEFORE_TRAIN, "train"])
+        for name in (*small.BEFORE_TRAIN, "train"):
+            processes = 2 if name in ("reference", "train") else 1  # the others are test_rows' affair
+            own = {"launch__processes": processes, "tasks__demo__policy__tuning": "lora"}
+            small.write(folder, **launch | own, tasks__demo__train__updates=100)
+            small.run([name])
         return folder, digests("train")
 
 
@@ -334,13 +337,23 @@ def test_an_environment_of_several_processes_that_is_incomplete_is_one_line(
 TORCHRUN = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
 
 
-@pytest.mark.parametrize("stage", ["advantage", "annotate", "baseline", "value", "reward_model", "clean"])
+@pytest.mark.parametrize("stage", ["value", "reward_model", "clean"])
 def test_a_stage_of_one_process_is_refused_under_torchrun(here, monkeypatch, stage):
     for name, value in TORCHRUN.items():
         monkeypatch.setenv(name, value)
     assert small.error(stage) == (
         f"Error: stage {stage} runs in one process, whatever launch.processes says; start it without torchrun or "
         "accelerate launch, and unset WORLD_SIZE"
+    )
+
+
+def test_a_stage_that_a_cluster_computes_is_refused_under_torchrun(here, monkeypatch):
+    for name, value in TORCHRUN.items():
+        monkeypatch.setenv(name, value)
+    small.write(here, launch__checkpoint_minutes=0, launch__cluster="local")
+    assert small.error("annotate") == (
+        "Error: with launch.cluster, stage annotate runs in one process, whatever launch.processes says; start it "
+        "without torchrun or accelerate launch, and unset WORLD_SIZE"
     )
 
 
@@ -355,8 +368,13 @@ def test_processes_are_started_by_the_stages_that_params_yaml_names(here, monkey
 
     monkeypatch.setattr(_processes, "relaunch", counted)
     small.write(here, launch__checkpoint_minutes=0, launch__processes=2)
-    small.run(["reference", "rollout", "train", "evaluate", "clean", "baseline"])
-    assert started == ["reference", "rollout", "train", "evaluate"]
+    stages = ["reference", "annotate", "rollout", "baseline", "advantage", "train", "evaluate"]
+    small.run(["clean", *stages, "reward_model", "value"])
+    assert started == stages
+    started.clear()
+    small.write(here, launch__checkpoint_minutes=0, launch__processes=2, launch__cluster="nowhere")
+    assert [small.stage(name).exit_code for name in ("reference", "annotate", "train")] == [0, 1, 0]
+    assert started == ["reference", "train"]  # the others ask the cluster
 
 
 def test_a_mistake_is_said_by_the_first_process_and_later_by_another_where_that_did_not(here, monkeypatch):
@@ -364,10 +382,10 @@ def test_a_mistake_is_said_by_the_first_process_and_later_by_another_where_that_
     monkeypatch.setattr("stages._cli.time.sleep", slept.append)
     for name, value in TORCHRUN.items():
         monkeypatch.setenv(name, value)
-    small.error("annotate")
+    small.error("value")
     assert slept == []
     monkeypatch.setenv("RANK", "1")
-    small.error("annotate")
+    small.error("value")
     assert slept == [_processes.PAUSE]
 
 

@@ -16,8 +16,8 @@ from tests import small
 pytestmark = pytest.mark.slow
 
 
-def run(folder, processes):
-    """What each process saw."""
+def run(folder, processes, module="ranks"):
+    """What each process of a module beside this one saw."""
     folder.mkdir()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -28,7 +28,7 @@ def run(folder, processes):
         if processes > 1:
             own |= {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes), "RANK": str(rank)}
             own |= {"LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        command = [sys.executable, "-m", "tests.training.ranks", str(folder)]
+        command = [sys.executable, "-m", f"tests.training.{module}", str(folder)]
         started.append(subprocess.Popen(command, cwd=small.ROOT, env=own, stderr=subprocess.PIPE, text=True))
     for process in started:
         said = process.communicate(timeout=1200)[1]
