@@ -14,7 +14,13 @@ from stages._cli import command
 
 def inputs(params: Params) -> list[Path]:
     """What advantages depend on beside the parameters."""
-    return [paths.reference(params.task), paths.value(params.task), _responses(params)]
+    samples = [_samples(params)] if params.generate.rollout.train_samples else []
+    return [paths.reference(params.task), paths.value(params.task), _responses(params), *samples]
+
+
+def _samples(params: Params) -> Path:
+    """The reference's own answers to the training prompts, scored, where they were asked for."""
+    return paths.samples(paths.baselines(params.task)) / "train.parquet"
 
 
 def _responses(params: Params) -> Path:
@@ -28,7 +34,9 @@ def main(params: Params, work: Work) -> None:
     target = paths.advantages(params.task) / "train.parquet"
     with shards.Pool.of(recipe, params.launch, work) as pool:
         rows = advantage.of_table(_responses(params), pool, params, work)
-        if pool.main:
+        if pool.main and params.generate.rollout.train_samples:
+            schema.write(target, schema.COMPARED, advantage.compared(rows, _samples(params), params))
+        elif pool.main:
             schema.write(target, schema.ADVANTAGES, rows)
 
 

@@ -20,6 +20,7 @@ from alol.evaluation import (
     comparison_figures,
     experiments,
     known_runs,
+    paired,
     published_columns,
     results,
     summary,
@@ -69,6 +70,8 @@ def report(task: str, against: Sequence[str], listed: bool) -> list[comparison.S
         found = published_columns.table(runs, task)
         write_csv(published, found, list(found[0]))
     write_csv(base.with_suffix(".csv"), comparison.csv_rows(groups), ())
+    if compared := comparison.pair_rows(sections):
+        write_csv(paths.REPORTS / f"pairs_{task}.csv", compared, list(compared[0]))
     with replacing(base.with_suffix(".md")) as partial:
         partial.write_text(comparison.markdown(sections, task, left_out), encoding="utf-8")
     for one in sections:
@@ -76,6 +79,8 @@ def report(task: str, against: Sequence[str], listed: bool) -> list[comparison.S
         click.echo(comparison.terminal_table(one.groups))
         if one.pairs:
             click.echo(f"{comparison.BY_PROMPT}\n{align(one.pairs, left=1)}")
+        if one.compared:
+            click.echo(f"{comparison.EVERY_PAIR}:\n{align(paired.tally(one.compared), left=1)}")
         draw(one, task)
     if len(sections) > 1:
         click.echo(comparison.APART)
@@ -90,6 +95,10 @@ def draw(section: comparison.Section, task: str) -> None:
     with replacing(paths.REPORTS / f"compare_{task}{section.suffix}.png") as partial:
         panel = comparison.panel(section.groups, f"{task}: reward by run{section.note}")
         partial.write_bytes(comparison_figures.comparison([panel]))
+    if section.compared:
+        with replacing(paths.REPORTS / f"pairs_{task}{section.suffix}.png") as partial:
+            title = f"{task}: who beats whom{section.note}"
+            partial.write_bytes(comparison_figures.who_beats_whom(*paired.matrix(section.compared), title))
     if points := comparison.frontier(section.groups):
         with replacing(paths.REPORTS / f"frontier_{task}{section.suffix}.png") as partial:
             reference = comparison.reference(section.groups)

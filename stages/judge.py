@@ -40,15 +40,17 @@ def compare(loaded: params.Params, first: str, second: str, settings: sections.J
         judge.check(found, name)
     summary.check_aligned(rows)
     asked = endpoint.Endpoint(settings, paths.work("judge"))
-    pairs, left_out = judge.pairs(rows[first], rows[second], settings.rows, settings.seed)
+    questions = judge.questions(loaded.aggregate.questions)
+    pairs, left_out = judge.pairs(rows[first], rows[second], questions, settings.rows, settings.seed)
     if not pairs:
         raise InputError("every test row is marked as contaminated, so there is nothing to judge")
     answers = asked.answers({question for pair in pairs for question in pair.questions})
-    found = [judge.judged(pair, answers) for pair in pairs]
-    failed = sum(row["helpful"] == judge.FAILED for row in found)
+    found = [judge.judged(pair, answers, questions) for pair in pairs]
+    failed = sum(judge.FAILED in [row[name] for name in questions] for row in found)
     if failed == len(found):
         raise InputError(f"no row was answered in both orders; the last error: {asked.last_error}")
-    write(loaded.task, (first, second), found, left_out, settings)
+    results = judge.by_subset(found, questions, settings.bootstrap, settings.seed)
+    write(loaded.task, (first, second), found, results, left_out, settings)
     if failed:
         click.echo(f"{failed} of {len(found)} rows have no answer ({asked.last_error}); run again to ask for them")
 
@@ -73,12 +75,16 @@ def responses(loaded: params.Params, name: str) -> list[dict[str, Any]]:
 
 
 def write(
-    task: str, names: tuple[str, str], found: list[dict[str, Any]], left_out: int, settings: sections.Judge
+    task: str,
+    names: tuple[str, str],
+    found: list[dict[str, Any]],
+    results: dict[str, Any],
+    left_out: int,
+    settings: sections.Judge,
 ) -> None:
     """The four files in reports/, and the table."""
     short = [name.removesuffix(".parquet").strip("/.").replace("/", "-") for name in names]
     base = paths.REPORTS / f"judge_{task}_{short[0]}_vs_{short[1]}"
-    results = judge.by_subset(found, settings.bootstrap, settings.seed)
     about = f"Judge: {settings.model}; {len(found)} prompts of {task}, {left_out} contaminated ones left out."
     identity = {"first": names[0], "second": names[1], "task": task, "model": settings.model}
     write_json(base.with_name(base.name + ".json"), {**identity, "contaminated": left_out, "results": results})

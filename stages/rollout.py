@@ -1,6 +1,6 @@
 """Stage rollout: the reference's own responses to the validation and test prompts, unscored.
 
-And, where `generate.rollout` asks for them, several sampled ones to each validation prompt.
+And, where `generate.rollout` asks for them, several sampled ones to each validation and each training prompt.
 """
 
 from functools import partial
@@ -17,12 +17,18 @@ from alol.training import rollout
 from stages._cli import command
 
 SPLITS = (schema.VALIDATION, schema.TEST)
-SAMPLED = (schema.VALIDATION,)
 
 
 def inputs(params: Params) -> list[Path]:
     """What the answers depend on beside the parameters."""
-    return [paths.reference(params.task), *(_prompts(params, split) for split in SPLITS)]
+    splits = dict.fromkeys([*SPLITS, *_sampled(params)])
+    return [paths.reference(params.task), *(_prompts(params, split) for split in splits)]
+
+
+def _sampled(params: Params) -> dict[str, int]:
+    """Split -> how many answers are sampled to each of its prompts."""
+    asked = {schema.VALIDATION: params.generate.rollout.drawn, schema.TRAIN: params.generate.rollout.train_samples}
+    return {split: count for split, count in asked.items() if count}
 
 
 def _prompts(params: Params, split: str) -> Path:
@@ -40,8 +46,8 @@ def main(params: Params, work: Work) -> None:
             rows = rollout.rollouts(pool, prompts, decoding, work.of(split))
             if pool.main:
                 schema.write(folder / f"{split}.parquet", schema.ROLLOUTS, rows)
-        for split in SAMPLED if params.generate.rollout.drawn else ():
-            prompts, count = rollout.prompt_rows(_prompts(params, split)), params.generate.rollout.drawn
+        for split, count in _sampled(params).items():
+            prompts = rollout.prompt_rows(_prompts(params, split))
             rows = rollout.samples(pool, prompts, params, count, work.of("samples").of(split))
             if pool.main:
                 schema.write(paths.samples(folder) / f"{split}.parquet", schema.SAMPLES, rows)

@@ -81,16 +81,18 @@ def a_lol_kl(*, logp: Tensor, mask: Tensor, ref_logp: Tensor, advantage: Tensor,
 class Algorithm:
     """A loss, the columns it reads beside `logp` and `mask`, and what it is trained on unless `train` says otherwise.
 
-    `priority`: the column in proportion to which examples are drawn; None: all alike. `filter`: whether those without a
-    positive advantage are left out. `group`: an example is a prompt with all its responses, by rank, instead of a
-    response. `alol.algorithms.selection` sets `train.filter` and `train.sampling` against these.
+    `priority`: the column in proportion to which examples are drawn (`abs_advantage`: |A|); None: all alike. `filter`:
+    whether those without a positive advantage are left out. `group`: an example is a prompt with all its responses, by
+    rank, instead of a response. `signed`: whether a loss of the reward takes one below 0. `alol.algorithms.selection`
+    sets `train.filter` and `train.sampling` against these.
     """
 
     loss: Callable[..., Tensor]
     columns: tuple[str, ...]
-    priority: Literal["reward", "advantage"] | None
+    priority: Literal["reward", "advantage", "abs_advantage"] | None
     group: bool = False
     filter: Literal["none", "positive"] = "none"
+    signed: bool = False
 
 
 OFFLINE = {

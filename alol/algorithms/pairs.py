@@ -1,4 +1,4 @@
-"""Losses over the ranked responses to one prompt: DPO, its reference-free form, and PRO.
+"""Losses over the ranked responses to one prompt: DPO, its reference-free form, IPO, SimPO, ORPO and PRO.
 
 Shapes: `logp` and `ref_logp` [B, K, T] are log-probabilities (<= 0) of the response tokens, `mask` [B, K, T] is 1 on
 response tokens (end of text included) and 0 on padding; a response that a prompt lacks has no 1 in its mask.
@@ -25,14 +25,57 @@ def dpo(*, logp: Tensor, mask: Tensor, ref_logp: Tensor, beta: Positive) -> Tens
     from torch.nn.functional import logsigmoid
 
     score = beta * total(logp - ref_logp, mask)  # [B, K]
-    there = mask.any(-1)[:, 1:]
-    losses = -logsigmoid(score[:, :1] - score[:, 1:]) * there
-    return losses.sum(-1) / there.sum(-1)
+    return _mean_of_others(-logsigmoid(score[:, :1] - score[:, 1:]), mask)
 
 
 def dpo_ref_free(*, logp: Tensor, mask: Tensor, beta: Positive) -> Tensor:
     """DPO against a uniform reference: the log-ratios are plain log-probabilities."""
     return dpo(logp=logp, mask=mask, ref_logp=logp.new_zeros(logp.shape), beta=beta)
+
+
+def ipo(*, logp: Tensor, mask: Tensor, ref_logp: Tensor, beta: Positive) -> Tensor:
+    """Identity preference optimisation (arXiv 2310.12036, equation 17), on mean token log-ratios, as TRL has it.
+
+    (l_0 - l_k - 1 / (2 beta))^2, where l is the mean over a response's tokens of ln pi - ln pi_ref; the mean over k.
+    """
+    score = _mean(logp - ref_logp, mask)
+    return _mean_of_others((score[:, :1] - score[:, 1:] - 1 / (2 * beta)).square(), mask)
+
+
+def simpo(*, logp: Tensor, mask: Tensor, beta: Positive, gamma: NotNegative) -> Tensor:
+    """SimPO (arXiv 2405.14734, equation 6): DPO on mean token log-probabilities, without a reference, with a margin.
+
+    -ln sigmoid(beta (m_0 - m_k) - gamma), m the mean over a response's tokens of ln pi; the mean over k.
+    """
+    from torch.nn.functional import logsigmoid
+
+    score = beta * _mean(logp, mask)
+    return _mean_of_others(-logsigmoid(score[:, :1] - score[:, 1:] - gamma), mask)
+
+
+def orpo(*, logp: Tensor, mask: Tensor, odds_weight: NotNegative) -> Tensor:
+    """ORPO (arXiv 2403.07691, equations 6 and 7): the preferred response's nll, and the odds between it and the others.
+
+    -m_0 - odds_weight ln sigmoid(o_0 - o_k), o = m - ln(1 - e^m), m the mean over a response's tokens of ln pi.
+    """
+    import torch
+    from torch.nn.functional import logsigmoid
+
+    mean = _mean(logp, mask)
+    sure = mean.clamp(max=-1e-6)  # a log-softmax in fp32 may be 0, where the odds are infinite
+    odds = sure - torch.log(-torch.expm1(sure))
+    return -mean[:, 0] - odds_weight * _mean_of_others(logsigmoid(odds[:, :1] - odds[:, 1:]), mask)
+
+
+def _mean(x: Tensor, mask: Tensor) -> Tensor:
+    """The mean over a response's tokens [B, K]; 0 of one that is not there."""
+    return total(x, mask) / mask.sum(-1).clamp(min=1)
+
+
+def _mean_of_others(values: Tensor, mask: Tensor) -> Tensor:
+    """The mean of `values` [B, K - 1] over the responses after the first that are there [B]."""
+    there = mask.any(-1)[:, 1:]
+    return (values * there).sum(-1) / there.sum(-1)
 
 
 def pro(*, logp: Tensor, mask: Tensor, raw_reward: Tensor, sft_weight: NotNegative) -> Tensor:
@@ -64,5 +107,8 @@ def pro(*, logp: Tensor, mask: Tensor, raw_reward: Tensor, sft_weight: NotNegati
 PAIRS = {
     "dpo": Algorithm(dpo, ("ref_logp",), None, group=True),
     "dpo_ref_free": Algorithm(dpo_ref_free, (), None, group=True),
+    "ipo": Algorithm(ipo, ("ref_logp",), None, group=True),
+    "simpo": Algorithm(simpo, (), None, group=True),
+    "orpo": Algorithm(orpo, (), None, group=True),
     "pro": Algorithm(pro, ("raw_reward",), None, group=True),
 }

@@ -8,13 +8,14 @@ from typing import Any
 from alol.algorithms import ppo
 from alol.algorithms.offline import OFFLINE, Algorithm
 from alol.algorithms.pairs import PAIRS
+from alol.algorithms.rivals import RIVALS
 from alol.base.errors import known
 from alol.config import build
 
-FROM_DATA = {**OFFLINE, **PAIRS}  # one loop, alol.training.loop.fit
+FROM_DATA = {**OFFLINE, **RIVALS, **PAIRS}  # one loop, alol.training.loop.fit
 ONLINE = {"ppo": ppo.Options}  # a loop of its own, and the options that it takes
 NAMES = (*FROM_DATA, *ONLINE)
-TENSORS = {"logp", "mask", "ref_logp", "reward", "raw_reward", "advantage"}
+TENSORS = {"logp", "mask", "ref_logp", "reward", "raw_reward", "advantage", "ref_rewards"}
 
 
 def get(name: str) -> Algorithm | None:

@@ -16,10 +16,23 @@ from alol.config.sections import Train
 
 @dataclass(frozen=True)
 class Selection:
-    """`positive`: examples with A <= 0 are left out. `by`: the column whose values weigh the draws; None: uniform."""
+    """`positive`: examples with A <= 0 are left out. `by`: what weighs the draws; None: uniform."""
 
     positive: bool
-    by: Literal["reward", "advantage"] | None
+    by: Literal["reward", "advantage", "abs_advantage"] | None
+
+
+def check_columns(algorithm: Algorithm | None, samples: int | None) -> None:
+    """Raises ParameterError where the loss compares with the reference's answers to training prompts, and none is made.
+
+    `samples` is generate.rollout.train_samples.
+    """
+    if algorithm is not None and "ref_rewards" in algorithm.columns and samples is None:
+        raise ParameterError(
+            "generate.rollout.train_samples",
+            "is null, but the algorithm compares rewards with those of the reference's own answers to the training "
+            "prompts; set it to 4, say",
+        )
 
 
 def of(algorithm: Algorithm | None, settings: Train) -> Selection:
@@ -36,7 +49,7 @@ def of(algorithm: Algorithm | None, settings: Train) -> Selection:
     by = algorithm.priority
     if settings.sampling == "uniform":
         by = None
-    elif settings.sampling == "priority" and settings.filter == "positive":
+    elif settings.sampling == "priority" and positive:
         by = "advantage"
     elif settings.sampling == "priority" and by is None:
         raise ParameterError(

@@ -15,7 +15,7 @@ import typing
 from collections.abc import Iterator
 from pathlib import Path
 
-from alol.algorithms import offline, pairs, registry
+from alol.algorithms import offline, pairs, registry, rivals
 from alol.base.errors import InputError
 from alol.config import build, yaml_files
 from alol.config.yaml_files import CLEAN, PARAMS, REWARDS
@@ -23,7 +23,8 @@ from alol.data import formats
 from alol.rewards import options
 from alol.rewards.options import KINDS
 
-TABLES = {"OFFLINE": offline, "PAIRS": pairs}  # where an algorithm has its entry: at the foot of the file of its loss
+# where an algorithm has its entry: at the foot of the file of its loss
+TABLES = {"OFFLINE": offline, "RIVALS": rivals, "PAIRS": pairs}
 ALWAYS = {"logp", "mask"}  # arguments that every loss gets
 NEEDED = {"kind", "low", "high"}  # fields of the options of every kind of reward
 

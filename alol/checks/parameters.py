@@ -245,7 +245,9 @@ def _runs(chosen: Params) -> Iterator[ParameterError]:
             tuning = chosen.policy.tuning
             yield from _errors(lambda: runs.check_shards(chosen.launch, tuning, section.optimizer, name))  # noqa: B023
     if chosen.algorithm in registry.NAMES:
-        yield from _errors(lambda: selection.of(registry.get(chosen.algorithm), chosen.train))
+        algorithm, samples = registry.get(chosen.algorithm), chosen.generate.rollout.train_samples
+        yield from _errors(lambda: selection.of(algorithm, chosen.train))
+        yield from _errors(lambda: selection.check_columns(algorithm, samples))
     known = ["reward", *(f"reward_{name}" for name in chosen.rewards)]
     if chosen.train.success not in known:
         yield ParameterError("train.success", f"is '{chosen.train.success}'; known: {', '.join(known)}")

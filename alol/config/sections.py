@@ -200,14 +200,16 @@ class Reference(Run):
 
 @dataclass(frozen=True)
 class Rollout:
-    """Sampled answers of the reference to each validation prompt, beside the one that the rest of `generate` asks for.
+    """Sampled answers of the reference, beside the one to each prompt that the rest of `generate` asks for.
 
-    V(x) is fitted to the first `samples` of them, where there are any, and judged by the first `judge_samples`.
+    V(x) is fitted to the first `samples` of those to the validation prompts, where there are any, and judged by the
+    first `judge_samples`. `train_samples` are to each training prompt, for losses that compare with them.
     """
 
     samples: Annotated[int, between(0, 1000)]
     judge_samples: Annotated[int, between(2, 1000)]
     judge_always: bool
+    train_samples: Annotated[int, between(1, 1000)] | None
 
     @property
     def judged(self) -> bool:
@@ -269,6 +271,7 @@ class Aggregate:
     samples: Shown
     examples: Shown
     points: Count
+    questions: list[Text]  # alol.evaluation.judge.questions
 
 
 @dataclass(frozen=True)

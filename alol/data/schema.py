@@ -62,10 +62,12 @@ ADVANTAGES = pa.schema(
         ("advantage", pa.float32()),
     ]
 )
+# and the rewards of the reference's own sampled answers to the prompt, as many for each
+COMPARED = ADVANTAGES.append(pa.field("ref_rewards", pa.list_(pa.float32())))
 LOG_RATIOS = pa.schema(
     [("prompt_id", pa.string()), ("tokens", pa.int32()), ("log_ratio", pa.float64())]  # summed over an answer's tokens
 )
-TABLES = (RESPONSES, ROLLOUTS, SAMPLES, LABELLED, SCORED, ADVANTAGES, LOG_RATIOS)
+TABLES = (RESPONSES, ROLLOUTS, SAMPLES, LABELLED, SCORED, COMPARED, LOG_RATIOS)
 _TYPES = {field.name: field.type for table in TABLES for field in table}
 _OPEN = {"subset", "prompt", "cuts", "marks", "turns"}  # columns that may have empty cells
 Columns = pa.Schema | list[str] | None

@@ -28,6 +28,10 @@ CAPTION = (
 )
 APART = "Rewards under different references or test sets cannot be compared: each has a table and a figure of its own."
 
+EVERY_PAIR = (
+    "Each two of them, prompt by prompt: how many others a run is better or worse than, with p-values below 0.05 after "
+    "Holm's correction for all pairs"
+)
 BY_PROMPT = "Prompt by prompt, of several seeds their mean; 95 % bootstrap intervals, p-values of random signs:"
 
 
@@ -41,6 +45,7 @@ class Section:
     note: str = ""  # for the figure's title
     label: str = ""  # of its Basis
     pairs: Sequence[Sequence[str]] = ()  # its groups compared prompt by prompt, as lines of a table
+    compared: Sequence[paired.Compared] = ()  # each two of its groups
 
 
 def sections(runs: Sequence[Run], checkpoints: Sequence[Group]) -> list[Section]:
@@ -68,7 +73,9 @@ def sections(runs: Sequence[Run], checkpoints: Sequence[Group]) -> list[Section]
 
 
 def with_pairs(sections: Sequence[Section], against: Sequence[str], options: Aggregate) -> list[Section]:
-    """The sections with their `pairs`: prompt by prompt against the reference, and the runs with the labels `against`.
+    """The sections with their `pairs` and what is `compared`, prompt by prompt.
+
+    `pairs`: with the reference and with the runs that have the labels `against`; `compared`: each two runs.
 
     An algorithm alone is enough where only one run has it. InputError where a label names several runs, or none whose
     rewards by prompt are known.
@@ -80,8 +87,21 @@ def with_pairs(sections: Sequence[Section], against: Sequence[str], options: Agg
     labels = list(dict.fromkeys(label for groups in known for label, _ in groups))
     against = [_label(name, labels) for name in against]
     return [
-        dataclasses.replace(one, pairs=paired.lines(groups, [x for x in against if x in dict(groups)], options))
+        dataclasses.replace(
+            one,
+            pairs=paired.lines(groups, [x for x in against if x in dict(groups)], options),
+            compared=paired.every_pair(groups, options),
+        )
         for one, groups in zip(sections, known, strict=True)
+    ]
+
+
+def pair_rows(sections: Sequence[Section]) -> list[dict[str, Any]]:
+    """One row for each two groups: the difference of their rewards, its interval, and both p-values."""
+    return [
+        {"first": one.first, "second": one.second, **vars(one.difference), "corrected_p_value": one.corrected}
+        for section in sections
+        for one in section.compared
     ]
 
 
@@ -150,6 +170,7 @@ def _cells(groups: Sequence[Group], plus: str) -> list[list[str]]:
 
 def _title(key: str) -> str:
     titles = {"policy.all.reward": "reward", "reference.all.reward": "reference", "delta.all.reward": "delta"}
+    titles["validation.policy.reward"] = "validation"
     return titles.get(key) or key.removeprefix(POLICY).removeprefix("reward_").removeprefix("policy.")
 
 
@@ -167,13 +188,17 @@ def markdown(sections: Sequence[Section], task: str, left_out: Sequence[LeftOut]
         if frontier(one.groups):
             picture += f"![Reward and distance from the reference](frontier_{task}{one.suffix}.png)\n\n"
         pairs = f"{BY_PROMPT}\n\n{table(one.pairs)}\n\n" if one.pairs else ""
+        if one.compared:
+            named = f"pairs_{task}{one.suffix}.png"
+            pairs += f"{EVERY_PAIR}:\n\n{table(paired.tally(one.compared))}\n\n![Who beats whom]({named})\n\n"
         parts.append(f"{title}{table(_cells(one.groups, '±'))}\n\n{pairs}{picture}")
     made = [g for one in sections for g in one.groups]
     return (
         f"# {task}: runs compared\n\n{f'{APART}{chr(10)}{chr(10)}' if several else ''}{''.join(parts)}{CAPTION}\n\n"
-        f"Mean and standard deviation over seeds, on the test prompts pooled; "
-        f"a run without a deviation has one seed. `delta` is the policy's reward less the reference's; `selected` the "
-        f"share of seeds in which a checkpoint beat the reference on validation.\n\n"
+        f"Mean and standard deviation over seeds, on the test prompts pooled; a run without a deviation has one seed. "
+        f"`delta` is the policy's reward less the reference's; `validation` the reward of the checkpoint's answers to "
+        f"the validation prompts, by the rewards of training; `selected` the share of seeds in which a checkpoint beat "
+        f"the reference on validation.\n\n"
         f"{counts(left_out)}\n\n{_provenance(made)}"
     )
 

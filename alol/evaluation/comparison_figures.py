@@ -1,4 +1,4 @@
-"""The figures in which runs stand side by side: rewards, rewards by distance, the judge's verdicts; PNG files."""
+"""Figures of commands that are no stages, as PNG files: runs side by side, verdicts, what the filter keeps."""
 
 from __future__ import annotations
 
@@ -171,6 +171,35 @@ def frontier(lines: Mapping[str, Sequence[Point]], reference: float | None, titl
         return png(figure)
 
 
+def who_beats_whom(labels: Sequence[str], differences: np.ndarray, shown: np.ndarray, title: str) -> bytes:
+    """How much higher the reward of a line's run is than that of a column's, prompt by prompt. A PNG file.
+
+    `differences` [N, N]; where `shown` [N, N] is false one is not shown to be better, and the number is grey on white.
+    """
+    from matplotlib.figure import Figure
+
+    with styled():
+        size = 0.42 * len(labels)
+        figure = Figure(figsize=(max(5.0, 2.6 + size), max(3.6, 2.2 + size)), layout="constrained", dpi=150)
+        axes = figure.add_subplot()
+        axes.set_title(title, fontsize=11, fontweight="bold")
+        axes.grid(visible=False)
+        limit = float(np.abs(differences).max()) or 1.0
+        cells = np.where(shown, differences, np.nan)
+        image = axes.imshow(np.ma.masked_invalid(cells), cmap="RdBu", vmin=-limit, vmax=limit)
+        for i, j in itertools.product(range(len(labels)), repeat=2):
+            if i != j:
+                dark = shown[i, j] and abs(differences[i, j]) > 0.6 * limit
+                colour = "white" if dark else "black" if shown[i, j] else "#999999"
+                text = f"{differences[i, j]:+.2f}"
+                axes.text(j, i, text, ha="center", va="center", fontsize=6, color=colour)
+        axes.set_xticks(range(len(labels)), labels, rotation=60, ha="right", fontsize=7)
+        axes.set_yticks(range(len(labels)), labels, fontsize=7)
+        axes.tick_params(length=0)
+        figure.colorbar(image, ax=axes, shrink=0.7, label="reward of the line's run less the column's")
+        return png(figure)
+
+
 SIDES = [(6, 4, "left"), (6, -9, "left"), (-6, 4, "right"), (-6, -9, "right"), (0, 9, "center"), (0, -14, "center")]
 
 
@@ -195,6 +224,33 @@ def _label(axes: Axes, labels: Sequence[tuple[Point, str]], marks: Sequence[tupl
         for *_, text, _ in tried:
             if text is not best:
                 text.remove()
+
+
+def lunch(curve: Sequence[Mapping[str, float | None]], title: str) -> bytes:
+    """What each threshold of the advantage keeps: the share of responses and their mean reward; with labels, precision.
+
+    `curve` as alol.evaluation.lunch.curve makes it. A PNG file.
+    """
+    from matplotlib.figure import Figure
+
+    with styled():
+        names = {"reward": "mean reward of what is kept"}
+        if "precision" in curve[0]:
+            names |= {"precision": "precision: share of what is kept that is labelled good"}
+        figure = Figure(figsize=(7.2, 2.6 * len(names) + 0.6), layout="constrained", dpi=150)
+        panels = figure.subplots(len(names), sharex=True, squeeze=False)[:, 0]
+        for axes, (name, label), colour in zip(panels, names.items(), (KEPT, DISCARDED), strict=False):
+            shares, values = ([line[key] for line in curve if line[name] is not None] for key in ("share", name))
+            axes.plot(shares, values, color=colour, linewidth=1.6)
+            at = next((line for line in curve if line["threshold"] == 0 and line[name] is not None), None)
+            if at is not None:
+                axes.plot(at["share"], at[name], "o", color="black", markersize=6, label="A > 0")
+                axes.legend(loc="best", fontsize=9)
+            axes.set_ylabel(label.replace(": ", ":\n"), fontsize=8)
+        panels[0].set_title(title, fontsize=11, fontweight="bold")
+        panels[-1].set_xlabel("share of the responses that a threshold of A keeps")
+        panels[-1].set_xlim(1, 0)
+        return png(figure)
 
 
 def verdicts(results: Mapping[str, Any], rates: Sequence[str], title: str) -> bytes:

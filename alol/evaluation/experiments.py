@@ -22,7 +22,8 @@ SUMMARY = "metrics/summary.json"
 POLICY = "policy.all."
 FIRST = ("policy.all.reward", "reference.all.reward", "delta.all.reward", "policy.macro.reward")
 LAST = (
-    "discarded", "selected", "value_mse", "value_learnable", "filter.precision", "filter.recall", "filter.base_rate",
+    "validation.policy.reward", "discarded", "selected", "value_mse", "value_learnable",
+    "filter.precision", "filter.recall", "filter.base_rate",
 )  # fmt: skip
 SUMMARIES = ("gold.", "reference.", "policy.", "validation.", "checkpoints.")  # parts of a summary
 Row = Mapping[str, Any]  # `name`, `rev`, `state`, `date`, `task`, `algorithm`, `seed`, and the summary by dotted keys

@@ -6,6 +6,8 @@ makes a prompt easy or hard drops out. Of several seeds a prompt's reward is the
 
 from __future__ import annotations
 
+import itertools
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,8 @@ from alol.data import schema
 from alol.evaluation import metrics
 from alol.evaluation.metrics import Array
 from alol.evaluation.summary import check_aligned, conversations, number
+
+LEVEL = 0.05
 
 
 class Prompts(TypedDict):
@@ -79,6 +83,73 @@ def _difference(values: Array, members: Sequence[int], options: Aggregate) -> Di
     low, high = metrics.bootstrap_interval([values], options.bootstrap, options.seed, within)
     p_value = metrics.sign_flip_p([values], options.permutations, options.seed, within)
     return Difference(float(values.mean()), low, high, p_value)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Two groups of runs: the `difference` of the first from the second, and its p-value corrected for all pairs."""
+
+    first: str
+    second: str
+    difference: Difference
+    corrected: float
+
+    @property
+    def shown(self) -> bool:
+        """Whether one is better than the other at a level of 5 % over all pairs together."""
+        return self.corrected < LEVEL
+
+
+def every_pair(groups: Sequence[tuple[str, Sequence[Prompts]]], options: Aggregate) -> list[Compared]:
+    """Each two of the groups (label, runs), which are of one reference and test set, in their order."""
+    pairs = list(itertools.combinations(groups, 2))
+    found = [over(runs, others, options) for (_, runs), (_, others) in pairs]
+    corrected = holm([one.p_value for one in found])
+    return [
+        Compared(first, second, one, p)
+        for ((first, _), (second, _)), one, p in zip(pairs, found, corrected, strict=True)
+    ]
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """p-values so that the chance of any false one below a level is at most that level (Holm, 1979).
+
+    The smallest of m is multiplied by m, the next by m - 1, and so on; none is below one before it, or above 1. It
+    holds however the tests depend on each other.
+    """
+    order = np.argsort(values, kind="stable")
+    factors = np.arange(len(values), 0, -1)
+    corrected = np.minimum(1.0, np.maximum.accumulate(np.asarray(values)[order] * factors))
+    result = np.empty(len(values))
+    result[order] = corrected
+    return result.tolist()
+
+
+def tally(compared: Sequence[Compared]) -> list[list[str]]:
+    """Header and a line for each group, the best first: how many others it is better and worse than."""
+    better: Counter[str] = Counter()
+    worse: Counter[str] = Counter()
+    labels = list(dict.fromkeys(label for one in compared for label in (one.first, one.second)))
+    for one in compared:
+        if one.shown:
+            up, down = (one.first, one.second) if one.difference.mean > 0 else (one.second, one.first)
+            better[up] += 1
+            worse[down] += 1
+    ranked = sorted(labels, key=lambda label: (worse[label] - better[label], labels.index(label)))
+    rest = len(labels) - 1
+    lines = [[one, *map(str, (better[one], worse[one], rest - better[one] - worse[one]))] for one in ranked]
+    return [["run", "better than", "worse than", "not shown"], *lines]
+
+
+def matrix(compared: Sequence[Compared]) -> tuple[list[str], Array, np.ndarray]:
+    """Labels, the best first; the differences of each from each [N, N]; and whether they are shown [N, N]."""
+    labels = [line[0] for line in tally(compared)[1:]]
+    differences, shown = np.zeros((len(labels), len(labels))), np.zeros((len(labels), len(labels)), dtype=bool)
+    for one in compared:
+        i, j = labels.index(one.first), labels.index(one.second)
+        differences[i, j], differences[j, i] = one.difference.mean, -one.difference.mean
+        shown[i, j] = shown[j, i] = one.shown
+    return labels, differences, shown
 
 
 def lines(

@@ -15,8 +15,8 @@ import numpy as np
 from alol.base.errors import InputError, first_line
 
 # Whose texts are scored. generated: a model's own. source: the data's, whose stored scores may be used. train: the
-# data's, to be scored by models that did not see the prompts.
-Origin = Literal["generated", "source", "train"]
+# data's, to be scored by models that did not see the prompts. answered: a model's own to such prompts, likewise.
+Origin = Literal["generated", "source", "train", "answered"]
 Bounds = tuple[float | None, float | None]  # None: open
 SLACK = 1e-6  # by how much a score may exceed its bounds, for rounding
 

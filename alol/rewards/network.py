@@ -182,9 +182,9 @@ class NetworkReward(ABC):
     def score(
         self, prompts: Sequence[str], responses: Sequence[str], contexts: Sequence[dict], origin: Origin
     ) -> np.ndarray:
-        """float64 [N]; rows of origin `train` are scored by a model that has not seen their prompt, if folds exist."""
-        rows = list(zip(prompts, responses, contexts, strict=True))
-        numbers = np.array([self._fold(*row) for row in rows] if origin == "train" else [-1] * len(rows))
+        """float64 [N]; texts to training prompts are scored by a model that has not seen the prompt, if folds exist."""
+        rows, seen = list(zip(prompts, responses, contexts, strict=True)), origin in ("train", "answered")
+        numbers = np.array([self._fold(*row) for row in rows] if seen else [-1] * len(rows))
         scores = np.zeros(len(rows))
         for number in sorted(set(numbers.tolist())):
             indices = np.flatnonzero(numbers == number)

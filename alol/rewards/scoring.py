@@ -113,13 +113,15 @@ def annotate(by: Scoring, source: Path, target: Path) -> None:
 def score_rollouts(by: Scoring, source: Path, target: Path) -> None:
     """Scores the reference's responses to the validation and test prompts, and those sampled of its own.
 
-    Sampled ones are what V(x) learns from: they are scored as training responses are.
+    Sampled ones are what V(x) learns from, or what training compares with: they are scored as training responses are,
+    those to training prompts by models that have not seen these.
     """
     for split in (schema.VALIDATION, schema.TEST):
         table, test = f"{split}.parquet", split == schema.TEST
         score_table(by.part(split), source / table, target / table, schema.ROLLOUTS, "generated", test=test)
     for path in sorted(paths.samples(source).glob("*.parquet")):
         own = by.part("samples", path.stem)
-        score_table(own, path, paths.samples(target) / path.name, schema.SAMPLES, "generated", test=False)
+        origin: Origin = "answered" if path.stem == schema.TRAIN else "generated"
+        score_table(own, path, paths.samples(target) / path.name, schema.SAMPLES, origin, test=False)
     if by.pool.main and (made_with := paths.samples(source) / SETTINGS).exists():
         write_json(paths.samples(target) / SETTINGS, read_json(made_with))

@@ -34,7 +34,8 @@ class StoredReward:
     ) -> np.ndarray:
         """float64 [N]; raises InputError when stored and scored numbers differ by more than the tolerance."""
         column = self._options.column
-        known = [] if origin == "generated" else [i for i, c in enumerate(contexts) if c.get(column) is not None]
+        logged = origin in ("source", "train")
+        known = [i for i, c in enumerate(contexts) if c.get(column) is not None] if logged else []
         unknown = sorted(set(range(len(prompts))) - set(known))
         scores = np.zeros(len(prompts))
         scores[known] = [self._stored(i, contexts[i][column]) for i in known]

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from alol.base.errors import ParameterError
+from alol.base.errors import InputError, ParameterError
 from alol.base.work import Work
 from alol.compute import launch
 from alol.compute.batching import Batch, chunks
@@ -63,6 +63,25 @@ def of_table(path: Path, pool: Pool[Models], params: Params, work: Work | None =
         Bar(schema.count(path), "advantage", "response"),
     )
     return (row for _, piece in found for row in piece)
+
+
+def compared(rows: Iterator[dict[str, Any]], path: Path, params: Params) -> Iterator[dict[str, Any]]:
+    """`rows` with `ref_rewards`: R of the reference's sampled answers to the prompt, from their scored table at `path`.
+
+    Raises InputError where a prompt has not as many as `generate.rollout.train_samples` says.
+    """
+    count, found = params.generate.rollout.train_samples, dict[str, list[float]]()
+    for group in schema.read(path, schema.scored(schema.SAMPLES, params.reward.weights)):
+        for row in group:
+            own = found.setdefault(row["prompt_id"], [])
+            own.append(schema.total_reward(row, params.reward.weights, params.reward.shift))
+    for row in rows:
+        own = found.get(row["prompt_id"], [])
+        if len(own) != count:
+            raise InputError(
+                f"{path} has {len(own)} answers to prompt {row['prompt_id']}, not {count}; run `dvc repro`"
+            )
+        yield {**row, "ref_rewards": own}
 
 
 def _measured(

@@ -60,11 +60,18 @@ class Examples:
         """A Batch of the rows and their `columns`: ref_logp [B, T], the others [B]."""
         taken = self.rows.take(rows)
         batch = Batch(taken["prompt_ids"].to_pylist(), taken["response_ids"].to_pylist(), self.pad_id, device)
-        extra = {name: torch.tensor(taken[name].to_numpy(), device=device) for name in columns if name != "ref_logp"}
+        extra = {name: _tensor(taken[name], device) for name in columns if name != "ref_logp"}
         if "ref_logp" in columns:
             values = [torch.tensor(row) for row in taken["ref_logp"].to_pylist()]
             extra["ref_logp"] = nn.utils.rnn.pad_sequence(values, batch_first=True).to(device)
         return batch, extra
+
+
+def _tensor(column: pa.ChunkedArray, device: torch.device) -> Tensor:
+    """Numbers [B], or lists of equally many numbers [B, k]."""
+    if pa.types.is_list(column.type):
+        return torch.tensor(column.to_pylist(), device=device)
+    return torch.tensor(column.to_numpy(), device=device)
 
 
 class Groups(Examples):
@@ -145,7 +152,7 @@ def plan(source: Source, algorithm: Algorithm, settings: Train, seed: int, pad_i
     kept, numbers, discarded = selected(source, settings.train_on, "reward")
     advantage, share = numbers["advantage"], 1.0
     rows, warning = len(advantage), _warning(numbers, algorithm, rule, settings.batch_size)
-    if "reward" in algorithm.columns and (lowest := float(numbers["reward"].min())) < 0:
+    if "reward" in algorithm.columns and not algorithm.signed and (lowest := float(numbers["reward"].min())) < 0:
         raise InputError(
             f"this algorithm needs rewards >= 0, but the lowest is {lowest:.4g}; "
             f"raise {SHIFT} by at least {-lowest:.4g}, or choose an advantage algorithm"
@@ -161,10 +168,11 @@ def plan(source: Source, algorithm: Algorithm, settings: Train, seed: int, pad_i
                 f"{warning or ADVICE}, or use an algorithm that does not filter (nll, wbc, r_gold, r_lol), with "
                 "train.filter: auto"
             )
-    count, weights = len(numbers["reward"]), numbers[rule.by] if rule.by else None
+    count, weights = len(numbers["reward"]), _weights(numbers, rule.by)
     if weights is not None and not weights.sum() > 0:
         raise InputError(
-            f"every training reward is 0: nothing to draw by; set train.sampling: uniform or raise {SHIFT}"
+            f"every training {'reward' if rule.by == 'reward' else 'advantage'} is 0: nothing to draw by; set "
+            f"train.sampling: uniform or raise {SHIFT}"
         )
     size = rows if weights is not None else count
     why = f" ({warning})" if warning else f", of which {count} have a reward above V(x)" if share < 1 else ""
@@ -178,6 +186,13 @@ def plan(source: Source, algorithm: Algorithm, settings: Train, seed: int, pad_i
     return examples, Plan(order, points, discarded, warning)
 
 
+def _weights(numbers: dict[str, np.ndarray], by: str | None) -> np.ndarray | None:
+    """The numbers in proportion to which rows are drawn [rows]."""
+    if by is None:
+        return None
+    return np.abs(numbers["advantage"]) if by == "abs_advantage" else numbers[by]
+
+
 def _warning(numbers: dict[str, np.ndarray], algorithm: Algorithm, rule: Selection, batch_size: int) -> str:
     """Says why little can be learnt from the rewards: all are equal, or fewer than a batch count. Empty if neither."""
     rewards = numbers["reward"]
@@ -188,7 +203,7 @@ def _warning(numbers: dict[str, np.ndarray], algorithm: Algorithm, rule: Selecti
         number = f"{rewards[0]:.4g}"
         return f"all {len(rewards)} training rewards are {number}, so that they tell no example from another; {ADVICE}"
     column = "advantage" if rule.positive else algorithm.priority
-    above = int((numbers[column] > 0).sum()) if column else len(rewards)
+    above = int((_weights(numbers, column) > 0).sum()) if column else len(rewards)
     if 0 < above < min(batch_size, len(rewards)):
         bar = "V(x)" if column == "advantage" else "0"
         return (

@@ -62,6 +62,7 @@ def train_policy(
     """
     algorithm, settings = registry.get(params.algorithm), params.train
     hyperparameters = registry.checked(params.algorithm, params.hyperparameters)
+    selection.check_columns(algorithm, params.generate.rollout.train_samples)
     if settings.success != "reward" and settings.success.removeprefix("reward_") not in params.rewards:
         names = ", ".join(f"reward_{name}" for name in params.rewards)
         raise ParameterError("train.success", f"is '{settings.success}'; known: reward, {names}")

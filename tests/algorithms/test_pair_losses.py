@@ -1,4 +1,4 @@
-"""DPO, reference-free DPO and PRO against closed forms, worked by hand with the numbers beside them."""
+"""The losses over ranked responses against closed forms, worked by hand with the numbers beside them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from alol.algorithms.offline import total
-from alol.algorithms.pairs import PAIRS, dpo, dpo_ref_free, pro
+from alol.algorithms.pairs import PAIRS, dpo, dpo_ref_free, ipo, orpo, pro, simpo
 from tests.registered import constants
 
 # two responses of 2 and 3 tokens; the third token of the first is padding, with a number that must not matter
@@ -52,6 +52,41 @@ def test_the_gradient_of_dpo_is_that_of_the_paper():
     # beta sigmoid(-0.2) = 0.1 x 0.450166 on every token, up for the chosen and down for the rejected
     expected = 0.0450166 * torch.tensor([[[-1.0, -1.0, 0.0], [1.0, 1.0, 1.0]]])
     close(logp.grad, expected)
+
+
+def test_ipo_by_hand():
+    # mean log-ratios 1 / 2 and -1 / 3; 1 / (2 x 0.5) = 1: (5 / 6 - 1)^2
+    close(ipo(logp=LOGP, mask=MASK, ref_logp=REF, beta=0.5), [1 / 36])
+    close(ipo(logp=LOGP, mask=MASK, ref_logp=LOGP, beta=0.1), [25.0])  # at the reference: (1 / (2 beta))^2
+    # means -2, -0.5 and -3 against 0: ((-1.5 - 1)^2 + (1 - 1)^2) / 2
+    close(ipo(logp=THREE, mask=FULL, ref_logp=torch.zeros(1, 3, 2), beta=0.5), [3.125])
+
+
+def test_simpo_by_hand():
+    # means -1.5 and -1.5: ln(1 + e^1) = 1.313262
+    close(simpo(logp=LOGP, mask=MASK, beta=2.0, gamma=1.0), [1.313262])
+    # means -2, -0.5 and -3: 2 x -1.5 - 1 = -4 and 2 x 1 - 1 = 1; (4.018150 + 0.313262) / 2
+    close(simpo(logp=THREE, mask=FULL, beta=2.0, gamma=1.0), [2.165706])
+
+
+def test_simpo_without_a_margin_is_reference_free_dpo_of_responses_as_long():
+    close(simpo(logp=THREE, mask=FULL, beta=1.0, gamma=0.0), dpo_ref_free(logp=THREE, mask=FULL, beta=0.5))
+
+
+def test_orpo_by_hand():
+    # means -ln 2 and -ln 4, odds 1 / 2 / (1 / 2) = 1 and 1 / 4 / (3 / 4) = 1 / 3; their ratio 3: sigmoid(ln 3) = 3 / 4
+    logp = torch.tensor([[[-math.log(2), 9.0], [-math.log(2), -math.log(8)]]])
+    mask = torch.tensor([[[1, 0], [1, 1]]])
+    close(orpo(logp=logp, mask=mask, odds_weight=0.5), [math.log(2) - 0.5 * math.log(0.75)])
+    close(orpo(logp=logp, mask=mask, odds_weight=0.0), [math.log(2)])
+
+
+def test_orpo_of_a_response_that_is_certain_is_finite():
+    logp = torch.tensor([[[0.0, 0.0], [-1.0, -1.0]]], requires_grad=True)
+    loss = orpo(logp=logp, mask=FULL[:, :2], odds_weight=0.1)
+    loss.sum().backward()
+    assert loss.isfinite().all()
+    assert logp.grad.isfinite().all()
 
 
 def test_pro_with_equal_rewards_ranks_at_ln_2():

@@ -18,6 +18,7 @@ from benchmarks.project import write as write_project
 from stages.judge import main
 from tests.evaluation.judge_server import Server
 
+ASKED = judge.questions(["helpful: which reply helps more", "safe: which is safer"])
 LENGTHS = [(9, 3), (9, 3), (2, 6), (5, 5)]  # letters of the first run's and the second's response to each prompt
 
 
@@ -41,7 +42,7 @@ def serve(serving):
     ],
 )
 def test_verdict_lines_are_read(text, helpful, safe):
-    assert judge.verdicts(text) == {"helpful": helpful, "safe": safe}
+    assert judge.verdicts(text, ASKED) == {"helpful": helpful, "safe": safe}
 
 
 def test_a_win_needs_both_orders():
@@ -54,7 +55,7 @@ def test_a_win_needs_both_orders():
 
 def test_rates_are_shares_of_the_answered_rows():
     outcomes = ["win", "win", "loss", "tie", "unparsed", "failed"]
-    found = judge.rates([{"helpful": one, "safe": "tie"} for one in outcomes], 500, 0)["helpful"]
+    found = judge.rates([{"helpful": one, "safe": "tie"} for one in outcomes], ASKED, 500, 0)["helpful"]
     shares = {name: found[name]["share"] for name in judge.RATES}
     assert shares == {"win": 0.4, "tie": 0.2, "loss": 0.2, "unparsed": 0.2}
     assert found["failed"] == 1 and found["rows"] == 6
@@ -64,9 +65,9 @@ def test_rates_are_shares_of_the_answered_rows():
 def test_rows_of_a_conversation_are_resampled_together():
     outcomes = ["win", "loss", "tie", "win", "win", "loss", "failed"]
     rows = [{"helpful": one, "safe": "tie", "group": f"c{i}"} for i, one in enumerate(outcomes)]
-    once = judge.rates([{**row, "group": None} for row in rows], 500, 0)["helpful"]
-    assert judge.rates(rows, 500, 0)["helpful"] == once
-    twice = judge.rates([row for row in rows for _ in range(2)], 500, 0)["helpful"]
+    once = judge.rates([{**row, "group": None} for row in rows], ASKED, 500, 0)["helpful"]
+    assert judge.rates(rows, ASKED, 500, 0)["helpful"] == once
+    twice = judge.rates([row for row in rows for _ in range(2)], ASKED, 500, 0)["helpful"]
     assert twice["win"] == pytest.approx(once["win"])
     assert twice["rows"] == 14
 
@@ -94,7 +95,9 @@ def project(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     raw = parameters("demo", "hha")
 
-    def write(url: str, **changed) -> None:
+    def write(url: str, questions: list[str] | None = None, **changed) -> None:
+        if questions is not None:
+            raw["tasks"]["demo"]["aggregate"] = {"questions": questions}
         keys = {"rows": None, "key": None, "wait": 0.0, "longest_wait": 0.0, "timeout": 0.4, "retries": 2}
         raw["judge"].update({"url": url, **keys, **changed})
         write_project(tmp_path, raw)
@@ -140,7 +143,7 @@ def test_the_command_writes_the_rates_and_asks_nothing_twice(project, serve):
 
 
 def test_the_question_has_the_turns_and_not_the_system_text(project):
-    text = judge.question(row(3, ""), "one", "two")
+    text = judge.question(row(3, ""), "one", "two", ASKED)
     assert "Human: question 3" in text and "SYSTEM" not in text
     assert "[Reply A]\none\n\n[Reply B]\ntwo\n" in text
 
@@ -246,9 +249,40 @@ def test_rows_that_make_no_question_are_named(project, name, column, value, expe
     assert expected in done.output and done.output.count("\n") == 1
 
 
+def test_a_task_asks_what_it_wants_to_know(project, serve):
+    def rule(question: str) -> str:
+        assert "Decide which reply follows from this: dry sand. A good" in question
+        assert "exactly this line, each with one of A, B, equal or neither:\nMore faithful: <A," in question
+        return "More faithful: A\nMore safe: B"
+
+    server = serve(rule=rule)
+    project(server.url, questions=["Faithful: which reply follows from this: {fact}"])
+    for name in ("a_lol", "dpo"):
+        rewrite(paths.generations("demo", name) / "test.parquet", "context", '{"fact": "dry sand"}')
+    done = run()
+    assert done.exit_code == 0, done.output
+    assert {name: rates["tie"] for name, rates in results().items()} == {"faithful": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("questions", "expected"),
+    [
+        (["which is better?"], "aggregate.questions[0] is 'which is better?'; write a word, a colon"),
+        (["good: which", "Good: what"], "aggregate.questions[1] asks for 'good', which stands there twice"),
+        (["first: which"], "aggregate.questions[0] asks for 'first', which is a column of the judged rows"),
+        ([], "aggregate.questions has 0 questions; write 1 to 4"),
+        (["true: which fits {fact}"], "aggregate.questions: true asks for {fact}, but the context of prompt 0 has no"),
+    ],
+)
+def test_questions_that_cannot_be_asked_are_named(project, questions, expected):
+    project("http://127.0.0.1:9/v1", questions=questions)
+    done = run()
+    assert done.exit_code == 1 and expected in done.output and "Traceback" not in done.output
+
+
 def test_system_turns_and_what_tools_return_are_part_of_the_question():
     turns = [{"role": role, "text": text} for role, text in (("system", "Be brief."), ("human", "Hi"), ("tool", "dry"))]
-    text = judge.question({"turns": turns, "prompt": "p"}, "one", "two")
+    text = judge.question({"turns": turns, "prompt": "p"}, "one", "two", ASKED)
     assert "System: Be brief.\n\nHuman: Hi\n\nTool: dry" in text
 
 

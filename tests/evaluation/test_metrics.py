@@ -11,7 +11,15 @@ from alol.evaluation import metrics, summary, summary_tables
 from tests.reward_project import load
 
 OPTIONS = sections.Aggregate(
-    gold="preferred", label=None, bootstrap=200, permutations=1000, seed=3, samples=2, examples=2, points=10
+    gold="preferred",
+    label=None,
+    bootstrap=200,
+    permutations=1000,
+    seed=3,
+    samples=2,
+    examples=2,
+    points=10,
+    questions=[],
 )
 REWARD = sections.Reward(shift=1.0, weights={"good": 2.0, "short": -1.0}, raw="identity")
 

@@ -37,6 +37,38 @@ def test_a_group_is_compared_with_another():
     assert paired.over([OTHER], [FIRST, SECOND], OPTIONS).mean == pytest.approx(-2 / 3)
 
 
+def test_the_smallest_p_value_is_multiplied_by_all_the_next_by_one_less():
+    # 0.01 x 4, 0.02 x 3, 0.03 x 2 (not below the one before), 0.9 x 1
+    assert paired.holm([0.03, 0.01, 0.9, 0.02]) == pytest.approx([0.06, 0.04, 0.9, 0.06])
+    assert paired.holm([0.5, 0.6]) == [1.0, 1.0]
+    assert paired.holm([]) == []
+
+
+def test_every_two_runs_are_compared_and_what_is_shown_is_counted():
+    """60 prompts, of which `best` is always 1 better than `low` and, in turn, better and worse than `other`."""
+    wave = [float(i % 2) for i in range(60)]
+    rewards = {"low": [-1.0] * 60, "best": [0.0 + i % 2 for i in range(60)], "other": [1.0 - one for one in wave]}
+    groups = [
+        (name, [Prompts(policy=values, reference=[0.0] * 60, conversation=list(range(60)))])
+        for name, values in rewards.items()
+    ]
+    compared = paired.every_pair(groups, OPTIONS)
+    assert [(one.first, one.second) for one in compared] == [("low", "best"), ("low", "other"), ("best", "other")]
+    assert [one.difference.mean for one in compared] == [-1.5, -1.5, 0.0]
+    # 1 / 10,001 of the first two, times 3 and 2 but not below the first; the last is 1
+    assert [one.corrected for one in compared] == pytest.approx([3 / 10_001, 3 / 10_001, 1.0])
+    assert paired.tally(compared) == [
+        ["run", "better than", "worse than", "not shown"],
+        ["best", "1", "0", "1"],
+        ["other", "1", "0", "1"],
+        ["low", "0", "2", "0"],
+    ]
+    labels, differences, shown = paired.matrix(compared)
+    assert labels == ["best", "other", "low"]
+    assert differences.tolist() == [[0, 0, 1.5], [0, 0, 1.5], [-1.5, -1.5, 0]]
+    assert shown.tolist() == [[False, False, True], [False, False, True], [True, True, False]]
+
+
 def test_the_table_leaves_a_group_against_itself_empty():
     groups = [("a_lol", [FIRST, SECOND]), ("nll", [OTHER])]
     assert paired.lines(groups, ["nll"], OPTIONS) == [

@@ -12,7 +12,15 @@ from alol.evaluation import summary, verdict
 from alol.evaluation.summary import Measured
 
 OPTIONS = sections.Aggregate(
-    gold="preferred", label=None, bootstrap=200, permutations=1000, seed=3, samples=2, examples=2, points=10
+    gold="preferred",
+    label=None,
+    bootstrap=200,
+    permutations=1000,
+    seed=3,
+    samples=2,
+    examples=2,
+    points=10,
+    questions=[],
 )
 CURVE = [{"update": 1, "loss": 0.5}, {"update": 2, "loss": 0.25}]
 POINTS = [{"update": at, "epoch": at / 2, "reward": reward} for at, reward in ((0, 0.5), (1, 0.25), (2, 0.375))]

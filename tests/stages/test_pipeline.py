@@ -74,6 +74,34 @@ def test_every_algorithm_writes_the_same_keys(project):
     )
 
 
+def test_rewards_of_the_references_own_answers_are_stored_and_learned_from(fresh):
+    small.write(fresh, **{"defaults.generate.rollout.train_samples": 3})
+    small.run(small.BEFORE_TRAIN)
+    table, samples = schema.rows(paths.advantages("demo") / "train.parquet"), paths.samples(paths.baselines("demo"))
+    answers = schema.rows(samples / "train.parquet")
+    assert (len(table), len(answers)) == (180, 3 * 60)
+    by_prompt = {}
+    for row in answers:
+        total = 0.2 + row["reward_helpful"] + 0.2 * row["reward_concise"] + 0.1 * row["reward_informative"]
+        by_prompt.setdefault(row["prompt_id"], []).append(total)
+    for row in table:
+        assert row["ref_rewards"] == pytest.approx(by_prompt[row["prompt_id"]], rel=1e-5)
+    for algorithm in ("a_star", "qrpo"):
+        small.run(("train",), algorithm)
+        history = read_json(paths.policy("demo", algorithm) / "training.json", dict)
+        assert len(history["curve"]) == 8
+
+
+def test_an_algorithm_that_compares_with_such_answers_says_what_to_set(project):
+    assert "generate.rollout.train_samples is null" in small.error("train", "a_star")
+
+
+@pytest.mark.parametrize("algorithm", ["rft", "awr", "a_lol_signed", "dro", "kto_zero", "ipo", "simpo", "orpo"])
+def test_rivals_train(project, algorithm):
+    small.run(("train",), algorithm)
+    assert read_json(paths.policy("demo", algorithm) / "training.json", dict)["updates"] > 0
+
+
 def test_equal_seeds_give_equal_bytes_and_others_do_not(project):
     written = []
     for seed in (1, 1, 2):

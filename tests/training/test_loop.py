@@ -13,6 +13,7 @@ from accelerate import Accelerator
 
 from alol.algorithms.offline import OFFLINE
 from alol.algorithms.registry import FROM_DATA
+from alol.algorithms.rivals import RIVALS
 from alol.base.errors import InputError
 from alol.compute.batching import Batch
 from alol.compute.launch import Machine
@@ -23,6 +24,8 @@ from alol.data.row_store import Source
 from alol.training import loop, planning
 from tests.conftest import tiny_model
 from tests.registered import constants
+
+SINGLE = {**OFFLINE, **RIVALS}  # that learn from single responses
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +55,10 @@ def table(model, rewards, values, ranks=None) -> pa.Table:
                 "raw_reward": reward,
                 "value": value,
                 "advantage": reward - value,
+                "ref_rewards": [value - 0.1, value + 0.1],
             }
         )
-    return pa.Table.from_pylist(rows, schema=schema.ADVANTAGES)
+    return pa.Table.from_pylist(rows, schema=schema.COMPARED)
 
 
 def plan(data, name, loaded, seed=1, **changes):
@@ -78,14 +82,14 @@ def run(model, data, name, loaded, *, launch=None, scores=(1.0, 3.0, 2.0), bar=0
 REWARDS, VALUES = np.linspace(0.0, 1.0, 24), np.full(24, 0.4)
 
 
-@pytest.mark.parametrize("name", OFFLINE)
+@pytest.mark.parametrize("name", SINGLE)
 def test_every_parameter_moves_and_importance_weights_start_at_1(model, architecture, tokenizer, loaded, name):
     policy = tiny_model(architecture, tokenizer)
     before = {key: value.clone() for key, value in policy.named_parameters()}
     history, _ = run(policy, table(model, REWARDS, VALUES), name, loaded, updates=3)
     assert [key for key, value in policy.named_parameters() if torch.equal(value, before[key])] == []
-    assert len(history.curve) == (3 if OFFLINE[name].priority != "advantage" else 1)
-    if "ref_logp" in OFFLINE[name].columns:
+    assert len(history.curve) == (3 if SINGLE[name].priority != "advantage" else 1)
+    if "ref_logp" in SINGLE[name].columns:
         assert history.curve[0]["abs_log_ratio"] < 1e-3
 
 
@@ -237,7 +241,7 @@ def test_the_last_checkpoint_is_kept_when_none_beats_the_reference(model, tokeni
 
 
 @pytest.mark.parametrize("sampling", ["priority", "uniform"])
-@pytest.mark.parametrize("name", [name for name, a in OFFLINE.items() if a.priority == "advantage"])
+@pytest.mark.parametrize("name", [name for name, a in SINGLE.items() if a.priority == "advantage"])
 def test_advantage_algorithms_see_only_positive_advantages(model, loaded, name, sampling):
     data = table(model, REWARDS, VALUES)
     examples, drawn = plan(data, name, loaded, sampling=sampling)
@@ -265,7 +269,7 @@ def test_priority_by_reward_draws_no_zero_reward(model, loaded):
 FILTERED = {"filter": "positive", "sampling": "priority"}
 
 
-@pytest.mark.parametrize("name", OFFLINE)
+@pytest.mark.parametrize("name", SINGLE)
 def test_any_algorithm_of_single_responses_takes_the_filter_and_the_priority_of_a_lol(model, loaded, name):
     data = table(model, REWARDS, VALUES)
     (examples, drawn), (same, own) = plan(data, name, loaded, **FILTERED), plan(data, "a_lol", loaded)
@@ -289,7 +293,7 @@ def test_the_filter_alone_leaves_the_algorithms_own_draws(model, loaded):
     assert share[2].item() == pytest.approx(11 / 15, abs=0.03)  # A = 1, 3, 11
 
 
-@pytest.mark.parametrize("name", [name for name, a in OFFLINE.items() if a.filter == "positive"])
+@pytest.mark.parametrize("name", [name for name, a in SINGLE.items() if a.filter == "positive"])
 def test_no_filter_trains_on_every_response(model, loaded, name):
     examples, drawn = plan(table(model, REWARDS, VALUES), name, loaded, filter="none", sampling="uniform")
     assert (len(examples), len(drawn.draws)) == (24, 6)
@@ -355,7 +359,7 @@ NOTHING = (
 )
 
 
-@pytest.mark.parametrize("name", [name for name in FROM_DATA if not name.startswith(("nll", "dpo"))])
+@pytest.mark.parametrize("name", sorted({*FROM_DATA} - {"nll", "dpo", "dpo_ref_free", "ipo", "simpo", "orpo"}))
 def test_equal_rewards_are_said_to_be_equal(model, loaded, name):
     data = grouped(table(model, np.full(24, 0.5), VALUES, ranks=[i % 3 for i in range(24)]))
     _, drawn = plan(data, name, loaded)
