@@ -75,7 +75,7 @@ def test_each_process_draws_its_own_dropout_and_the_first_that_of_one_process(fo
 
 
 def test_weights_of_a_model_on_the_processor_stay_where_they_were_loaded(found):
-    """How a product is rounded depends on where they lie (as 64 divides it): mapped from a file, or copied."""
+    """How a product is rounded depends on where they begin, modulo 16 bytes: mapped from a file, or copied."""
     one, two = found
     assert [process["moved"] for process in (one, *two)] == [False] * 3
 
