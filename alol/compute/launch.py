@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs, broadcast, broadcast_object_list, gather_object
+from accelerate.utils import InitProcessGroupKwargs, broadcast, broadcast_object_list, gather_object, patch_environment
 from torch import nn
 
 from alol.base.errors import InputError, SharedError
@@ -49,7 +49,11 @@ def accelerator(launch: Launch, work: Work | None = None) -> Accelerator:
     """
     precision = "no" if launch.precision == "fp32" else launch.precision
     patience = InitProcessGroupKwargs(timeout=timedelta(minutes=launch.wait_minutes))
-    made = Accelerator(cpu=_on_processor(launch), mixed_precision=precision, kwargs_handlers=[patience])
+    on_processor = _on_processor(launch)
+    # accelerate would say "cpu:0" in one of several processes, and to("cpu:0") copies weights on "cpu", mapped from a
+    # file: products round by where their operands begin in memory, so V(x) would not be that of one process
+    with patch_environment(**({"ACCELERATE_TORCH_DEVICE": "cpu"} if on_processor else {})):
+        made = Accelerator(cpu=on_processor, mixed_precision=precision, kwargs_handlers=[patience])
     if work is not None:
         _check_shared(work, made)
     return made

@@ -88,9 +88,13 @@ def main(folder: Path) -> None:
     settings = dataclasses.replace(loaded.launch, device="cpu", precision="fp32", micro_batch=1)
     accelerator = launch.accelerator(settings)
     machine, tokenizer = Machine(accelerator, settings), scratch.train_tokenizer(TEXTS * 3, 400)
+    layer = nn.Linear(2, 2)
+    before = layer.weight.data_ptr()
+    launch.placed(layer, accelerator, trained=False)
     torch.manual_seed(5)
     launch.prepared(nn.Linear(2, 2), accelerator)
     found = {
+        "moved": layer.weight.data_ptr() != before,
         "drawn": torch.rand(4).tolist(),
         "uneven": offline(loaded, machine, tokenizer, UNEVEN),
         "fewer": offline(loaded, machine, tokenizer, FEWER),

@@ -74,6 +74,12 @@ def test_each_process_draws_its_own_dropout_and_the_first_that_of_one_process(fo
     assert not set(two[0]["drawn"]) & set(two[1]["drawn"])
 
 
+def test_weights_of_a_model_on_the_processor_stay_where_they_were_loaded(found):
+    """How a product is rounded depends on where they begin, modulo 16 bytes: mapped from a file, or copied."""
+    one, two = found
+    assert [process["moved"] for process in (one, *two)] == [False] * 3
+
+
 def test_a_run_with_dropout_in_two_processes_repeats_itself(found):
     _, two = found
     first, again = two[0]["dropout"]
