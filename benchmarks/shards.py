@@ -32,7 +32,7 @@ FIRST = ("download", "clean", "reward_model", "annotate", "reference", "rollout"
 ALGORITHM = "a_lol"
 TASKS: dict[str, dict[str, Any]] = {
     "chitchat": {
-        "clean.limit": 160, "clean.near_duplicates": None, "clean.options.shares": {"validation": 0.012, "test": 0.012},
+        "clean.limit": 320, "clean.near_duplicates": None, "clean.options.shares": {"validation": 0.012, "test": 0.012},
         "reference.epochs": None, "reference.updates": 4, "reference.evaluations": 1, "reference.optimizer.warmup": 0,
         "value.epochs": 2,
         "train.epochs": None, "train.updates": 20, "train.evaluations": 1,
@@ -152,7 +152,7 @@ def actor(machines: Any) -> int:
 
 @click.command()
 @click.option("--task", type=click.Choice(list(TASKS)), default="chitchat", help="demo: tiny, to try this.")
-@click.option("--part-rows", default=4, help="Rows of a part; chitchat has 160, so 40 parts.")
+@click.option("--part-rows", default=8, help="Rows of a part; chitchat has 320, so 40 parts.")
 @click.option("--out", type=click.Path(path_type=Path), help="JSON file for the result.")
 def main(task: str, part_rows: int, out: Path | None) -> None:
     """Measure the stages over rows in one process, in two, and on a Ray cluster."""

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from alol.base.files import write_json
-from alol.config.sections import Launch
+from alol.config import params
 from alol.data.words import content, split
 from alol.evaluation import metrics
 from alol.rewards import tfidf
@@ -64,7 +64,7 @@ def test_measures_tell_texts_of_such_scripts_apart(text):
 def test_tfidf_weighs_words_of_such_scripts(tmp_path):
     few, launch = (
         Tfidf(kind="tfidf", texts=None, few=1, divisor=10, low=0.0, high=1.0),
-        Launch(1, "cpu", "fp32", 1, 1, 1, False, 0, 1),
+        params.load("demo").launch,
     )
     write_json(tmp_path / tfidf.STATE, tfidf.fit([CHINESE, "我很好", "我很喜欢你"]))
     scores = tfidf.TfidfReward("rewards.x", few, tmp_path, launch).score(

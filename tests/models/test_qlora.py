@@ -30,6 +30,7 @@ def project(tmp_path_factory):
         tasks__demo__policy__lora={"r": 4, "alpha": 8},
         tasks__demo__policy__scratch__architecture="llama",
         tasks__demo__policy__scratch__width=64,
+        defaults__generate__rollout__train_samples=2,  # for a_star and qrpo
         tasks__demo__reference__pretrain={"epochs": None, "updates": 6, "evaluations": 2, "optimizer": {"warmup": 2}},
     )
     with pytest.MonkeyPatch.context() as patch:

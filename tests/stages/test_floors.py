@@ -16,7 +16,8 @@ ARGUMENTS = 6
 MORE = {  # public functions that take more, and why
     "attention",  # transformers calls it so
     "varlen_attention",  # as PyTorch's varlen_attn
-    "log_ratios", "run_length", "answers",
+    "run_length", "answers",
+    "a_star", "kto_zero", "qrpo",  # losses: tensors and constants by name
 }  # fmt: skip
 
 
