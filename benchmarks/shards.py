@@ -32,7 +32,8 @@ FIRST = ("download", "clean", "reward_model", "annotate", "reference", "rollout"
 ALGORITHM = "a_lol"
 TASKS: dict[str, dict[str, Any]] = {
     "chitchat": {
-        "clean.limit": 320, "clean.near_duplicates": None, "clean.options.shares": {"validation": 0.012, "test": 0.012},
+        "clean.limit": 240, "clean.near_duplicates": {"similarity": None},
+        "clean.options.shares": {"validation": 0.012, "test": 0.012},
         "reference.epochs": None, "reference.updates": 4, "reference.evaluations": 1, "reference.optimizer.warmup": 0,
         "value.epochs": 2,
         "train.epochs": None, "train.updates": 20, "train.evaluations": 1,
@@ -111,12 +112,17 @@ def side_by_side(side: Side, cluster: dict[str, Any] | None) -> list[dict[str, A
         for name, launch in ways.items():
             taken = side.run(stage, launch)
             row = {"stage": stage, "by": name, "seconds_of_one": round(one, 1), "seconds": round(taken, 1)}
-            rows.append({**row, "ratio": round(one / taken, 2), "equal": side.digest(stage) == whole})
+            rows.append(_told({**row, "ratio": round(one / taken, 2), "equal": side.digest(stage) == whole}))
     one, before = side.run("train", {}), side.losses()
     taken, after = side.run("train", ways["two processes"]), side.losses()
     apart = max(abs(x - y) / max(abs(x), 1e-9) for x, y in zip(before, after, strict=True))
     row = {"stage": "train", "by": "two processes", "seconds_of_one": round(one, 1), "seconds": round(taken, 1)}
-    return [*rows, {**row, "ratio": round(one / taken, 2), "equal": f"to {apart:.0e}"}]
+    return [*rows, _told({**row, "ratio": round(one / taken, 2), "equal": f"to {apart:.0e}"})]
+
+
+def _told(row: dict[str, Any]) -> dict[str, Any]:
+    click.echo(json.dumps(row), err=True)
+    return row
 
 
 def killed(side: Side, launch: dict[str, Any], machines: Any) -> list[dict[str, Any]]:
@@ -127,7 +133,7 @@ def killed(side: Side, launch: dict[str, Any], machines: Any) -> list[dict[str, 
 
     def note(what: str, seconds: float) -> None:
         row = {"stage": stage, "killed": what, "seconds_of_undisturbed": round(usual, 1), "seconds": round(seconds, 1)}
-        rows.append({**row, "lost": round(seconds - usual, 1), "equal": side.digest(stage) == whole})
+        rows.append(_told({**row, "lost": round(seconds - usual, 1), "equal": side.digest(stage) == whole}))
 
     note("an actor", side.run(stage, launch, lambda _: os.kill(actor(machines), signal.SIGKILL), usual / 2))
     first = side.run(stage, launch, lambda pid: os.kill(pid, signal.SIGKILL), 0.75 * usual)
@@ -152,7 +158,7 @@ def actor(machines: Any) -> int:
 
 @click.command()
 @click.option("--task", type=click.Choice(list(TASKS)), default="chitchat", help="demo: tiny, to try this.")
-@click.option("--part-rows", default=8, help="Rows of a part; chitchat has 320, so 40 parts.")
+@click.option("--part-rows", default=6, help="Rows of a part; chitchat has 240, so 40 parts.")
 @click.option("--out", type=click.Path(path_type=Path), help="JSON file for the result.")
 def main(task: str, part_rows: int, out: Path | None) -> None:
     """Measure the stages over rows in one process, in two, and on a Ray cluster."""
