@@ -212,7 +212,11 @@ def words(found: Lunch) -> list[str]:
     ]
     if found.seconds is not None:
         lines.append(
-            f"Training by a_lol is {found.updates:,} updates, about {found.seconds / 60:,.1f} minutes where stage "
+            f"Training by a_lol is {found.updates:,} updates, about {_time(found.seconds)} where stage "
             "advantage was timed, without evaluations."
         )
     return lines
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.0f} seconds" if seconds < 120 else f"{seconds / 60:,.0f} minutes"
