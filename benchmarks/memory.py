@@ -14,7 +14,7 @@ from accelerate.state import AcceleratorState
 
 from alol.algorithms.registry import FROM_DATA
 from alol.base import memory as process
-from alol.checks import memory
+from alol.checks import memory, policy_shape
 from alol.compute import launch
 from alol.compute.launch import Machine
 from alol.config import params
@@ -92,7 +92,7 @@ def compared(size: Size) -> Iterator[dict[str, Any]]:
 def said(one: Case) -> float:
     """Megabytes, before anything is loaded."""
     p = one.params
-    found = memory.needs(p, memory.shape_of(p, accelerator=False), accelerator=False)
+    found = memory.needs(p, policy_shape.shape_of(p, accelerator=False), accelerator=False)
     return next(need.total for need in found if need.stage == "train") / 2**20
 
 
@@ -123,5 +123,5 @@ def _loaded(p: Params) -> LoadedPolicy:
         return LoadedPolicy(
             model, policies.tokenizer_of(p.policy.model, None), policies.pointer(p.policy, "base", None)
         )
-    model = scratch.new_model(p.policy.scratch, memory.words(p.policy.scratch), p.seed)
+    model = scratch.new_model(p.policy.scratch, policy_shape.words(p.policy.scratch), p.seed)
     return LoadedPolicy(model, None, policies.pointer(p.policy, "base", None))

@@ -11,7 +11,7 @@ import shlex
 import click
 
 from alol.base.errors import InputError
-from alol.checks import additions, memory, parameters
+from alol.checks import additions, memory, parameters, policy_shape
 from alol.config import params
 from stages import _launcher
 from stages._cli import mistakes, speak
@@ -82,7 +82,7 @@ def needed(loaded: params.Params, gib: float | None, gpu: bool = False) -> str:
 
     speak()
     accelerator = gpu or (loaded.launch.device == "auto" and torch.cuda.is_available())
-    shape = memory.shape_of(loaded, accelerator=accelerator)
+    shape = policy_shape.shape_of(loaded, accelerator=accelerator)
     found = memory.needs(loaded, shape, accelerator=accelerator)
     most = max(found, key=lambda need: need.total)
     lines = [memory.table(found), f"{most.stage} needs the most: {most.total / memory.GIB:.2f} GiB in each process"]

@@ -196,7 +196,7 @@ class Pool(Generic[Models]):
 
         def collect() -> None:
             number, rows = self._actors.next()
-            store.add(number, rows)
+            store.add(number, rows, needed=True)  # by the run that goes on, if this one is killed
             results[number] = rows
             bar.update(len(rows))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from alol.algorithms.sampling import run_length
 from alol.base.errors import InputError, ParameterError
 from alol.base.text import show
 from alol.config.params import Params
@@ -72,9 +74,11 @@ def look(annotated: Path, advantages: Path, params: Params, seconds: float | Non
     good = _good(names, rows, params)
     own = {name: column[chosen] for name, column in rows.items()}
     weight = own["advantage"].clip(min=0)
-    updates = params.train.updates or int((params.train.epochs or 0) * len(weight) / params.train.batch_size)
-    updates = int(updates * (weight > 0).mean())
-    spent = None if seconds is None else seconds * PASSES * updates * params.train.batch_size / len(rows["reward"])
+    updates, train = 0, params.train
+    share = float((weight > 0).mean())
+    with contextlib.suppress(ParameterError):  # too few for one update, which training refuses
+        updates = run_length(train.updates, train.epochs, len(weight), train.batch_size, share, "train")
+    spent = None if seconds is None else seconds * PASSES * updates * train.batch_size / len(rows["reward"])
     return Lunch(
         groups=groups,
         drawn_reward=float(np.average(own["reward"], weights=weight)) if weight.any() else None,

@@ -11,7 +11,7 @@ import peft
 import pytest
 import torch
 
-from alol.checks import memory
+from alol.checks import memory, policy_shape
 from alol.compute import packed_models, packing
 from alol.config import params
 from alol.models import lora
@@ -36,7 +36,7 @@ def demo():
 
 @pytest.fixture(scope="module")
 def shape(demo):
-    return memory.shape_of(demo, accelerator=False)
+    return policy_shape.shape_of(demo, accelerator=False)
 
 
 def test_a_small_model_by_hand(demo, shape):
@@ -54,7 +54,7 @@ def test_a_small_model_by_hand(demo, shape):
 
 def test_processes_that_share_the_weights_by_hand(demo):
     # 1,000 bytes of weights in ten layers of width 1, one word; nothing else takes memory
-    shape = memory.Shape(
+    shape = policy_shape.Shape(
         weights=0.0, loading=0.0, trained=1000.0, kept_always=0.0, kept_per_token=0.0, layers=10, width=1, inner=0,
         vocabulary=1, cached_per_token=0.0, bytes=0, rewards=0.0, test_rewards=0.0, absent=[],
     )  # fmt: skip
@@ -96,34 +96,34 @@ def test_what_a_pass_keeps_is_what_autograd_keeps_with_real_numbers(half, tokeni
         return tensor
 
     assert packed_models.packable(real)
-    ids = [list(range(1, memory.SEQUENCE + 1))] * 3
+    ids = [list(range(1, policy_shape.SEQUENCE + 1))] * 3
     hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
     with torch.autocast("cpu", torch.bfloat16, enabled=half), hooks:
         packed_models.states(real, packing.sequences(ids, "cpu"))
     expected = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
-    assert memory._kept(model(), (3,), half, False) == [expected] != [0]
+    assert policy_shape._kept(model(), (3,), half, False) == [expected] != [0]
 
 
 @pytest.mark.parametrize("tuning", ["full", "qlora"])
 def test_an_encoder_decoder_too(demo, tuning):
     p = changed(demo, policy={"tuning": tuning, "scratch": dataclasses.replace(demo.policy.scratch, architecture="t5")})
-    found = memory.shape_of(p, accelerator=False)
+    found = policy_shape.shape_of(p, accelerator=False)
     assert found.kept_per_token > 2 * demo.policy.scratch.width * 4 * found.layers  # what its layers are given at least
 
 
 def test_reward_models_that_are_not_here_are_named(demo):
     spec = {"kind": "classifier", "model": "/nobody/has-this"}
     p = dataclasses.replace(demo, rewards={"good": spec}, test_rewards={"good": {**spec, "model": "/nor/this"}})
-    found = memory.shape_of(p, accelerator=False)
+    found = policy_shape.shape_of(p, accelerator=False)
     assert (found.rewards, found.test_rewards) == (0.0, 0.0)
     assert found.absent == ["/nobody/has-this", "/nor/this"]
 
 
 def test_4_bits_and_16_bits_hold_less(demo):
     small = changed(demo, policy={"tuning": "lora"})
-    plain = memory.shape_of(small, accelerator=False)
-    packed = memory.shape_of(changed(small, policy={"tuning": "qlora"}), accelerator=False)
-    half = memory.shape_of(changed(small, launch={"precision": "bf16"}), accelerator=False)
+    plain = policy_shape.shape_of(small, accelerator=False)
+    packed = policy_shape.shape_of(changed(small, policy={"tuning": "qlora"}), accelerator=False)
+    half = policy_shape.shape_of(changed(small, launch={"precision": "bf16"}), accelerator=False)
     scratch = demo.policy.scratch
     matrices = scratch.layers * 12 * scratch.width**2
     assert plain.weights - packed.weights == pytest.approx(matrices * (4 - 0.5625), rel=0.01)
@@ -188,7 +188,7 @@ def test_the_command_shows_a_table_and_what_fits(capsys):
 @pytest.mark.parametrize("task", ["chitchat", "comet_135m"])
 def test_the_peaks_of_runs_that_were_measured_are_within_15_percent(task):
     p = changed(params.load(task), launch={"precision": "bf16"})
-    shape = memory.shape_of(p, accelerator=False)
+    shape = policy_shape.shape_of(p, accelerator=False)
     found = {need.stage: need.total / 2**20 for need in memory.needs(p, shape, accelerator=False)}
     files = [json.loads(file.read_text()) for file in sorted((ROOT / "results" / task).glob("a_lol-*.json"))]
     runs = [one for one in files if one["machine"].startswith("AMD") and one["parameters"]["train"]["epochs"] == 1]

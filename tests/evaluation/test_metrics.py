@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from alol.base.errors import InputError
-from alol.config import sections
+from alol.config import params, sections
 from alol.evaluation import metrics, summary, summary_tables
 from tests.reward_project import load
 
-OPTIONS = sections.Aggregate(
-    gold="preferred",
-    label=None,
-    bootstrap=200,
-    permutations=1000,
-    seed=3,
-    samples=2,
-    examples=2,
-    points=10,
-    questions=[],
-)
+SIZES = {"bootstrap": 200, "permutations": 1000, "seed": 3, "samples": 2, "examples": 2, "points": 10}
+OPTIONS = dataclasses.replace(params.load("demo").aggregate, **SIZES)
 REWARD = sections.Reward(shift=1.0, weights={"good": 2.0, "short": -1.0}, raw="identity")
 
 

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
 import pytest
 
-from alol.config import sections
+from alol.config import params
 from alol.evaluation import summary, verdict
 from alol.evaluation.summary import Measured
 
-OPTIONS = sections.Aggregate(
-    gold="preferred",
-    label=None,
-    bootstrap=200,
-    permutations=1000,
-    seed=3,
-    samples=2,
-    examples=2,
-    points=10,
-    questions=[],
-)
+SIZES = {"bootstrap": 200, "permutations": 1000, "seed": 3, "samples": 2, "examples": 2, "points": 10}
+OPTIONS = dataclasses.replace(params.load("demo").aggregate, **SIZES)
 CURVE = [{"update": 1, "loss": 0.5}, {"update": 2, "loss": 0.25}]
 POINTS = [{"update": at, "epoch": at / 2, "reward": reward} for at, reward in ((0, 0.5), (1, 0.25), (2, 0.375))]
 
