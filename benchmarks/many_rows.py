@@ -130,8 +130,8 @@ def _raw(folder: Path, count: int) -> None:
         starts = [" ".join(words[one]) for one in generator.integers(0, len(words), (POOL, PROMPT - 4))]
         for first in range(0, rows, SHARD):
             with pq.ParquetWriter(place / f"part-{first // SHARD:05d}.parquet", RAW, compression="zstd") as writer:
-                for start in range(first, min(first + SHARD, rows), schema.ROW_GROUP):
-                    numbers = range(start, min(start + schema.ROW_GROUP, first + SHARD, rows))
+                for start in range(first, min(first + SHARD, rows), schema.BATCH_ROWS):
+                    numbers = range(start, min(start + schema.BATCH_ROWS, first + SHARD, rows))
                     prompts = [f"{_name(i)} {starts[i * 7 % POOL]}" for i in numbers]
                     responses = [texts[(i * 31 + start) % POOL] for i in numbers]
                     scores = generator.uniform(-1, 0, len(numbers))

@@ -61,12 +61,12 @@ def write(path: Path, count: int, tokens: int) -> None:
     """An advantage table of pairs. A fifth of the tokens are the prompt's; half of the advantages are above 0."""
     generator = np.random.default_rng(0)
     shapes = {"prompt_ids": tokens // 5, "response_ids": tokens - tokens // 5}  # the same tokens in each row group
-    ids = {name: generator.integers(1, WORDS, (schema.ROW_GROUP, n), dtype=np.int32) for name, n in shapes.items()}
+    ids = {name: generator.integers(1, WORDS, (schema.BATCH_ROWS, n), dtype=np.int32) for name, n in shapes.items()}
     logp = np.full(ids["response_ids"].shape, -6.0, dtype=np.float32)
     lists = {name: _lists(values) for name, values in {**ids, "ref_logp": logp}.items()}
     with pq.ParquetWriter(path, schema.ADVANTAGES, compression="zstd", write_page_checksum=True) as writer:
-        for start in range(0, count, schema.ROW_GROUP):
-            rows = np.arange(start, min(start + schema.ROW_GROUP, count))
+        for start in range(0, count, schema.BATCH_ROWS):
+            rows = np.arange(start, min(start + schema.BATCH_ROWS, count))
             reward = generator.uniform(0, 1, len(rows)).astype(np.float32)
             columns = {
                 "prompt_id": [str(row // 2) for row in rows.tolist()],

@@ -138,7 +138,7 @@ class Lora:
 class Scoring:
     """How responses go through the rewards; what is scored together decides how scores are rounded."""
 
-    part_rows: Annotated[int, between(1, 2048)]  # at most a row group (alol.data.schema.ROW_GROUP)
+    part_rows: Annotated[int, between(1, 2048)]  # at most alol.data.schema.BATCH_ROWS
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Every Parquet table of the pipeline: its columns, and the only functions that read or write one.
 
 Long form: one row per response; the responses of one prompt share `prompt_id`, `rank` 0 is the preferred one. Reading
-and writing go row group by row group, so memory stays flat as the data grows.
+and writing go batch by batch, so memory stays flat as the data grows.
 
 `cuts` are character offsets into `prompt` at which its oldest part may be dropped when it is too long: the first is the
 end of what is always kept (a system text), the others are the starts of the later turns. `marks` are those at which a
@@ -24,7 +24,8 @@ from alol.base import faults
 from alol.base.errors import InputError, about
 from alol.base.files import TARGET, damaged, replacing
 
-ROW_GROUP = 2048  # rows
+BATCH_ROWS = 2048  # that are read, or turned into columns, at a time
+GROUP_BYTES = 16 * 2**20  # of a row group, about, in memory; of many small ones the footer alone is large
 SURROGATE = re.compile("[\ud800-\udfff]")
 HALF = "half of a surrogate pair (such as \\ud800), which is no character"
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
@@ -81,10 +82,11 @@ def scored(schema: pa.Schema, components: Iterable[str]) -> pa.Schema:
 
 
 class Writer:
-    """Collects rows (dicts) into row groups; `context` is given as a dict and stored as JSON."""
+    """Collects rows (dicts) into row groups of whole batches; `context` is given as a dict and stored as JSON."""
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         self.path, self.schema, self.pending, self.count = path, schema, [], 0
+        self._group: list[pa.Table] = []
         # statistics hold two whole texts of each row group, and readers keep those of all of them in memory
         self._file = pq.ParquetWriter(
             path, schema, compression="zstd", write_page_checksum=True, write_statistics=False
@@ -99,17 +101,23 @@ class Writer:
                 row = {**row, "context": json.dumps(row["context"], ensure_ascii=False, sort_keys=True)}
             self.pending.append(row)
             self.count += 1
-            if len(self.pending) == ROW_GROUP:
-                self._flush()
+            if len(self.pending) == BATCH_ROWS:
+                self._batch()
 
-    def _flush(self) -> None:
+    def _batch(self) -> None:
         if self.pending:
             pending, self.pending = self.pending, []
             try:
-                table = pa.Table.from_pylist(pending, schema=self.schema)
+                self._group.append(pa.Table.from_pylist(pending, schema=self.schema))
             except UnicodeEncodeError:
                 raise self._half_a_pair(pending) from None
-            self._file.write_table(table)
+            if sum(table.nbytes for table in self._group) >= GROUP_BYTES:
+                self._flush()
+
+    def _flush(self) -> None:
+        if self._group:
+            group, self._group = pa.concat_tables(self._group), []
+            self._file.write_table(group, row_group_size=len(group))
 
     def _half_a_pair(self, rows: list[dict[str, Any]]) -> InputError:
         """The error for the first text of the rows that UTF-8 cannot hold."""
@@ -124,6 +132,7 @@ class Writer:
 
     def close(self) -> None:
         with contextlib.closing(self._file):
+            self._batch()
             self._flush()
 
 
@@ -188,18 +197,18 @@ def _whole(path: Path, found: pa.Table, columns: Columns) -> pa.Table:
 
 
 def read(path: Path, columns: Columns = None) -> Iterator[list[dict[str, Any]]]:
-    """Row group by row group, as lists of dicts; `context` as a dict.
+    """Batch by batch, as lists of dicts; `context` as a dict.
 
     `columns` are those that the table must have, and that are read. None: whatever a file of the user's has.
     """
     with _opened(path, columns) as (file, names):
-        for group in _groups(path, file, names, columns):
-            yield plain(path, group, columns)
+        for batch in _batches(path, file, names, columns):
+            yield plain(path, batch, columns)
 
 
-def plain(path: Path, group: pa.Table, columns: Columns = None) -> list[dict[str, Any]]:
+def plain(path: Path, part: pa.Table, columns: Columns = None) -> list[dict[str, Any]]:
     """The rows of a part of the table at `path`, as `read` gives them."""
-    rows = group.to_pylist()
+    rows = part.to_pylist()
     for row in rows:
         if row.get("marks", ()) is None:
             del row["marks"]
@@ -211,15 +220,17 @@ def plain(path: Path, group: pa.Table, columns: Columns = None) -> list[dict[str
 
 
 def tables(path: Path, columns: Columns = None) -> Iterator[pa.Table]:
-    """Row group by row group, in Arrow's own memory; a table without rows where there is none."""
+    """Batch by batch, in Arrow's own memory; a table without rows where there is none."""
     with _opened(path, columns) as (file, names):
         if not file.num_row_groups:
             yield _whole(path, file.read(columns=names), columns)
-        yield from _groups(path, file, names, columns)
+        yield from _batches(path, file, names, columns)
 
 
-def _groups(path: Path, file: pq.ParquetFile, names: list[str], columns: Columns) -> Iterator[pa.Table]:
-    return (_whole(path, file.read_row_group(i, columns=names), columns) for i in range(file.num_row_groups))
+def _batches(path: Path, file: pq.ParquetFile, names: list[str], columns: Columns) -> Iterator[pa.Table]:
+    for i in range(file.num_row_groups):  # no batch spans two of them
+        for batch in file.iter_batches(BATCH_ROWS, row_groups=[i], columns=names):
+            yield _whole(path, pa.Table.from_batches([batch]), columns)
 
 
 def rows(path: Path, columns: Columns = None) -> list[dict[str, Any]]:

@@ -71,7 +71,7 @@ def score_rows(by: Scoring, rows: Rows, target: Path) -> None:
     rows = [{column: value for column, value in row.items() if column in schema.ROLLOUTS.names} for row in rows]
     name = TARGET.sub(r"\1", str(target))
     score = partial(_score, test=True, origin="generated", name=name)
-    _write(by, lambda: pieces([rows], schema.ROW_GROUP), len(rows), score, target, schema.ROLLOUTS)
+    _write(by, lambda: pieces([rows], schema.BATCH_ROWS), len(rows), score, target, schema.ROLLOUTS)
 
 
 def _write(

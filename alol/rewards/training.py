@@ -168,7 +168,7 @@ class _Trainer:
             return [{"state": row.tolist()} for row in all_logits(model, rows, self.options, self.name)]
 
         bar = Bar(len(self.encoded), f"{self.name}, states", "text")
-        through = Pool(lambda: bare).map(lambda: pieces([self.encoded], schema.ROW_GROUP), compute, parts, bar)
+        through = Pool(lambda: bare).map(lambda: pieces([self.encoded], schema.BATCH_ROWS), compute, parts, bar)
         return np.array([row["state"] for _, piece in through for row in piece], np.float32)
 
     def _head(self, indices: Sequence[int], out: Sequence[int], folder: Path) -> Held:

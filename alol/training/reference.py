@@ -192,7 +192,7 @@ def _texts(path: Path) -> Iterator[str]:
 
 
 def _token_ids(path: Path, encoder: Encoder, train_on: str) -> Iterator[pa.Table]:
-    """Token ids of a split's responses, as many at a time as a row group has."""
+    """Token ids of a split's responses, a batch of the table at a time."""
     yield _table([], [])  # of a split without rows
     for rows in schema.read(path, ENCODED):
         rows = [row for row in rows if train_on == "all" or row["rank"] == 0]

@@ -162,7 +162,7 @@ def _online(run: _Run, components: Rewards | None) -> tuple[loop.History, planni
 
 
 def _encoded(path: Path, encoder: Encoder) -> Iterator[pa.Table]:
-    """The prompts of a table of responses with their token ids, as many at a time as a row group has."""
+    """The prompts of a table of responses with their token ids, a batch of the table at a time."""
     for table in schema.tables(path, PROMPT):
         first = table.filter(pc.equal(table["rank"], 0))
         ids = encoder.prompts(schema.plain(path, first, PROMPT))

@@ -104,7 +104,7 @@ def test_a_killed_loop_goes_on_and_ends_the_same(here, eager, stage, algorithm, 
 @pytest.mark.parametrize("stage", ["annotate", "rollout", "baseline", "advantage", "evaluate"])
 @pytest.mark.parametrize("writings", [1, 2])
 def test_killed_rows_are_not_computed_again(here, eager, monkeypatch, stage, writings):
-    monkeypatch.setattr("alol.data.schema.ROW_GROUP", 16)
+    monkeypatch.setattr("alol.data.schema.BATCH_ROWS", 16)
     small.run(["train"] if stage == "evaluate" else [])
     changed = {"generate": {"part_rows": 5}, "value": {"part_rows": 5}}
     load = params.load
@@ -140,7 +140,7 @@ def test_killed_rows_are_not_computed_again(here, eager, monkeypatch, stage, wri
 
 
 def test_a_damaged_part_is_computed_again(here, eager, monkeypatch):
-    monkeypatch.setattr("alol.data.schema.ROW_GROUP", 16)
+    monkeypatch.setattr("alol.data.schema.BATCH_ROWS", 16)
     small.run(["baseline"])
     whole = digests("baseline")
     with pytest.MonkeyPatch.context() as patch:

@@ -86,7 +86,7 @@ def test_only_the_columns_of_the_algorithm_are_held(settings, name, expected):
 
 @pytest.mark.parametrize("name", ["nll", "wbc", "a_lol", "dpo", "pro"])
 def test_a_mapped_table_gives_the_draws_and_batches_of_one_in_memory(monkeypatch, tmp_path, settings, name):
-    monkeypatch.setattr(schema, "ROW_GROUP", 5)
+    monkeypatch.setattr(schema, "BATCH_ROWS", 5)
     path = tmp_path / "train.parquet"
     schema.write(path, schema.ADVANTAGES, table(24).to_pylist())
     algorithm, cpu = FROM_DATA[name], torch.device("cpu")

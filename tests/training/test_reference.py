@@ -27,7 +27,7 @@ class Counting:
 @pytest.fixture
 def clean(tmp_path, monkeypatch):
     """Seven rows in row groups of three."""
-    monkeypatch.setattr(schema, "ROW_GROUP", 3)
+    monkeypatch.setattr(schema, "BATCH_ROWS", 3)
     row = {"subset": "", "cuts": [], "turns": [], "context": {}}
     rows = [{**row, "prompt_id": str(i), "prompt": "ab", "rank": i % 2, "response": "c" * i} for i in range(7)]
     schema.write(tmp_path / "train.parquet", schema.RESPONSES, rows)
