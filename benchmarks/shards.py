@@ -32,7 +32,7 @@ FIRST = ("download", "clean", "reward_model", "annotate", "reference", "rollout"
 ALGORITHM = "a_lol"
 TASKS: dict[str, dict[str, Any]] = {
     "chitchat": {
-        "clean.limit": 240, "clean.near_duplicates": {"similarity": None},
+        "clean.limit": 480, "clean.near_duplicates": {"similarity": None},
         "clean.options.shares": {"validation": 0.012, "test": 0.012},
         "reference.epochs": None, "reference.updates": 4, "reference.evaluations": 1, "reference.optimizer.warmup": 0,
         "value.epochs": 2,
@@ -93,23 +93,24 @@ class Side:
 
 
 def parameters(task: str, part_rows: int) -> dict[str, Any]:
-    """Those of the project, with few rows in small parts."""
+    """Those of the project, with few rows in small parts; of prompts to answer half as many are in one."""
     raw = project.parameters(task)
     project.change(raw, {"task": task, "launch.device": "cpu", "launch.checkpoint_minutes": 0.0})
     project.change(raw, {"defaults.rewards.scoring.part_rows": part_rows})
     own = raw["tasks"][task]
     project.change(own, TASKS[task])
-    project.change(own, {"generate.part_rows": part_rows, "value.part_rows": part_rows})
+    project.change(own, {"generate.part_rows": max(1, part_rows // 2), "value.part_rows": part_rows})
     return raw
 
 
 def side_by_side(side: Side, cluster: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """Each stage in one process, in two, and by two actors."""
+    """Each stage over rows in one process, in two, and by two actors; those before them in one."""
     rows = []
     ways = {"two processes": {"processes": 2}, **({"two actors": cluster} if cluster is not None else {})}
-    for stage in OUTPUTS:
-        one, whole = side.run(stage, {}), side.digest(stage)
-        for name, launch in ways.items():
+    for stage in FIRST:
+        one = side.run(stage, {})
+        whole = side.digest(stage) if stage in OUTPUTS else None
+        for name, launch in ways.items() if stage in OUTPUTS else ():
             taken = side.run(stage, launch)
             row = {"stage": stage, "by": name, "seconds_of_one": round(one, 1), "seconds": round(taken, 1)}
             rows.append(_told({**row, "ratio": round(one / taken, 2), "equal": side.digest(stage) == whole}))
@@ -158,14 +159,12 @@ def actor(machines: Any) -> int:
 
 @click.command()
 @click.option("--task", type=click.Choice(list(TASKS)), default="chitchat", help="demo: tiny, to try this.")
-@click.option("--part-rows", default=6, help="Rows of a part; chitchat has 240, so 40 parts.")
+@click.option("--part-rows", default=12, help="Rows of a part; chitchat has 480, so 40 parts.")
 @click.option("--out", type=click.Path(path_type=Path), help="JSON file for the result.")
 def main(task: str, part_rows: int, out: Path | None) -> None:
     """Measure the stages over rows in one process, in two, and on a Ray cluster."""
     with tempfile.TemporaryDirectory() as place:
         side = Side(Path(place), parameters(task, part_rows), task)
-        for stage in FIRST:
-            side.run(stage, {})
         if importlib.util.find_spec("ray") is None:
             click.echo("Ray is not installed: two processes alone are measured; `make ray` brings it", err=True)
             rows, lost = side_by_side(side, None), []

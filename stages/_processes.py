@@ -172,9 +172,11 @@ def _signal_with_parent() -> Callable[[], object] | None:
 
 def _accelerators(launch: Launch) -> bool:
     """Whether the processes run on accelerators, of which each needs one of its own."""
+    if launch.device == "cpu":
+        return False
     import torch
 
-    if launch.device == "cpu" or not (count := torch.cuda.device_count()):
+    if not (count := torch.cuda.device_count()):
         return False
     if launch.processes > count:
         raise ParameterError(

@@ -8,7 +8,6 @@ from alol.compute import shards
 from alol.config import paths
 from alol.config.params import Params
 from alol.data import schema
-from alol.training import advantage
 from stages._cli import command
 
 
@@ -30,6 +29,8 @@ def _responses(params: Params) -> Path:
 @command("advantage", rows=True, inputs=inputs)
 def main(params: Params, work: Work) -> None:
     """Compute A = R - V(x) and the reference's log-probabilities of the training responses."""
+    from alol.training import advantage  # not above: a process that only starts others needs no torch
+
     recipe = partial(advantage.Models.load, paths.reference(params.task), paths.value(params.task), params)
     target = paths.advantages(params.task) / "train.parquet"
     with shards.Pool.of(recipe, params.launch, work) as pool:

@@ -5,12 +5,10 @@ from pathlib import Path
 
 from alol.base.work import Work
 from alol.compute import shards
-from alol.compute.generate import Decoding
 from alol.config import paths
 from alol.config.params import Params
 from alol.data import schema
 from alol.rewards import scoring
-from alol.training import distance, rollout
 from stages._cli import command
 
 
@@ -27,6 +25,9 @@ def _prompts(params: Params) -> Path:
 @command("evaluate", algorithm=True, rows=True, inputs=inputs)
 def main(params: Params, work: Work) -> None:
     """Let the policy answer the test prompts, score the answers and measure their log-ratios to the reference."""
+    from alol.compute.generate import Decoding  # not above: a process that only starts others needs no torch
+    from alol.training import distance, rollout
+
     task = params.task
     prompts, decoding = rollout.prompt_rows(_prompts(params)), Decoding(params.generate, params.seed, name="test")
     recipe = partial(distance.Compared.load, paths.policy(task, params.algorithm), paths.reference(task), params)

@@ -3,10 +3,8 @@
 from pathlib import Path
 
 from alol.base.work import Work
-from alol.compute import launch
 from alol.config import paths
 from alol.config.params import Params, keep
-from alol.training import reference
 from stages._cli import command
 
 
@@ -18,6 +16,9 @@ def inputs(params: Params) -> list[Path]:
 @command("reference", distributed=True, inputs=inputs)
 def main(params: Params, work: Work) -> None:
     """Train the reference policy with NLL, or point to a published one."""
+    from alol.compute import launch  # not above: a process that only starts others needs no torch
+    from alol.training import reference
+
     accelerator = launch.accelerator(params.launch, work)
     with launch.output(paths.reference(params.task), accelerator) as folder:
         reference.make(params, paths.clean(params.task), folder, accelerator, work)

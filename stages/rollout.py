@@ -9,11 +9,9 @@ from pathlib import Path
 from alol.base.files import write_json
 from alol.base.work import Work
 from alol.compute import shards
-from alol.compute.generate import Decoding
 from alol.config import paths
 from alol.config.params import SETTINGS, Params, plain
 from alol.data import schema
-from alol.training import rollout
 from stages._cli import command
 
 SPLITS = (schema.VALIDATION, schema.TEST)
@@ -38,6 +36,9 @@ def _prompts(params: Params, split: str) -> Path:
 @command("rollout", rows=True, inputs=inputs)
 def main(params: Params, work: Work) -> None:
     """Let the reference policy answer the validation and test prompts."""
+    from alol.compute.generate import Decoding  # not above: a process that only starts others needs no torch
+    from alol.training import rollout
+
     recipe = partial(rollout.Answerer.load, paths.reference(params.task), params)
     with shards.Pool.of(recipe, params.launch, work) as pool, pool.output(paths.rollouts(params.task)) as folder:
         for split in SPLITS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import socket
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, broadcast, broadcast_object_list, gather_object, patch_environment
 from torch import nn
+from torch.distributed import distributed_c10d
 
 from alol.base.errors import InputError, SharedError
 from alol.base.files import replacing
@@ -169,6 +171,12 @@ def gather_shards(shard: Sequence, accelerator: Accelerator) -> list:
     parts = gather_object([list(shard)])
     longest = max(map(len, parts))
     return [part[i] for i in range(longest) for part in parts if i < len(part)]
+
+
+def counter(name: str) -> Iterator[int]:
+    """0, 1, 2, ...: each number to one of the processes alone, whichever asks first; `name` is the same in all."""
+    numbers = distributed_c10d.PrefixStore(name, distributed_c10d._get_default_store())
+    return (numbers.add("taken", 1) - 1 for _ in itertools.count())
 
 
 def from_main(value: object, accelerator: Accelerator) -> object:

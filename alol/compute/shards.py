@@ -12,6 +12,7 @@ processes and actors of a run compute with the same number of threads.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import time
 from collections import deque
@@ -35,6 +36,7 @@ Rows = list[dict[str, Any]]
 Done = Callable[[int], object]
 Compute = Callable[[Models, int, Sequence[Row], Done], Rows]
 LOOK = 5.0  # seconds between two looks at what the other processes have done
+_MAPS = itertools.count()  # all processes of a run map in the same order
 WINDOW = 4  # pieces to each actor that may be ahead of the first one that is still awaited
 
 
@@ -167,19 +169,23 @@ class Pool(Generic[Models]):
     def _share(
         self, source: Callable[[], Iterator[Sequence[Row]]], compute: Compute[Models, Row], store: Store, bar: tqdm
     ) -> None:
-        """This process's share of the pieces that are missing, each process one in turn, and the wait for the others.
+        """This process's share of the pieces that are missing, and the wait for the others.
 
-        The main process says which are missing, since it alone looks before anybody writes.
+        Each process takes the next piece when it is done with one, since pieces take unlike times. The main process
+        says which are missing, since it alone looks before anybody writes.
         """
-        from alol.compute.launch import from_main
+        from alol.compute.launch import counter, from_main
 
         accelerator = self._processes
         there, missing, looked = set(from_main(sorted(store.numbers), accelerator)), 0, time.monotonic()
+        taken = counter(f"pieces of map {next(_MAPS)}")
+        mine = next(taken)
         for number, start, piece in _numbered(source()):
             if number in there:
                 continue
-            if missing % accelerator.num_processes == accelerator.process_index:
+            if missing == mine:
                 store.add(number, self._here(compute, start, piece, bar), needed=True)
+                mine = next(taken)
             if self.main and time.monotonic() - looked > LOOK:
                 bar.update(store.look())
                 looked = time.monotonic()
