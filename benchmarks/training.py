@@ -88,11 +88,11 @@ def examples(size: Size, vocabulary: int, *, pairs: bool, count: int | None = No
             batch = Batch(prompts[part], responses[part], 0, "cpu")
             for line, ids in zip(response_logp(reference, batch).tolist(), responses[part], strict=True):
                 logp.append(line[: len(ids)])
-    advantages = np.random.default_rng(0).uniform(0.1, 1.0, len(rows)).astype(np.float32)
+    rewards = np.random.default_rng(0).uniform(0.1, 1.0, len(rows)).astype(np.float32)
     columns = {
         "prompt_id": [row["prompt_id"] for row in rows], "rank": [row["rank"] for row in rows], "prompt_ids": prompts,
         "response_ids": responses, "ref_logp": pa.array(logp, pa.list_(pa.float32())),
-        "reward": advantages, "raw_reward": advantages, "advantage": advantages,
+        "reward": rewards, "raw_reward": rewards, "advantage": rewards - np.float32(0.3),  # of some below 0
     }  # fmt: skip
     return Data(pa.table(columns), sum(map(len, prompts)) + sum(map(len, responses)))
 
@@ -171,7 +171,7 @@ MEASURED = 3  # updates in the measurement of memory
 def our_updates(size: Size, vocabulary: int, algorithm: str) -> Callable[[], None]:
     pairs = registry.FROM_DATA[algorithm].group
     data = examples(size, vocabulary, pairs=pairs, count=size.batch * MEASURED)
-    options = {"a_lol": {"clip": CLIP}, "dpo": {"beta": BETA}}.get(algorithm, {})
+    options = OPTIONS.get(algorithm, {})
 
     def work() -> None:
         ours = Ours(size, moved(dialogues.policy(size, vocabulary)), data, algorithm, options)
@@ -197,20 +197,29 @@ def has_trl() -> bool:
     return importlib.util.find_spec("trl") is not None
 
 
+OPTIONS = {
+    "a_lol": {"clip": CLIP}, "dpo": {"beta": BETA}, "ipo": {"beta": BETA},
+    "kto_zero": {"beta": BETA, "desirable": 1.0, "undesirable": 1.0},
+}  # fmt: skip
+STORED = "its reference computed before"
+
+
 def against_trl(size: Size) -> Iterator[dict[str, Any]]:
-    """TRL's SFT and DPO trainers at their best settings for this machine."""
+    """TRL's SFT, DPO and KTO trainers at their best settings for this machine."""
     for vocabulary in size.vocabularies:
         yield _against_trl(size, vocabulary, "nll", "TRL's SFT trainer", False)
     smallest = min(size.vocabularies)
     yield _against_trl(size, smallest, "dpo", "TRL's DPO trainer, live reference", False)
-    yield _against_trl(size, smallest, "dpo", "TRL's DPO trainer, its reference computed before", True)
+    yield _against_trl(size, smallest, "dpo", f"TRL's DPO trainer, {STORED}", True)
+    yield _against_trl(size, smallest, "ipo", f"TRL's DPO trainer (loss ipo), {STORED}", True)
+    yield _against_trl(size, smallest, "kto_zero", f"TRL's KTO trainer (loss apo_zero_unpaired), {STORED}", True)
 
 
 def _against_trl(size: Size, vocabulary: int, algorithm: str, name: str, stored: bool) -> dict[str, Any]:
     from transformers import TrainerCallback
 
-    data = examples(size, vocabulary, pairs=algorithm == "dpo")
-    options = {"beta": BETA} if algorithm == "dpo" else {}
+    data = examples(size, vocabulary, pairs=registry.FROM_DATA[algorithm].group)
+    options = OPTIONS.get(algorithm, {})
     ours = Ours(size, moved(dialogues.policy(size, vocabulary)), data, algorithm, options)
     times: tuple[list[float], list[float]] = [], []
 
@@ -263,13 +272,23 @@ def trl_trainer(
         })  # fmt: skip
         config = trl.SFTConfig(completion_only_loss=True, **common)
         return trl.SFTTrainer(model, args=config, train_dataset=texts, processing_class=tokenizer)
+    sums, reference = [sum(line) for line in columns["ref_logp"]], dialogues.policy(size, vocabulary)
+    if algorithm == "kto_zero":
+        made = {"prompt_ids": columns["prompt_ids"], "completion_ids": columns["response_ids"], "ref_logps": sums}
+        made["label"] = [advantage > 0 for advantage in columns["advantage"]]
+        made["length"] = [len(x) + len(y) for x, y in zip(made["prompt_ids"], made["completion_ids"], strict=True)]
+        config = trl.KTOConfig(loss_type="apo_zero_unpaired", beta=BETA, precompute_ref_log_probs=stored, **common)
+        one = Dataset.from_list([{"prompt": "a", "completion": " b", "label": True}])
+        trainer = trl.KTOTrainer(model, reference, args=config, train_dataset=one, processing_class=tokenizer)
+        trainer.train_dataset = Dataset.from_dict(made)
+        return trainer
     chosen, rejected = columns["response_ids"][::2], columns["response_ids"][1::2]
-    prompts, sums = columns["prompt_ids"][::2], [sum(line) for line in columns["ref_logp"]]
+    prompts = columns["prompt_ids"][::2]
     made = {"prompt_ids": prompts, "chosen_ids": chosen, "rejected_ids": rejected}
     made["length"] = [len(x) + max(len(y), len(z)) for x, y, z in zip(prompts, chosen, rejected, strict=True)]
-    config = trl.DPOConfig(beta=BETA, precompute_ref_log_probs=stored, **common)
+    kind = {"dpo": "sigmoid", "ipo": "ipo"}[algorithm]
+    config = trl.DPOConfig(loss_type=kind, beta=BETA, precompute_ref_log_probs=stored, **common)
     one = Dataset.from_list([{"prompt": "a", "chosen": " b", "rejected": " c"}])
-    reference = dialogues.policy(size, vocabulary)
     trainer = trl.DPOTrainer(model, reference, args=config, train_dataset=one, processing_class=tokenizer)
     if stored:
         made |= {"ref_chosen_logps": sums[::2], "ref_rejected_logps": sums[1::2]}
@@ -279,9 +298,9 @@ def trl_trainer(
 
 def trl_updates(size: Size, vocabulary: int, algorithm: str, stored: bool) -> Callable[[], None]:
     import trl  # noqa: F401  (idle is after the imports)
-    from trl import DPOTrainer, SFTTrainer  # noqa: F401
+    from trl import DPOTrainer, KTOTrainer, SFTTrainer  # noqa: F401
 
-    data = examples(size, vocabulary, pairs=algorithm == "dpo", count=size.batch * MEASURED)
+    data = examples(size, vocabulary, pairs=registry.FROM_DATA[algorithm].group, count=size.batch * MEASURED)
 
     def work() -> None:
         with tempfile.TemporaryDirectory() as folder:

@@ -14,7 +14,7 @@ from stages._cli import command
 def inputs(params: Params) -> list[Path]:
     """What advantages depend on beside the parameters."""
     samples = [_samples(params)] if params.generate.rollout.train_samples else []
-    return [paths.reference(params.task), paths.value(params.task), _responses(params), *samples]
+    return [paths.reference(params.task), paths.value(params.task), _responses(params), _logged(params), *samples]
 
 
 def _samples(params: Params) -> Path:
@@ -26,19 +26,26 @@ def _responses(params: Params) -> Path:
     return paths.annotated(params.task) / "train.parquet"
 
 
+def _logged(params: Params) -> Path:
+    """The responses to test prompts, from which policies are estimated without answers of theirs."""
+    return paths.logged(params.task, same=params.same_test_rewards)
+
+
 @command("advantage", rows=True, inputs=inputs)
 def main(params: Params, work: Work) -> None:
-    """Compute A = R - V(x) and the reference's log-probabilities of the training responses."""
+    """Compute A = R - V(x) and the reference's log-probabilities of the training and the test responses."""
     from alol.training import advantage  # not above: a process that only starts others needs no torch
 
     recipe = partial(advantage.Models.load, paths.reference(params.task), paths.value(params.task), params)
-    target = paths.advantages(params.task) / "train.parquet"
-    with shards.Pool.of(recipe, params.launch, work) as pool:
-        rows = advantage.of_table(_responses(params), pool, params, work)
-        if pool.main and params.generate.rollout.train_samples:
-            schema.write(target, schema.COMPARED, advantage.compared(rows, _samples(params), params))
-        elif pool.main:
-            schema.write(target, schema.ADVANTAGES, rows)
+    with shards.Pool.of(recipe, params.launch, work) as pool, pool.output(paths.advantages(params.task)) as folder:
+        rows, columns = advantage.of_table(_responses(params), pool, params, work), schema.ADVANTAGES
+        if params.generate.rollout.train_samples:
+            rows, columns = advantage.compared(rows, _samples(params), params), schema.COMPARED
+        if pool.main:
+            schema.write(folder / "train.parquet", columns, rows)
+        rows = advantage.of_table(_logged(params), pool, params, work.of(schema.TEST))
+        if pool.main:
+            schema.write(folder / "test.parquet", schema.ADVANTAGES, rows)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import click
 from alol.base.files import read_json, replacing, write_json
 from alol.config import params, paths, yaml_files
 from alol.data import formats, schema
-from alol.evaluation import provenance, report, report_run, report_tables, summary, summary_tables, training_rows
+from alol.evaluation import ope, provenance, report, report_run, report_tables, summary, summary_tables, training_rows
 from alol.evaluation.csv_files import write_csv
 from stages._cli import command
 
@@ -31,6 +31,8 @@ def main(p: params.Params) -> None:
         "checkpoints": summary.checkpoints(history["validation"]),
         **summary.run_numbers(history, value, reward_model),
     }
+    for split, estimates in off_policy(p).items():
+        result["policy"][split][summary.OPE] = estimates
     train = f"{schema.TRAIN}.parquet"
     training = training_rows.training(paths.annotated(p.task) / train, paths.advantages(p.task) / train, p)
     if training.good is not None:
@@ -53,6 +55,22 @@ def measure(p: params.Params, split: str, policy: Path) -> tuple[dict[str, summa
         "policy": schema.rows(policy / table, answers),
     }
     return rows, summary.compared(rows, p, formats.get(p.clean.format))
+
+
+def off_policy(p: params.Params) -> dict[str, dict[str, float]]:
+    """What the logged test responses say of the policy, by split; R is that of training's rewards."""
+    logged = paths.logged(p.task, same=p.same_test_rewards)
+    tables = {
+        logged.name: schema.rows(logged, ["prompt_id", "subset"]),
+        "advantages": schema.rows(paths.advantages(p.task) / "test.parquet", ["prompt_id", "reward", "value"]),
+        "logged.parquet of the policy": schema.rows(
+            paths.generations(p.task, p.algorithm) / "logged.parquet", schema.LOG_RATIOS
+        ),
+    }
+    summary.check_aligned(tables)
+    subsets, measured, ratios = tables.values()
+    found = ((ratios, "log_ratio"), (measured, "reward"), (measured, "value"), (ratios, "tokens"))
+    return ope.by_split([row["subset"] for row in subsets], *([row[name] for row in rows] for rows, name in found))
 
 
 def write(run: report_run.Run) -> None:

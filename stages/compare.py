@@ -19,6 +19,7 @@ from alol.evaluation import (
     comparison,
     comparison_figures,
     experiments,
+    foretold,
     known_runs,
     paired,
     published_columns,
@@ -81,6 +82,8 @@ def report(task: str, against: Sequence[str], listed: bool) -> list[comparison.S
             click.echo(f"{comparison.BY_PROMPT}\n{align(one.pairs, left=1)}")
         if one.compared:
             click.echo(f"{comparison.EVERY_PAIR}:\n{align(paired.tally(one.compared), left=1)}")
+        if one.foretold:
+            click.echo(f"{comparison.FORETOLD}:\n{align(foretold.cells(one.foretold), left=1)}")
         draw(one, task)
     if len(sections) > 1:
         click.echo(comparison.APART)

@@ -77,6 +77,11 @@ class Params:
     aggregate: Aggregate
     scoring: Scoring
 
+    @property
+    def same_test_rewards(self) -> bool:
+        """Whether the test split is scored by the rewards of training."""
+        return self.test_rewards == self.rewards
+
 
 def load(task: str | None = None, algorithm: str | None = None, root: Path = Path()) -> Params:
     """The parameters of one task and algorithm, those of params.yaml where None; `root` is the project's folder."""

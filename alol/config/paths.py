@@ -20,6 +20,11 @@ def annotated(task: str) -> Path:
     return Path("data/annotated", task)
 
 
+def logged(task: str, *, same: bool) -> Path:
+    """The test split's own responses, scored by the rewards of training; `same`: these score the test split too."""
+    return annotated(task) / ("test.parquet" if same else "logged.parquet")
+
+
 def rollouts(task: str) -> Path:
     return Path("data/rollouts", task)
 

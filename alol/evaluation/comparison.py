@@ -15,11 +15,11 @@ from typing import Any
 from alol.base import errors
 from alol.base.text import align, show
 from alol.config.sections import Aggregate
-from alol.evaluation import experiments, paired
+from alol.evaluation import experiments, foretold, ope, paired
 from alol.evaluation.comparison_figures import Line, Panel, Point
 from alol.evaluation.experiments import FIRST, LAST, POLICY, Group, LeftOut, Run
 from alol.evaluation.revisions import UNKNOWN, Basis
-from alol.evaluation.summary import DISTANCE
+from alol.evaluation.summary import DISTANCE, OPE
 from alol.evaluation.summary_tables import ordered
 
 CAPTION = (
@@ -28,6 +28,7 @@ CAPTION = (
 )
 APART = "Rewards under different references or test sets cannot be compared: each has a table and a figure of its own."
 
+FORETOLD = "What was known before the test, against the test reward, over these runs"
 EVERY_PAIR = (
     "Each two of them, prompt by prompt: how many others a run is better or worse than, with p-values below 0.05 after "
     "Holm's correction for all pairs"
@@ -46,6 +47,11 @@ class Section:
     label: str = ""  # of its Basis
     pairs: Sequence[Sequence[str]] = ()  # its groups compared prompt by prompt, as lines of a table
     compared: Sequence[paired.Compared] = ()  # each two of its groups
+
+    @property
+    def foretold(self) -> list[foretold.Foretold]:
+        """How well each estimate foretold the test rewards of its runs."""
+        return foretold.table([run for group in self.groups for run in group.runs])
 
 
 def sections(runs: Sequence[Run], checkpoints: Sequence[Group]) -> list[Section]:
@@ -127,7 +133,8 @@ def columns(groups: Sequence[Group]) -> list[str]:
     """The metrics that any run has: reward, reference and difference, components and the rest, what training did."""
     found = {key for group in groups for run in group.runs for key in run.metrics}
     tails = [key.removeprefix(POLICY) for key in sorted(found) if key.startswith(POLICY) and key not in FIRST]
-    rest = [POLICY + tail for tail in ordered(tails) if tail not in ("reward_low", "reward_high")]
+    unlisted = {f"{OPE}.{key}" for key in ope.DETAILS} | {"reward_low", "reward_high"}
+    rest = [POLICY + tail for tail in ordered(tails) if tail not in unlisted]
     return [*(key for key in FIRST if key in found), *rest, *(key for key in LAST if key in found)]
 
 
@@ -191,14 +198,17 @@ def markdown(sections: Sequence[Section], task: str, left_out: Sequence[LeftOut]
         if one.compared:
             named = f"pairs_{task}{one.suffix}.png"
             pairs += f"{EVERY_PAIR}:\n\n{table(paired.tally(one.compared))}\n\n![Who beats whom]({named})\n\n"
+        if known := one.foretold:
+            pairs += f"{FORETOLD}:\n\n{table(foretold.cells(known))}\n\n"
         parts.append(f"{title}{table(_cells(one.groups, '±'))}\n\n{pairs}{picture}")
     made = [g for one in sections for g in one.groups]
     return (
         f"# {task}: runs compared\n\n{f'{APART}{chr(10)}{chr(10)}' if several else ''}{''.join(parts)}{CAPTION}\n\n"
         f"Mean and standard deviation over seeds, on the test prompts pooled; a run without a deviation has one seed. "
         f"`delta` is the policy's reward less the reference's; `validation` the reward of the checkpoint's answers to "
-        f"the validation prompts, by the rewards of training; `selected` the share of seeds in which a checkpoint beat "
-        f"the reference on validation.\n\n"
+        f"the validation prompts, by the rewards of training; `ope` what logged test responses alone say of a policy, "
+        f"by importance sampling (snis) and doubly robust (dr), and how many of them count (ess); `selected` the share "
+        f"of seeds in which a checkpoint beat the reference on validation.\n\n"
         f"{counts(left_out)}\n\n{_provenance(made)}"
     )
 

@@ -87,6 +87,7 @@ def render(run: Run) -> str:
         examples=run.training.examples,
         responses=len(columns["advantage"]),
         below=int((columns["advantage"] <= 0).sum()),
+        off_policy=report_tables.off_policy(run),
         samples=report_tables.samples(run),
         facts=report_tables.facts(run),
         sizes=report_tables.sizes(run),

@@ -10,9 +10,10 @@ import numpy as np
 
 from alol.base.text import show, show_p
 from alol.config.sections import Reward
+from alol.evaluation.ope import DOUBLY_ROBUST, SAMPLED
 from alol.evaluation.report_run import Run
 from alol.evaluation.revisions import flat
-from alol.evaluation.summary import ALL, MODELS
+from alol.evaluation.summary import ALL, MODELS, OPE
 from alol.evaluation.summary_tables import ordered, split_names
 
 EMPTY = "(empty)"
@@ -37,6 +38,21 @@ def scores(run: Run) -> list[dict[str, Any]]:
 
 def score_names(run: Run) -> list[str]:
     return [name for name in ordered(list(run.summary["policy"][ALL])) if name not in ("reward_low", "reward_high")]
+
+
+def off_policy(run: Run) -> str:
+    """What the logged test responses say of the policy, beside what it reached, in a sentence or two."""
+    found = run.summary["policy"][ALL][OPE]
+    size = f"{found['ess']:.0f} of {found['responses']:.0f} logged responses count (effective sample size)"
+    if DOUBLY_ROBUST not in found:
+        return f"{size}: too few to estimate the policy from them."
+    own = "" if run.params.same_test_rewards else " by the rewards of training"
+    return (
+        f"From logged test responses alone, the policy is estimated to be worth {show(found[DOUBLY_ROBUST])}{own} "
+        f"(doubly robust) or {show(found[SAMPLED])} (importance sampling), the reference {show(found['baseline'])}. "
+        f"{size}. The reference stands in for whoever wrote them, so that the estimates are biased where it writes "
+        f"otherwise."
+    )
 
 
 def samples(run: Run) -> list[dict[str, Any]]:

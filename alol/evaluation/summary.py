@@ -28,6 +28,7 @@ from alol.evaluation.metrics import Array
 MODELS = ("gold", "reference", "policy")
 ALL, MACRO = "all", "macro"
 DISTANCE = "kl_per_token"  # of a policy alone
+OPE = "ope"  # of a policy alone: its off-policy estimates (alol.evaluation.ope)
 JUDGED = ("value_judged_mse", "value_judged_mse_constant", "value_noise", "value_learnable", "judge_samples")
 Rows = list[dict[str, Any]]
 Splits = dict[str, dict[str, dict[str, float]]]  # `gold | reference | policy | delta` -> split -> metric

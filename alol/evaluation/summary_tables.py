@@ -9,7 +9,7 @@ import numpy as np
 
 from alol.base.text import align, show
 from alol.evaluation.metrics import Array
-from alol.evaluation.summary import ALL, DISTANCE, MACRO, MODELS, Rows
+from alol.evaluation.summary import ALL, DISTANCE, MACRO, MODELS, OPE, Rows
 
 
 def ordered(columns: Sequence[str]) -> list[str]:
@@ -17,7 +17,7 @@ def ordered(columns: Sequence[str]) -> list[str]:
     reward = ["reward", "reward_low", "reward_high"]
     rest = ["length", "distinct_1", "distinct_2", "distinct_3", "meteor_stem", DISTANCE]
     components = [name for name in columns if name.startswith("reward_") and name not in reward]
-    own = [name for name in columns if name not in {*reward, *rest, *components}]
+    own = [name for name in columns if name not in {*reward, *rest, *components, OPE}]
     return [name for name in [*reward, *sorted(components), *sorted(own), *rest] if name in columns]
 
 

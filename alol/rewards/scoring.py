@@ -102,12 +102,17 @@ def _score(
     return [{f"reward_{one}": float(scores[one][i]) for one in scores} for i in range(len(rows))]
 
 
-def annotate(by: Scoring, source: Path, target: Path) -> None:
-    """Scores the splits of data/clean/<task>; training rows by models that have not seen their prompts."""
+def annotate(by: Scoring, source: Path, target: Path, logged: Path | None) -> None:
+    """Scores the splits of data/clean/<task>; training rows by models that have not seen their prompts.
+
+    Where the test split has rewards of its own, `logged` names a table of it as those of training score it.
+    """
     for split in schema.SPLITS:
         origin: Origin = "train" if split == schema.TRAIN else "source"
         table, test = f"{split}.parquet", split == schema.TEST
         score_table(by.part(split), source / table, target / table, schema.RESPONSES, origin, test=test)
+    if logged is not None:
+        score_table(by.part(logged.stem), source / table, target / logged.name, schema.RESPONSES, "source", test=False)
 
 
 def score_rollouts(by: Scoring, source: Path, target: Path) -> None:

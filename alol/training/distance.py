@@ -6,6 +6,7 @@ goes. It is taken of the tokens that the policy chose: those of the answer's tex
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -58,10 +59,48 @@ def log_ratios(
     return [row for _, measured in found for row in measured]
 
 
+def logged(pool: Pool[Compared], path: Path, part_rows: int, work: Work | None = None) -> list[dict[str, Any]]:
+    """Rows of alol.data.schema.LOG_RATIOS of the responses in a table of alol.data.schema.ADVANTAGES.
+
+    The reference's log-probabilities are those of the table. The list is empty in all processes but the main one.
+    """
+    bar = Bar(schema.count(path), "logged", "response", leave=False)
+    columns = ["prompt_id", "prompt_ids", "response_ids", "ref_logp"]
+    parts = Parts(work, schema.LOG_RATIOS)
+    found = pool.map(lambda: pieces(schema.read(path, columns), part_rows), _logged_ratios, parts, bar)
+    return [row for _, measured in found for row in measured]
+
+
+def _logged_ratios(models: Compared, start: int, rows: Sequence[dict[str, Any]], done: Done) -> list[dict[str, Any]]:
+    sums = _sums(models, [row["prompt_ids"] for row in rows], [row["response_ids"] for row in rows])
+    return [
+        {
+            "prompt_id": row["prompt_id"],
+            "tokens": len(row["response_ids"]),
+            "log_ratio": total - math.fsum(row["ref_logp"]),
+        }
+        for row, total in zip(rows, sums, strict=True)
+    ]
+
+
 def _ratios(models: Compared, start: int, rows: Sequence[dict[str, Any]], done: Done) -> list[dict[str, Any]]:
-    prompts, responses = models.encoder.prompts(rows), [row[IDS.name] for row in rows]
+    responses = [row[IDS.name] for row in rows]
+    sums = _sums(models, models.encoder.prompts(rows), responses, of_reference=models.of_reference)
+    return [
+        {"prompt_id": row["prompt_id"], "tokens": len(response), "log_ratio": value}
+        for row, response, value in zip(rows, responses, sums, strict=True)
+    ]
+
+
+def _sums(
+    models: Compared,
+    prompts: Sequence[Sequence[int]],
+    responses: Sequence[Sequence[int]],
+    of_reference: Callable[[Batch], Tensor] | None = None,
+) -> list[float]:
+    """The policy's summed log-probability of each response; less the reference's, where that is given."""
     launch, accelerator = models.machine.launch, models.machine.accelerator
-    sums: list[Any] = [None] * len(rows)
+    sums: list[Any] = [None] * len(prompts)
     lengths = [len(prompt) + len(response) for prompt, response in zip(prompts, responses, strict=True)]
     for part in chunks(lengths, launch.micro_batch, launch.tokens):
         batch = Batch(
@@ -71,13 +110,12 @@ def _ratios(models: Compared, start: int, rows: Sequence[dict[str, Any]], done: 
             models.machine.device,
         )
         with accelerator.autocast(), torch.no_grad():
-            ratio = response_logp(models.policy.model, batch).double() - models.of_reference(batch).double()
-        for i, value in zip(part, ratio.sum(-1).tolist(), strict=True):
+            logp = response_logp(models.policy.model, batch).double()
+            if of_reference is not None:
+                logp = logp - of_reference(batch).double()
+        for i, value in zip(part, logp.sum(-1).tolist(), strict=True):
             sums[i] = value
-    return [
-        {"prompt_id": row["prompt_id"], "tokens": len(response), "log_ratio": value}
-        for row, response, value in zip(rows, responses, sums, strict=True)
-    ]
+    return sums
 
 
 def _reference(policy: LoadedPolicy, folder: Path, device: torch.device) -> Callable[[Batch], Tensor]:

@@ -22,6 +22,7 @@ from stages import aggregate
 ROOT = Path(__file__).parents[2]
 EVIL = "<script>alert('x')</script>"
 NAMES = ("good", "short")
+TOKENS = {"prompt_ids": [1], "response_ids": [2], "ref_logp": [-1.0]}
 PROMPTS = [(f"p{i}", "easy" if i < 6 else "hard") for i in range(10)]
 
 
@@ -69,6 +70,11 @@ def project(folder: Path) -> None:
                 writer.write([{**row, "reward_good": score, "reward_short": 0.2}])
     ratios = [{"prompt_id": prompt_id, "tokens": 4, "log_ratio": 1.0} for prompt_id, *_ in PROMPTS]
     schema.write(folder / "data/generations/toy/a_lol/log_ratios.parquet", schema.LOG_RATIOS, ratios)
+    logged = [row for row in ratios for _ in (0, 1)]
+    schema.write(folder / "data/generations/toy/a_lol/logged.parquet", schema.LOG_RATIOS, logged)
+    tested = [{**TOKENS, **row, "value": 0.5} for row in schema.rows(gold, ["prompt_id", "rank"])]
+    tested = [{**row, "reward": 1.0 - row["rank"], "raw_reward": 0.0, "advantage": 0.5 - row["rank"]} for row in tested]
+    schema.write(folder / "data/advantages/toy/test.parquet", schema.ADVANTAGES, tested)
     for name in ("annotated/toy", "baselines/toy"):
         (folder / "data" / name / "validation.parquet").write_bytes(
             (folder / "data" / name / "test.parquet").read_bytes()
@@ -103,8 +109,7 @@ def training_tables(folder: Path) -> None:
                     "value": 0.5,
                     "advantage": i - 1.0 - 9 * rank,
                 }
-                tokens = {"prompt_ids": [1], "response_ids": [2], "ref_logp": [-1.0]}
-                scores.write([{"prompt_id": f"t{i}", "rank": rank, **tokens, **numbers}])
+                scores.write([{"prompt_id": f"t{i}", "rank": rank, **TOKENS, **numbers}])
 
 
 def run() -> str:
@@ -169,12 +174,32 @@ def test_summary_holds_splits_and_the_numbers_of_earlier_stages(made):
         "best": {"update": 20, "epoch": 1.0, "value": 0.5},
         "worst": {"update": 40, "epoch": 2.0, "value": 0.4},
     }
-    pooled = {key: value for key, value in policy.items() if key not in ("reward_low", "reward_high", "kl_per_token")}
+    pooled = {
+        key: value for key, value in policy.items() if key not in ("reward_low", "reward_high", "kl_per_token", "ope")
+    }
     assert policy["kl_per_token"] == 0.25
     assert result["validation"]["policy"] == pooled  # the fixture's validation rows are its test rows
     assert set(result["validation"]) == {"gold", "reference", "policy"}
     assert "filter" not in result
     assert "value_noise" not in result
+
+
+def test_what_logged_responses_say_of_the_policy(made, fresh, monkeypatch):
+    found = json.loads((made / "metrics/summary.json").read_text())["policy"]
+    # each of 20 responses has the log-ratio 1 over 4 tokens, below the limit ln 20: equal weights, but few of them
+    few = {"baseline": 0.5, "ess": 20.0, "clipped": 0.0, "log_ratio_per_token": 0.25, "responses": 20.0}
+    assert found["all"]["ope"] == few
+    assert {split: one["ope"]["responses"] for split, one in found.items() if "ope" in one} == {
+        "all": 20.0, "easy": 12.0, "hard": 8.0,
+    }  # fmt: skip
+    said = "20 of 20 logged responses count (effective sample size): too few to estimate the policy from them."
+    assert said in (made / "metrics/report.html").read_text()
+    monkeypatch.setattr("alol.evaluation.ope.ENOUGH", 20.0)
+    run()
+    # R is 1 for the first response to a prompt and 0 for the second
+    found = json.loads(Path("metrics/summary.json").read_text())["policy"]
+    assert found["all"]["ope"] == {**few, "snis": 0.5, "dr": 0.5}
+    assert "estimated to be worth 0.500 (doubly robust) or 0.500 (importance" in Path("metrics/report.html").read_text()
 
 
 def test_the_filter_is_measured_where_a_label_is_named(fresh):

@@ -19,6 +19,7 @@ from tests.closure import FOLDERS, ROOT, dependencies
 GRAPH = YAML(typ="safe").load(ROOT / "dvc.yaml")
 STAGES = GRAPH["stages"]
 LIGHT = ("check", "download", "clean", "aggregate", "compare", "judge", "sweep")
+STARTING = ("annotate", "baseline", "reference", "rollout", "advantage", "train", "evaluate")  # several processes
 
 
 SECTION = {"algorithms": "hyperparameters"}  # a field of Params, by the first part of a key where it is another name
@@ -144,7 +145,7 @@ def test_what_torchs_libraries_read_of_the_environment_is_set_before_torch_is_lo
         "            got = [os.environ.get(key) for key in ('OMP_WAIT_POLICY', 'ONEDNN_PRIMITIVE_CACHE_CAPACITY')]\n"
         "            sys.exit(got != ['PASSIVE', '16'])\n"
         "sys.meta_path.insert(0, Watch())\n"
-        "import stages.train\n"
+        "import stages.train, alol.training.train_policy\n"
         "sys.exit(2)"
     )
     ours = ("OMP_WAIT_POLICY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY")
@@ -157,7 +158,7 @@ def test_no_code_asks_for_an_algorithms_name():
         assert "algorithm ==" not in file.read_text(encoding="utf-8"), file
 
 
-@pytest.mark.parametrize("stage", LIGHT)
+@pytest.mark.parametrize("stage", [*LIGHT, *STARTING])
 def test_light_stages_start_without_torch(stage):
     import subprocess
     import sys

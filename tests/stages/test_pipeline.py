@@ -15,6 +15,7 @@ from alol.base.machine import LIBRARIES
 from alol.config import paths
 from alol.config.sections import Launch
 from alol.data import schema
+from alol.evaluation.ope import DOUBLY_ROBUST, SAMPLED
 from tests import small
 
 
@@ -39,8 +40,11 @@ def fresh(tmp_path, monkeypatch):
 
 
 def shape(tree: dict) -> dict:
+    """Its keys, and which are numbers; an estimate is left out where too few responses count."""
     return {
-        key: shape(value) if isinstance(value, dict) else type(value) in (int, float) for key, value in tree.items()
+        key: shape(value) if isinstance(value, dict) else type(value) in (int, float)
+        for key, value in tree.items()
+        if key not in (SAMPLED, DOUBLY_ROBUST)
     }
 
 

@@ -14,6 +14,7 @@ from alol.compute.generate import Decoding
 from alol.compute.logprob import response_logp
 from alol.compute.shards import Pool
 from alol.config import params
+from alol.data import schema
 from alol.evaluation import summary
 from alol.models import policies, trainable
 from alol.models.policies import LoadedPolicy, Pointer
@@ -60,6 +61,28 @@ def measured(policy: LoadedPolicy, reference, loaded) -> list[dict]:
     pool = Pool(lambda: distance.Compared(**vars(answerer), reference=reference))
     rows = [{**row, "response_ids": ids} for row, ids in zip(ROWS, IDS, strict=True)]
     return distance.log_ratios(pool, rows, loaded.generate.part_rows)
+
+
+def test_logged_responses_are_compared_with_what_the_reference_said_of_them(changed, tmp_path):
+    reference, loaded, policy = changed
+    own = policy("lora", 0.05)
+    encoder, model = Encoder(own.tokenizer, loaded.policy), policies.load(reference).model
+    rows = []
+    for row, response in zip(ROWS, IDS, strict=True):
+        batch = Batch(prompts := encoder.prompts([row]), [response], 0, "cpu")
+        with torch.no_grad():
+            logp = response_logp(model, batch)[0, : len(response)].tolist()
+        numbers = dict.fromkeys(("rank", "reward", "raw_reward", "value", "advantage"), 0)
+        ids = {"prompt_ids": prompts[0], "response_ids": response, "ref_logp": logp}
+        rows.append({"prompt_id": row["prompt_id"], **ids, **numbers})
+    schema.write(path := tmp_path / "test.parquet", schema.ADVANTAGES, rows)
+    answerer = rollout.Answerer.of(policies.load(tmp_path / "lora"), loaded, Accelerator(cpu=True))
+    pool = Pool(lambda: distance.Compared(**vars(answerer), reference=reference))
+    found = distance.logged(pool, path, 4)
+    for one, other in zip(found, measured(own, reference, loaded), strict=True):
+        assert {**one, "log_ratio": None} == {**other, "log_ratio": None}
+        assert one["log_ratio"] == pytest.approx(other["log_ratio"], abs=1e-4)
+    assert max(abs(one["log_ratio"]) for one in found) > 0.01
 
 
 @pytest.mark.parametrize("tuning", ["full", "lora"])
