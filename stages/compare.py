@@ -16,8 +16,10 @@ from alol.base.files import read_json, replacing
 from alol.base.text import align
 from alol.config import params, paths
 from alol.evaluation import (
+    by_setting,
     comparison,
     comparison_figures,
+    costs,
     experiments,
     foretold,
     known_runs,
@@ -33,14 +35,20 @@ from stages._cli import mistakes, speak
 @click.command(name="compare")
 @click.option("--task", help="Files of tasks/, with commas between; by default the `task` of params.yaml.")
 @click.option("--against", multiple=True, help="A run of the table; all others are compared with it prompt by prompt.")
+@click.option("--by", "setting", help="A setting, by the end of its key: gains over the reference at each value of it.")
+@click.option("--metric", default="reward", show_default=True, help="What --by shows the gain of.")
 @click.option("--left-out", "listed", is_flag=True, help="List what is in no table, each with its reason.")
-def main(task: str | None, against: tuple[str, ...], listed: bool) -> None:
+def main(task: str | None, against: tuple[str, ...], setting: str | None, metric: str, listed: bool) -> None:
     """Put every experiment, commit and result file of a task into tables and figures, in reports/."""
     speak(logging.WARNING)
     with mistakes(task):
         names = [name.strip() for name in (params.load().task if task is None else task).split(",")]
         for name in names:
             params.load(name)
+        if setting is not None:
+            for name in dict.fromkeys(names):
+                by(name, setting, metric)
+            return
         sections = {name: report(name, against, listed) for name in dict.fromkeys(names)}
         if len(sections) > 1:
             together(sections)
@@ -84,6 +92,8 @@ def report(task: str, against: Sequence[str], listed: bool) -> list[comparison.S
             click.echo(f"{comparison.EVERY_PAIR}:\n{align(paired.tally(one.compared), left=1)}")
         if one.foretold:
             click.echo(f"{comparison.FORETOLD}:\n{align(foretold.cells(one.foretold), left=1)}")
+        if took := costs.table(one.groups):
+            click.echo(f"{comparison.COSTS}:\n{align(costs.cells(took), left=1)}")
         draw(one, task)
     if len(sections) > 1:
         click.echo(comparison.APART)
@@ -91,6 +101,23 @@ def report(task: str, against: Sequence[str], listed: bool) -> list[comparison.S
     checkpoints = f" and {len(others)} evaluated checkpoints" if others else ""
     click.echo(f"{len(runs)} runs{checkpoints} in {len(groups)} groups: {base}.md, .csv and .png; {published}")
     return sections
+
+
+def by(task: str, name: str, metric: str) -> None:
+    """Write and show how a task's runs depend on one setting."""
+    runs, _ = experiments.together(known_runs.runs(task)[0], results.runs(task)[0])
+    setting = by_setting.key(runs, name)
+    found = by_setting.gains(runs, setting, metric)
+    base = paths.REPORTS / f"by_{name}_{metric}_{task}"
+    title = f"{task}: gain over the reference by {name}"
+    with replacing(base.with_suffix(".png")) as partial:
+        partial.write_bytes(comparison_figures.by_setting(found, by_setting.values(found), metric, setting, title))
+    with replacing(base.with_suffix(".md")) as partial:
+        text = f"{comparison.table(by_setting.cells(found, '±'))}\n\n![{title}]({base.name}.png)"
+        partial.write_text(f"# {title} ({metric})\n\n{text}\n", "utf-8")
+    click.echo(f"Gain in {metric} over the reference, by {setting}:")
+    click.echo(align(by_setting.cells(found, "+-"), left=1))
+    click.echo(f"{base}.md and .png")
 
 
 def draw(section: comparison.Section, task: str) -> None:

@@ -7,6 +7,7 @@ machines have to see this folder under the same name, which is checked, and its 
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import logging
 import os
 import re
@@ -65,15 +66,14 @@ class Actors:
         self._token.parent.mkdir(parents=True, exist_ok=True)
         self._token.write_text(self._token.name, encoding="utf-8")
         environment = {"OMP_NUM_THREADS": str(max(1, cores // self.count)), **_environment(recipe)}
-        made = ray.remote(_worker()).options(
-            max_restarts=-1,
-            max_task_retries=-1,
-            # where nothing is asked for, an actor needs a core to be placed and none to run: a machine that stays has
-            # room for those of one that leaves
-            **({"num_gpus": 1, "num_cpus": 0} if accelerators else {}),
-            runtime_env={"env_vars": environment},
-        )
-        self._actors = [made.remote(str(Path.cwd()), str(self._token)) for _ in range(self.count)]
+        options = {"max_restarts": -1, "max_task_retries": -1, "runtime_env": {"env_vars": environment}}
+        # where no cores are asked for, an actor needs one to be placed and none to run: a machine that stays has room
+        # for those of one that leaves
+        places = [{"num_gpus": 1, "num_cpus": 0}] * self.count if accelerators else _spread(ray, self.count)
+        worker = ray.remote(_worker())
+        self._actors = [
+            worker.options(**options, **place).remote(str(Path.cwd()), str(self._token)) for place in places
+        ]
         self._pool = ActorPool(self._actors)
         try:
             self._look()
@@ -131,6 +131,19 @@ class Actors:
         """Lets go of the actors, so that Ray ends them: what frees their memory and accelerators."""
         self._pool, self._actors = None, []  # not ray.kill, which speaks of a failure where one has still a piece
         self._token.unlink(missing_ok=True)
+
+
+def _spread(ray: Any, count: int) -> list[dict[str, Any]]:
+    """Options that place actors on each machine in turn, as long as it has cores left; elsewhere once it is gone.
+
+    Ray itself might give one machine all of them, since they keep no core.
+    """
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    nodes = [(node["NodeID"], int(node["Resources"].get("CPU", 0))) for node in ray.nodes() if node["Alive"]]
+    turns = [name for turn in range(max(cores for _, cores in nodes)) for name, cores in nodes if cores > turn]
+    places = itertools.islice(itertools.cycle(turns or [nodes[0][0]]), count)
+    return [{"scheduling_strategy": NodeAffinitySchedulingStrategy(name, soft=True)} for name in places]
 
 
 def _connected(launch: Launch) -> Any:

@@ -15,7 +15,7 @@ from typing import Any
 from alol.base import errors
 from alol.base.text import align, show
 from alol.config.sections import Aggregate
-from alol.evaluation import experiments, foretold, ope, paired
+from alol.evaluation import costs, experiments, foretold, ope, paired
 from alol.evaluation.comparison_figures import Line, Panel, Point
 from alol.evaluation.experiments import FIRST, LAST, POLICY, Group, LeftOut, Run
 from alol.evaluation.revisions import UNKNOWN, Basis
@@ -28,6 +28,7 @@ CAPTION = (
 )
 APART = "Rewards under different references or test sets cannot be compared: each has a table and a figure of its own."
 
+COSTS = "Gain over the reference, and what it took; rollout and advantage run once for all runs that share them"
 FORETOLD = "What was known before the test, against the test reward, over these runs"
 EVERY_PAIR = (
     "Each two of them, prompt by prompt: how many others a run is better or worse than, with p-values below 0.05 after "
@@ -200,6 +201,8 @@ def markdown(sections: Sequence[Section], task: str, left_out: Sequence[LeftOut]
             pairs += f"{EVERY_PAIR}:\n\n{table(paired.tally(one.compared))}\n\n![Who beats whom]({named})\n\n"
         if known := one.foretold:
             pairs += f"{FORETOLD}:\n\n{table(foretold.cells(known))}\n\n"
+        if took := costs.table(one.groups):
+            pairs += f"{COSTS}:\n\n{table(costs.cells(took))}\n\n"
         parts.append(f"{title}{table(_cells(one.groups, '±'))}\n\n{pairs}{picture}")
     made = [g for one in sections for g in one.groups]
     return (

@@ -146,6 +146,31 @@ def _ends(line: Line) -> list[float]:
     return [*interval, *([] if line.reference is None else [line.reference])]
 
 
+def by_setting(
+    found: Mapping[str, Mapping[str, Sequence[float]]], values: Sequence[str], metric: str, setting: str, title: str
+) -> bytes:
+    """The mean gain of each line at each value of a setting, with the range of its seeds. A PNG file."""
+    from matplotlib.figure import Figure
+
+    with styled():
+        figure = Figure(figsize=(7.2, 4.6), layout="constrained", dpi=150)
+        axes = figure.add_subplot()
+        axes.set_title(title, fontsize=11, fontweight="bold")
+        axes.axhline(0.0, color=DISCARDED, linestyle=(0, (4, 2)), linewidth=1.6, label="the reference")
+        for i, (label, line) in enumerate(found.items()):
+            at = [k for k, value in enumerate(values) if value in line]
+            means = [float(np.mean(line[values[k]])) for k in at]
+            ends = [[abs(end(line[values[k]]) - mean) for k, mean in zip(at, means, strict=True)] for end in (min, max)]
+            colour, marker = LINES[i % len(LINES)], MARKERS[i % len(MARKERS)]
+            beside = [k + 0.04 * (i - (len(found) - 1) / 2) for k in at]  # so that ranges do not cover each other
+            axes.errorbar(beside, means, yerr=ends, color=colour, marker=marker, capsize=2, elinewidth=1, label=label)
+        axes.set_xticks(range(len(values)), values)
+        axes.set_xlabel(setting)
+        axes.set_ylabel(f"{metric}: policy less reference")
+        figure.legend(loc="outside lower center", ncols=4, fontsize=9)
+        return png(figure)
+
+
 def frontier(lines: Mapping[str, Sequence[Point]], reference: float | None, title: str) -> bytes:
     """Reward against the distance from the reference: a line per algorithm, over its strengths. A PNG file."""
     from matplotlib.figure import Figure

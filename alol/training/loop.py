@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from alol.algorithms.offline import Algorithm
 from alol.base.errors import InputError
-from alol.compute.batching import chunks
+from alol.compute.batching import chunks, share
 from alol.compute.dtensors import whole
 from alol.compute.launch import Machine, placed, prepared, sum_gradients
 from alol.compute.logprob import ResponseLogp
@@ -265,13 +265,13 @@ class Step:
     def __call__(self, rows: Tensor) -> dict[str, float]:
         """Leaves the gradient of the global batch `rows` [B] on the model; returns the mean loss and log-ratios."""
         accelerator, launch = self.machine.accelerator, self.machine.launch
-        order = sorted(rows.tolist(), key=lambda i: -self.examples.lengths[i])
-        mine = order[accelerator.process_index :: accelerator.num_processes]
+        every, lengths = rows.tolist(), [int(self.examples.lengths[i]) for i in rows]
+        mine = share(lengths, accelerator.num_processes, accelerator.process_index)
         limit = max(1, launch.micro_batch // self.examples.responses)
-        parts = chunks([int(self.examples.lengths[i]) for i in mine], limit, launch.tokens)
+        parts = chunks([lengths[i] for i in mine], limit, launch.tokens)
         sums = torch.zeros(3, dtype=torch.float64)
-        parts = [[mine[i] for i in part] for part in parts]
-        for part, weight in evened(parts, order[-1:], self.machine):
+        parts = [[every[mine[i]] for i in part] for part in parts]
+        for part, weight in evened(parts, every, self.machine):
             sums += weight * self._micro_batch(part, weight / len(rows))
         if not self.machine.sharded:
             sum_gradients(self.scorer, accelerator)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from alol.algorithms import ppo as losses
 from alol.algorithms.ppo import Options
 from alol.base.errors import InputError
-from alol.compute.batching import Batch, chunks
+from alol.compute.batching import Batch, chunks, share
 from alol.compute.ends import end_ids
 from alol.compute.generate import Decoding, decode, sample_ids
 from alol.compute.launch import Machine, from_main, placed, prepared, sum_gradients
@@ -217,7 +217,8 @@ class Trainer:
         `lengths` are those of all rows.
         """
         accelerator = self.accelerator
-        mine = sorted(rows, key=lambda i: -lengths[i])[accelerator.process_index :: accelerator.num_processes]
+        own = share([lengths[i] for i in rows], accelerator.num_processes, accelerator.process_index)
+        mine = [rows[k] for k in own]
         parts = chunks([lengths[i] for i in mine], self.launch.micro_batch, self.launch.tokens)
         return evened([[mine[k] for k in part] for part in parts], rows, self.machine)
 

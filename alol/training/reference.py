@@ -17,7 +17,7 @@ from alol.algorithms.offline import OFFLINE
 from alol.base.errors import ParameterError
 from alol.base.files import write_json
 from alol.base.work import Work
-from alol.compute.batching import chunks
+from alol.compute.batching import chunks, share
 from alol.compute.launch import Machine, from_main
 from alol.compute.logprob import response_logp
 from alol.compute.progress import Progress
@@ -151,9 +151,10 @@ def _table(prompts: list[list[int]], responses: list[list[int]]) -> pa.Table:
 def mean_nll(model: nn.Module, examples: planning.Examples, machine: Machine) -> float:
     """Mean over responses of -ln pi(y|x), summed over tokens; the processes share the responses."""
     accelerator, launch = machine.accelerator, machine.launch
-    mine = range(len(examples))[accelerator.process_index :: accelerator.num_processes]
+    lengths = [int(length) for length in examples.lengths]
+    mine = share(lengths, accelerator.num_processes, accelerator.process_index)
     total = torch.zeros(1, device=accelerator.device)
-    for part in chunks([int(examples.lengths[i]) for i in mine], launch.micro_batch, launch.tokens):
+    for part in chunks([lengths[i] for i in mine], launch.micro_batch, launch.tokens):
         batch, _ = examples.batch([mine[i] for i in part], (), accelerator.device)
         with accelerator.autocast():
             total -= response_logp(model, batch).sum()

@@ -125,6 +125,16 @@ def test_an_actors_mistake_is_the_users_and_a_bug_shows_where_it_was(here):
         assert numbers(mapped(by, here / "work")) == DOUBLES
 
 
+@pytest.mark.parametrize("_", range(3))
+def test_each_machine_has_an_actor(here, _):
+    with pool(here) as by:
+        through = mapped(by, here / "work", partial(recipes.doubled, seconds=0.05))
+        assert numbers([next(through), *through]) == DOUBLES
+        actors = [name.name.partition("-")[0] for name in (here / "loads").iterdir()]
+        above = {Path("/proc", pid, "stat").read_text().rpartition(")")[2].split()[1] for pid in actors}
+        assert len(actors) == len(above) == 2  # each machine has a raylet, which starts its actors
+
+
 def test_a_killed_actor_is_started_again_and_its_piece_computed(here):
     with pool(here) as by:
         through = mapped(by, here / "work", partial(recipes.doubled, seconds=0.05))

@@ -16,7 +16,7 @@ from alol.config import params
 from alol.data import schema
 from alol.data.demo import generator, phrases
 from alol.data.demo.oracle import judge, quality, rambling
-from alol.data.demo.topics import KINDS, TOPICS
+from alol.data.demo.topics import BAD, KINDS, TOPICS
 from alol.data.formats import demo
 from custom.example import concise
 
@@ -255,6 +255,18 @@ def test_a_missing_file_and_a_spoilt_line_are_named(raw: Path, tmp_path: Path) -
         (tmp_path / generator.SOURCE / "train.jsonl").write_text(f"{good}\n{bad}\n", encoding="utf-8")
         with pytest.raises(InputError, match=rf"train\.jsonl, line 2: {problem}"):
             list(demo.read(tmp_path, demo.CleanOptions())["train"])
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.8, 1.0])
+def test_the_share_of_bad_answers_is_as_asked_for(tmp_path: Path, share: float) -> None:
+    options = dataclasses.replace(OPTIONS, bad_share=share, train_prompts=1200, responses=1)
+    generator.generate(options, tmp_path / generator.SOURCE)
+    kinds = [one["kind"] for row in rows(tmp_path / generator.SOURCE, "train") for one in row["responses"]]
+    bad = sum(kind in BAD for kind in kinds) / len(kinds)
+    assert abs(bad - share) <= 4 * (share * (1 - share) / 1200) ** 0.5  # standard deviations; none where it is certain
+    assert {kind for kind in kinds if kind in BAD} == (set(BAD) if share else set())
+    generator.generate(dataclasses.replace(options, responses=8, train_prompts=246), tmp_path / "eight")
+    assert all(len({one["text"] for one in row["responses"]}) == 8 for row in rows(tmp_path / "eight", "train"))
 
 
 @pytest.mark.parametrize(

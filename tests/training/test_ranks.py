@@ -64,7 +64,7 @@ def test_ppo_has_the_losses_of_one_process(found, name):
 def test_each_process_measures_its_share_of_a_rollout(found):
     one, two = found
     assert one["ppo"]["measured"] == 3
-    assert [process["ppo"]["measured"] for process in two] == [2, 1]
+    assert [process["ppo"]["measured"] for process in two] == [1, 2]  # the longest, and two shorter ones
     assert [process["ppo_fewer"]["measured"] for process in two] == [1, 0]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,7 +18,7 @@ from alol.base.files import replacing
 from alol.config.ranges import Count, NotNegative, Seed, between
 from alol.data.demo import phrases
 from alol.data.demo.oracle import quality
-from alol.data.demo.topics import CURT, EVASIVE, KINDS, POLITE, RAMBLING, RUDE, TOPICS, WRONG, Fact, Topic
+from alol.data.demo.topics import BAD, CURT, EVASIVE, KINDS, POLITE, RAMBLING, RUDE, TOPICS, WRONG, Fact, Topic
 from alol.data.schema import TEST, TRAIN, VALIDATION
 
 SOURCE = "corpus"  # the entry of `source` whose folder holds the files
@@ -40,7 +41,10 @@ NUMERALS |= {word: numeral for numeral, word in NUMERALS.items()}
 
 @dataclass(frozen=True)
 class GeneratorOptions:
-    """Of the corpus; counts are of prompts, `labels` of rated texts."""
+    """Of the corpus; counts are of prompts, `labels` of rated texts.
+
+    `bad_share`: how often an answer is drawn to be evasive, wrong or rude; None: as each topic has it.
+    """
 
     seed: Seed
     train_prompts: Count
@@ -50,6 +54,7 @@ class GeneratorOptions:
     labels: Count
     label_noise: Annotated[float, between(0, 0.5)]
     preference_noise: NotNegative
+    bad_share: Annotated[float, between(0, 1)] | None = None
 
 
 def generate(options: GeneratorOptions, folder: Path) -> None:
@@ -120,13 +125,22 @@ def _row(name: str, topic: Topic, fact: Fact, question: str, options: GeneratorO
     accepted, rejected = _spellings(fact.answer), _rejected(topic, fact, question)
     kinds: dict[str, str] = {}  # text -> kind
     while len(kinds) < options.responses:
-        (kind,) = draw.choices(KINDS, topic.mix)
+        (kind,) = draw.choices(KINDS, _mix(topic, options.bad_share))
         kinds.setdefault(" " + _text(kind, topic, fact, rejected, draw), kind)
     context = {"accepted": accepted, "rejected": rejected}
     scores = quality([prompt] * len(kinds), list(kinds), [context] * len(kinds))
     liking = {text: score + draw.gauss(0, options.preference_noise) for text, score in zip(kinds, scores, strict=True)}
     responses = [{"text": text, "kind": kinds[text]} for text in sorted(kinds, key=lambda text: -liking[text])]
     return {"id": name, "topic": topic.name, "prompt": prompt, "question": question, **context, "responses": responses}
+
+
+def _mix(topic: Topic, bad_share: float | None) -> Sequence[float]:
+    """How often each of KINDS is drawn: as the topic says, its bad kinds and its others scaled to their shares."""
+    if bad_share is None:
+        return topic.mix
+    shares = {True: bad_share, False: 1 - bad_share}
+    total = {bad: sum(n for kind, n in zip(KINDS, topic.mix, strict=True) if (kind in BAD) == bad) for bad in shares}
+    return [shares[kind in BAD] * n / total[kind in BAD] for kind, n in zip(KINDS, topic.mix, strict=True)]
 
 
 def _spellings(answer: str) -> list[str]:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 POLITE, CURT, RAMBLING, EVASIVE, WRONG, RUDE = "polite", "curt", "rambling", "evasive", "wrong", "rude"
 KINDS = (POLITE, CURT, RAMBLING, EVASIVE, WRONG, RUDE)  # ways to answer; polite and curt answers are right
 
+BAD = (EVASIVE, WRONG, RUDE)
+
 Mix = tuple[int, int, int, int, int, int]  # percent, in the order of KINDS
 WELL: Mix = (38, 24, 18, 12, 5, 3)
 FAIRLY: Mix = (15, 17, 28, 28, 7, 5)

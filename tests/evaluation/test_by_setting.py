@@ -1,0 +1,64 @@
+"""Gains by the value of a setting, by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from alol.base.errors import InputError
+from alol.evaluation import by_setting, comparison_figures
+from alol.evaluation.experiments import Run
+
+KEY = "source.corpus.options.bad_share"
+
+
+def run(algorithm: str, seed: int, gain: float, **settings: str) -> Run:
+    names = {"share": KEY, "noise": "source.corpus.options.label_noise"}
+    summary = {"policy.all.reward": 0.5 + gain, "reference.all.reward": 0.5, "policy.all.quality": 0.1}
+    metrics = {"policy.all.reward": 0.5 + gain}
+    return Run("", algorithm, str(seed), {names[key]: value for key, value in settings.items()}, metrics, summary)
+
+
+RUNS = [
+    run("a_lol", 1, 0.1, noise="0.05"), run("a_lol", 2, 0.3, noise="0.05"),
+    run("a_lol", 1, 0.4, noise="0.05", share="0.9"), run("a_lol", 1, 0.0, noise="0.05", share="0.25"),
+    run("nll", 1, -0.1, noise="0.05", share="0.9"), run("nll", 1, 0.0, noise="0.05"),
+    run("nll", 1, 0.7, noise="0.4"),  # another line, of one value
+]  # fmt: skip
+
+
+def test_lines_have_the_gain_at_each_value_and_those_of_one_value_are_left_out():
+    found = by_setting.gains(RUNS, by_setting.key(RUNS, "bad_share"), "reward")
+    assert by_setting.cells(found, "+-") == [
+        ["run", "null", "0.25", "0.9"],
+        ["a_lol", "0.200 +- 0.141", "0.000", "0.400"],
+        ["nll", "0.000", "", "-0.100"],
+    ]
+    picture = comparison_figures.by_setting(found, by_setting.values(found), "reward", KEY, "demo")
+    assert picture.startswith(b"\x89PNG") and len(picture) > 10_000
+
+
+def test_numbers_stand_by_size():
+    assert by_setting.values({"x": {"10": [], "9": [], "word": [], "null": [], "1e-3": []}}) == [
+        "null", "1e-3", "9", "10", "word",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "metric", "message"),
+    [
+        ("noises", "reward", "--by noises: none of these runs has set"),
+        ("seed", "reward", "none of these runs"),
+        ("bad_share", "quality", "has no metric 'quality'"),
+    ],
+)
+def test_what_cannot_be_shown_is_refused(name, metric, message):
+    with pytest.raises(InputError, match=message):
+        by_setting.gains(RUNS, by_setting.key(RUNS, name), metric)
+
+
+def test_an_end_that_two_keys_have_and_a_setting_that_never_varies_are_refused():
+    two = [Run("", "nll", "1", {"train.lr": "1", "value.lr": "2"}, {"policy.all.reward": 1.0}, {})]
+    with pytest.raises(InputError, match=r"--by lr may be train\.lr, value\.lr; name one of them"):
+        by_setting.key(two, "lr")
+    with pytest.raises(InputError, match=r"no two of these runs differ in train\.lr"):
+        by_setting.gains(two, "train.lr", "reward")
