@@ -36,7 +36,7 @@ TASKS: dict[str, dict[str, Any]] = {
         "clean.options.shares": {"validation": 0.012, "test": 0.012},
         "reference.epochs": None, "reference.updates": 4, "reference.evaluations": 1, "reference.optimizer.warmup": 0,
         "value.epochs": 2,
-        "train.epochs": None, "train.updates": 20, "train.evaluations": 1,
+        "train.epochs": None, "train.updates": 40, "train.evaluations": 1,
     },
     "demo": {  # for a try
         "source.corpus.options.train_prompts": 60, "source.corpus.options.validation_prompts": 24,
