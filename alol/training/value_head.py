@@ -6,6 +6,7 @@ It ends between the reward's bounds. Padding is masked, so V does not depend on 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Literal
 
@@ -21,6 +22,7 @@ from alol.base.files import damaged, read_json, write_json
 from alol.compute.batching import Batch, chunks
 from alol.compute.launch import Machine
 from alol.compute.logprob import prompt_states
+from alol.compute.packed_models import packable
 from alol.config.sections import Value
 from alol.models.loading import not_finite
 
@@ -94,9 +96,17 @@ def predict(head: ValueHead, states: Sequence[Tensor], batch_size: int) -> np.nd
 
 @torch.no_grad()
 def states_of(model: nn.Module, prompts: Sequence[Sequence[int]], pad_id: int, machine: Machine) -> list[Tensor]:
-    """The last hidden states of each prompt (token ids) that V(x) is made of: a list of [length, H] on the CPU."""
+    """The last hidden states of each prompt (token ids) that V(x) is made of: a list of [length, H] on the CPU.
+
+    Prompts of a model that needs padding share a batch with those of their length alone: what pads them would round
+    them, so that the same prompt had another V(x) in another batch.
+    """
     states: list[Tensor] = [torch.empty(0)] * len(prompts)
-    for rows in chunks([len(prompt) for prompt in prompts], machine.launch.micro_batch, machine.launch.tokens):
+    lengths = [len(prompt) for prompt in prompts]
+    parts = chunks(lengths, machine.launch.micro_batch, machine.launch.tokens)
+    if not packable(model):
+        parts = [list(same) for part in parts for _, same in groupby(part, key=lambda i: lengths[i])]
+    for rows in parts:
         batch = Batch([prompts[i] for i in rows], [[] for _ in rows], pad_id, machine.device)
         for i, row in zip(rows, prompt_states(model, batch), strict=True):
             states[i] = row.cpu().clone()
