@@ -1,5 +1,6 @@
 """Stage advantage: reward minus value of every training response, beside the reference's token log-probabilities."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from stages._cli import command
 def inputs(params: Params) -> list[Path]:
     """What advantages depend on beside the parameters."""
     samples = [_samples(params)] if params.generate.rollout.train_samples else []
-    return [paths.reference(params.task), paths.value(params.task), _responses(params), _logged(params), *samples]
+    tables = [_responses(params), paths.logged(params.task), *samples]
+    return [paths.reference(params.task), paths.value(params.task), *tables]
 
 
 def _samples(params: Params) -> Path:
@@ -24,11 +26,6 @@ def _samples(params: Params) -> Path:
 
 def _responses(params: Params) -> Path:
     return paths.annotated(params.task) / "train.parquet"
-
-
-def _logged(params: Params) -> Path:
-    """The responses to test prompts, from which policies are estimated without answers of theirs."""
-    return paths.logged(params.task, same=params.same_test_rewards)
 
 
 @command("advantage", rows=True, inputs=inputs)
@@ -43,7 +40,8 @@ def main(params: Params, work: Work) -> None:
             rows, columns = advantage.compared(rows, _samples(params), params), schema.COMPARED
         if pool.main:
             schema.write(folder / "train.parquet", columns, rows)
-        rows = advantage.of_table(_logged(params), pool, params, work.of(schema.TEST))
+        plain = replace(params, reward=replace(params.reward, raw="identity"))  # no policy is trained on test responses
+        rows = advantage.of_table(paths.logged(params.task), pool, plain, work.of(schema.TEST))
         if pool.main:
             schema.write(folder / "test.parquet", schema.ADVANTAGES, rows)
 

@@ -59,7 +59,7 @@ def measure(p: params.Params, split: str, policy: Path) -> tuple[dict[str, summa
 
 def off_policy(p: params.Params) -> dict[str, dict[str, float]]:
     """What the logged test responses say of the policy, by split; R is that of training's rewards."""
-    logged = paths.logged(p.task, same=p.same_test_rewards)
+    logged = paths.logged(p.task)
     tables = {
         logged.name: schema.rows(logged, ["prompt_id", "subset"]),
         "advantages": schema.rows(paths.advantages(p.task) / "test.parquet", ["prompt_id", "reward", "value"]),

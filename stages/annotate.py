@@ -13,8 +13,7 @@ def main(params: Params, work: Work) -> None:
     task = params.task
     by = scoring.Scoring.of(params, paths.reward_model(task), work)
     with by.pool, by.pool.output(paths.annotated(task)) as folder:
-        logged = None if params.same_test_rewards else paths.logged(task, same=False)
-        scoring.annotate(by, paths.clean(task), folder, logged)
+        scoring.annotate(by, paths.clean(task), folder, paths.logged(task).name, same=params.same_test_rewards)
         if by.pool.main:
             keep(params, ["rewards", "test_rewards", "scoring"], folder)
 

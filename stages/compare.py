@@ -31,12 +31,14 @@ from alol.evaluation import (
 from alol.evaluation.csv_files import write_csv
 from stages._cli import mistakes, speak
 
+REWARD = "reward"
+
 
 @click.command(name="compare")
 @click.option("--task", help="Files of tasks/, with commas between; by default the `task` of params.yaml.")
 @click.option("--against", multiple=True, help="A run of the table; all others are compared with it prompt by prompt.")
 @click.option("--by", "setting", help="A setting, by the end of its key: gains over the reference at each value of it.")
-@click.option("--metric", default="reward", show_default=True, help="What --by shows the gain of.")
+@click.option("--metric", default=REWARD, show_default=True, help="What --by shows the gain of.")
 @click.option("--left-out", "listed", is_flag=True, help="List what is in no table, each with its reason.")
 def main(task: str | None, against: tuple[str, ...], setting: str | None, metric: str, listed: bool) -> None:
     """Put every experiment, commit and result file of a task into tables and figures, in reports/."""
@@ -45,7 +47,11 @@ def main(task: str | None, against: tuple[str, ...], setting: str | None, metric
         names = [name.strip() for name in (params.load().task if task is None else task).split(",")]
         for name in names:
             params.load(name)
+        if setting is None and metric != REWARD:
+            raise InputError("--metric says what --by shows the gain of; name a setting with --by")
         if setting is not None:
+            if against or listed:
+                raise InputError("--by shows runs by one setting; leave --against and --left-out out")
             for name in dict.fromkeys(names):
                 by(name, setting, metric)
             return
@@ -108,16 +114,15 @@ def by(task: str, name: str, metric: str) -> None:
     runs, _ = experiments.together(known_runs.runs(task)[0], results.runs(task)[0])
     setting = by_setting.key(runs, name)
     found = by_setting.gains(runs, setting, metric)
-    base = paths.REPORTS / f"by_{name}_{metric}_{task}"
-    title = f"{task}: gain over the reference by {name}"
-    with replacing(base.with_suffix(".png")) as partial:
+    base, title = f"by_{name}_{metric}_{task}", f"{task}: gain over the reference by {name}"
+    with replacing(paths.REPORTS / f"{base}.png") as partial:
         partial.write_bytes(comparison_figures.by_setting(found, by_setting.values(found), metric, setting, title))
-    with replacing(base.with_suffix(".md")) as partial:
-        text = f"{comparison.table(by_setting.cells(found, '±'))}\n\n![{title}]({base.name}.png)"
+    with replacing(paths.REPORTS / f"{base}.md") as partial:
+        text = f"{comparison.table(by_setting.cells(found, '±'))}\n\n![{title}]({base}.png)"
         partial.write_text(f"# {title} ({metric})\n\n{text}\n", "utf-8")
     click.echo(f"Gain in {metric} over the reference, by {setting}:")
     click.echo(align(by_setting.cells(found, "+-"), left=1))
-    click.echo(f"{base}.md and .png")
+    click.echo(f"{paths.REPORTS / base}.md and .png")
 
 
 def draw(section: comparison.Section, task: str) -> None:

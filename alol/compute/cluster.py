@@ -134,7 +134,7 @@ class Actors:
 
 
 def _spread(ray: Any, count: int) -> list[dict[str, Any]]:
-    """Options that place actors on each machine in turn, as long as it has cores left; elsewhere once it is gone.
+    """Options that place actors on each machine in turn, up to its cores; elsewhere where it is full or gone.
 
     Ray itself might give one machine all of them, since they keep no core.
     """
@@ -143,7 +143,10 @@ def _spread(ray: Any, count: int) -> list[dict[str, Any]]:
     nodes = [(node["NodeID"], int(node["Resources"].get("CPU", 0))) for node in ray.nodes() if node["Alive"]]
     turns = [name for turn in range(max(cores for _, cores in nodes)) for name, cores in nodes if cores > turn]
     places = itertools.islice(itertools.cycle(turns or [nodes[0][0]]), count)
-    return [{"scheduling_strategy": NodeAffinitySchedulingStrategy(name, soft=True)} for name in places]
+    return [
+        {"scheduling_strategy": NodeAffinitySchedulingStrategy(name, soft=True, _spill_on_unavailable=True)}
+        for name in places
+    ]
 
 
 def _connected(launch: Launch) -> Any:

@@ -20,9 +20,9 @@ def annotated(task: str) -> Path:
     return Path("data/annotated", task)
 
 
-def logged(task: str, *, same: bool) -> Path:
-    """The test split's own responses, scored by the rewards of training; `same`: these score the test split too."""
-    return annotated(task) / ("test.parquet" if same else "logged.parquet")
+def logged(task: str) -> Path:
+    """The test split's own responses, scored by the rewards of training."""
+    return annotated(task) / "logged.parquet"
 
 
 def rollouts(task: str) -> Path:

@@ -18,7 +18,7 @@ Gains = dict[str, dict[str, list[float]]]  # line -> value of the setting -> the
 def key(runs: Sequence[Run], name: str) -> str:
     """The dotted key of the setting that `name` is, or is the end of; InputError where none is, or several are."""
     known = sorted({key for run in runs for key in run.settings})
-    found = [key for key in known if key == name or key.endswith(f".{name}")]
+    found = [name] if name in known else [key for key in known if key.endswith(f".{name}")]
     if len(found) > 1:
         raise errors.InputError(f"--by {name} may be {', '.join(found)}; name one of them")
     if not found:
@@ -31,10 +31,13 @@ def gains(runs: Sequence[Run], setting: str, metric: str) -> Gains:
 
     Lines with one value say nothing of the setting and are left out. InputError where no line is left.
     """
+    # of the same run under two references, that of the reference which more runs have
+    every = [run for own in experiments.by_basis(runs).values() for run in own]
+    runs = list({(one.algorithm, one.seed, *one.settings.items()): one for one in reversed(every)}.values())
     value = {id(run): run.settings.get(setting, UNSET) for run in runs}
 
     def grouped(chosen: Sequence[Run]) -> dict[str, list[Run]]:
-        without = {run.name + str(i): run for i, run in enumerate(chosen)}
+        without = {f"{i} {run.name}": run for i, run in enumerate(chosen)}
         bare = [
             dataclasses.replace(run, name=name, settings={k: v for k, v in run.settings.items() if k != setting})
             for name, run in without.items()
@@ -49,7 +52,10 @@ def gains(runs: Sequence[Run], setting: str, metric: str) -> Gains:
         for run in own:
             ends = [run.summary.get(f"{model}.all.{metric}") for model in ("policy", "reference")]
             if None in ends:
-                raise errors.InputError(f"{run.name} has no metric '{metric}'; name one of metrics/results.csv")
+                raise errors.InputError(
+                    f"{run.name} has no '{metric}' of both policy and reference, such as reward, length or distinct_3; "
+                    "correct --metric"
+                )
             found.setdefault(label, {}).setdefault(value[id(run)], []).append(ends[0] - ends[1])
     return found
 

@@ -118,9 +118,14 @@ def collect(
 
 def _repeated(run: Run, first: Run) -> Unusable:
     reason = f"same parameters and seed as {first.name}"
-    if first.metrics == run.metrics:
+    if _same(first, run):
         return Unusable(REPEATED, reason)
     return Unusable(DIFFERENT, f"{reason}, with other results: other code, data or machine")
+
+
+def _same(first: Run, run: Run) -> bool:
+    """Whether both have the same results; one of an earlier version may lack a metric."""
+    return all(first.metrics[key] == run.metrics[key] for key in first.metrics.keys() & run.metrics.keys())
 
 
 def together(runs: Sequence[Run], results: Iterable[Run]) -> tuple[list[Run], list[LeftOut]]:
@@ -135,7 +140,7 @@ def together(runs: Sequence[Run], results: Iterable[Run]) -> tuple[list[Run], li
         unknown = found.get((*key, UNKNOWN))
         first = found.setdefault((*key, run.basis), unknown or run)
         if first is not run:
-            if first.prompts is None and first.metrics == run.metrics:
+            if first.prompts is None and _same(first, run):
                 with_prompts = dataclasses.replace(first, prompts=run.prompts)
                 found.update({place: with_prompts for place, one in found.items() if one is first})
             left_out.append(LeftOut(run.name, *_repeated(run, first)))

@@ -24,14 +24,15 @@ ESTIMATES = {  # the name of each -> its key in a summary
 class Foretold:
     """Of one estimate over the `runs` that have it: `rank` is Spearman's correlation with the test reward.
 
-    `bias` is the mean of estimate less reward, `error` the mean of its size; both are on the reward's scale.
+    `bias` is the mean of estimate less reward, `error` the mean of its size; None where the test split has rewards of
+    its own, since the estimates are by those of training.
     """
 
     estimate: str
     runs: int
     rank: float
-    bias: float
-    error: float
+    bias: float | None
+    error: float | None
 
 
 def table(runs: Sequence[Run]) -> list[Foretold]:
@@ -39,12 +40,19 @@ def table(runs: Sequence[Run]) -> list[Foretold]:
     from scipy.stats import spearmanr
 
     found = []
+    same = all(
+        run.settings.get(f"test_{key}") == one
+        for run in runs
+        for key, one in run.settings.items()
+        if key.startswith("rewards.")
+    )
     for name, key in ESTIMATES.items():
         pairs = [(run.metrics[key], run.metrics[FIRST[0]]) for run in runs if key in run.metrics]
         said, reached = np.array(pairs, np.float64).reshape(-1, 2).T
         if len(pairs) >= FEWEST and np.ptp(said) > 0 < np.ptp(reached):
             apart, rank = said - reached, float(spearmanr(said, reached).statistic)
-            found.append(Foretold(name, len(pairs), rank, float(apart.mean()), float(np.abs(apart).mean())))
+            sizes = (float(apart.mean()), float(np.abs(apart).mean())) if same else (None, None)
+            found.append(Foretold(name, len(pairs), rank, *sizes))
     return found
 
 

@@ -34,7 +34,7 @@ def estimates(log_ratio: Array, reward: Array, value: Array, tokens: Array) -> d
         "baseline": float(value.mean()),
         "ess": size,
         "clipped": float((log_ratio >= np.log(LIMIT)).mean()),
-        "log_ratio_per_token": float(log_ratio.sum() / tokens.sum()),
+        "log_ratio_per_token": float(log_ratio.sum() / max(1.0, tokens.sum())),
         "responses": float(len(reward)),
     }
     if size >= ENOUGH:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -102,17 +103,19 @@ def _score(
     return [{f"reward_{one}": float(scores[one][i]) for one in scores} for i in range(len(rows))]
 
 
-def annotate(by: Scoring, source: Path, target: Path, logged: Path | None) -> None:
+def annotate(by: Scoring, source: Path, target: Path, logged: str, *, same: bool) -> None:
     """Scores the splits of data/clean/<task>; training rows by models that have not seen their prompts.
 
-    Where the test split has rewards of its own, `logged` names a table of it as those of training score it.
+    The table `logged` is the test split as the rewards of training score it; `same`: they are those of the test split.
     """
     for split in schema.SPLITS:
         origin: Origin = "train" if split == schema.TRAIN else "source"
         table, test = f"{split}.parquet", split == schema.TEST
         score_table(by.part(split), source / table, target / table, schema.RESPONSES, origin, test=test)
-    if logged is not None:
-        score_table(by.part(logged.stem), source / table, target / logged.name, schema.RESPONSES, "source", test=False)
+    if not same:
+        score_table(by.part(logged), source / table, target / logged, schema.RESPONSES, "source", test=False)
+    elif by.pool.main:
+        shutil.copyfile(target / table, target / logged)
 
 
 def score_rollouts(by: Scoring, source: Path, target: Path) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from alol.base.errors import InputError
 from alol.evaluation import by_setting, comparison_figures
 from alol.evaluation.experiments import Run
+from alol.evaluation.revisions import Basis
 
 KEY = "source.corpus.options.bad_share"
 
@@ -37,6 +40,16 @@ def test_lines_have_the_gain_at_each_value_and_those_of_one_value_are_left_out()
     assert picture.startswith(b"\x89PNG") and len(picture) > 10_000
 
 
+def test_of_the_same_run_under_two_references_one_counts():
+    other = dataclasses.replace(
+        RUNS[0], basis=Basis("elsewhere", "test"), summary={**RUNS[0].summary, "policy.all.reward": 9.0}
+    )
+    many = [
+        dataclasses.replace(one, name=name) for name, one in zip(("1", "11", "1", "", "", "", ""), RUNS, strict=True)
+    ]
+    assert by_setting.gains([other, *many], KEY, "reward") == by_setting.gains(RUNS, KEY, "reward")
+
+
 def test_numbers_stand_by_size():
     assert by_setting.values({"x": {"10": [], "9": [], "word": [], "null": [], "1e-3": []}}) == [
         "null", "1e-3", "9", "10", "word",
@@ -48,7 +61,7 @@ def test_numbers_stand_by_size():
     [
         ("noises", "reward", "--by noises: none of these runs has set"),
         ("seed", "reward", "none of these runs"),
-        ("bad_share", "quality", "has no metric 'quality'"),
+        ("bad_share", "quality", "has no 'quality' of both policy and reference"),
     ],
 )
 def test_what_cannot_be_shown_is_refused(name, metric, message):
@@ -60,5 +73,7 @@ def test_an_end_that_two_keys_have_and_a_setting_that_never_varies_are_refused()
     two = [Run("", "nll", "1", {"train.lr": "1", "value.lr": "2"}, {"policy.all.reward": 1.0}, {})]
     with pytest.raises(InputError, match=r"--by lr may be train\.lr, value\.lr; name one of them"):
         by_setting.key(two, "lr")
+    nested = [dataclasses.replace(two[0], settings={"train.lr": "1", "rewards.good.train.lr": "1"})]
+    assert by_setting.key(nested, "train.lr") == "train.lr"
     with pytest.raises(InputError, match=r"no two of these runs differ in train\.lr"):
         by_setting.gains(two, "train.lr", "reward")

@@ -63,7 +63,7 @@ def test_the_pipelines_own_adapter_gets_the_pipelines_own_numbers(project):
     assert result.exit_code == 0, result.output
     numbers, own = json.loads(Path("reports/checkpoints/demo/ours/summary.json").read_text()), small.summary()
     for values in own["policy"].values():
-        del values["kl_per_token"]  # which the tokens of another model would not have
+        del values["kl_per_token"], values["ope"]  # which the tokens of another model would not have
     for part in ("gold", "reference", "policy", "delta"):
         assert numbers[part] == own[part]
     rows = schema.rows(Path("reports/checkpoints/demo/ours/generations.parquet"))
@@ -78,7 +78,7 @@ def test_a_complete_model_with_its_own_prompt(project, tokenizer, tmp_path):
     result = invoke("whole", "--model", str(tmp_path), *marks)
     assert result.exit_code == 0, result.output
     numbers = json.loads(Path("reports/checkpoints/demo/whole/summary.json").read_text())
-    assert set(numbers["policy"]["all"]) == set(small.summary()["policy"]["all"]) - {"kl_per_token"}
+    assert set(numbers["policy"]["all"]) == set(small.summary()["policy"]["all"]) - {"kl_per_token", "ope"}
     rows = schema.rows(Path("reports/checkpoints/demo/whole/generations.parquet"))
     assert rows[0]["prompt"] == schema.rows(Path("data/clean/demo/test.parquet"))[0]["prompt"]
 

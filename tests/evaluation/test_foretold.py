@@ -38,6 +38,15 @@ def test_ranks_and_bias_by_hand():
     ]
 
 
+def test_estimates_by_other_rewards_than_the_tests_have_ranks_alone():
+    runs = [run(0.5, dr=0.1), run(0.6, dr=0.2), run(0.7, dr=0.3)]
+    for one in runs:
+        one.settings.update({"rewards.good.kind": "tfidf", "test_rewards.good.kind": "python"})
+    (found,) = foretold.table(runs)
+    assert (found.rank, found.bias, found.error) == (1.0, None, None)
+    assert foretold.cells([found])[1] == ["doubly robust", "3", "1.000", "", ""]
+
+
 def test_two_runs_and_equal_estimates_say_nothing():
     assert foretold.table([run(0.5, dr=0.1), run(0.6, dr=0.2)]) == []
     assert foretold.table([run(0.5, dr=0.1), run(0.6, dr=0.1), run(0.7, dr=0.1)]) == []

@@ -68,6 +68,7 @@ def project(folder: Path) -> None:
             for i, (score, prompt) in enumerate(zip(good, PROMPTS, strict=True)):
                 row = {**prompt_row(*prompt), "response": response + (" again" if i == 0 else "")}
                 writer.write([{**row, "reward_good": score, "reward_short": 0.2}])
+    (folder / "data/annotated/toy/logged.parquet").write_bytes(gold.read_bytes())
     ratios = [{"prompt_id": prompt_id, "tokens": 4, "log_ratio": 1.0} for prompt_id, *_ in PROMPTS]
     schema.write(folder / "data/generations/toy/a_lol/log_ratios.parquet", schema.LOG_RATIOS, ratios)
     logged = [row for row in ratios for _ in (0, 1)]
