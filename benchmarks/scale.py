@@ -79,6 +79,11 @@ def rate(case: Case) -> float:
     return share * case.peak
 
 
+def least(case: Case) -> int:
+    """Cards that hold all weights, gradients and moments, sharded."""
+    return math.ceil(STATE * case.parameters / (USABLE * case.memory))
+
+
 def stages(case: Case) -> list[Stage]:
     """In the pipeline's order; those of a few prompts are counted as if each were read in full."""
     p, r, qlora = case.parameters, case.reward_parameters, case.tuning == "qlora"
@@ -88,6 +93,8 @@ def stages(case: Case) -> list[Stage]:
     beyond = NF4_BEYOND * case.layers * case.width / LLAMA_SHAPE * case.pass_tokens / NF4_PASS
     weights = PACKED * p if qlora else 2 * p
     update = weights + beyond if qlora else STATE * p
+    # sharded weights are put together in fp32 to answer, beside this card's share of gradients and moments
+    answering = weights if qlora else (4 + (STATE - 4) / least(case)) * p
     ids = 4 * case.tokens + 4 * case.response
     again = 2 * case.tokens - case.response  # in bf16 each prompt is read once more, for V
     score = READ * r * case.tokens / reward
@@ -106,7 +113,7 @@ def stages(case: Case) -> list[Stage]:
         Stage("train", f"{operations} P k N T e / (u F)", operations * p * trained / policy,
               case.kept * case.rows * ids, update),
         Stage("validations of train", "v Q (A / g + 2 R T / (w F))", checks * (case.response / answer + score), 0.0,
-              weights + 2 * r),
+              answering + 2 * r),
         Stage("evaluate", "Q (A / g + 2 R T / (w F))", case.prompts * (case.response / answer + score), 0.0,
               weights + 2 * r),
     ]  # fmt: skip
@@ -150,10 +157,10 @@ def limits(case: Case) -> Iterator[str]:
         why = "a process holds the whole policy" if reading > case.memory else "the update's activations come beside it"
         yield f"Does not fit on a card of {_number(case.memory / 1e9)} GB: {', '.join(large)}; {why}."
     if case.tuning == "full":
-        need = math.ceil(STATE * p / (USABLE * case.memory))
         yield (
-            f"All weights with gradients and moments take {_number(STATE * p / 1e9)} GB: sharded (FSDP2) over {need:,} "
-            "cards at least. What reads or answers needs the whole policy on one card."
+            f"All weights with gradients and moments take {_number(STATE * p / 1e9)} GB: sharded (FSDP2) over "
+            f"{least(case):,} cards at least, with {1 - USABLE:.0%} of each left for activations. What reads or "
+            "answers needs the whole policy on one card."
         )
     text = _number(TEXT * case.rows * case.tokens / 1e9)
     yield f"clean takes {_number(case.rows / CLEANED / 3600)} hours of one core and writes {text} GB."

@@ -1,6 +1,5 @@
 """Stage advantage: reward minus value of every training response, beside the reference's token log-probabilities."""
 
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -40,8 +39,7 @@ def main(params: Params, work: Work) -> None:
             rows, columns = advantage.compared(rows, _samples(params), params), schema.COMPARED
         if pool.main:
             schema.write(folder / "train.parquet", columns, rows)
-        plain = replace(params, reward=replace(params.reward, raw="identity"))  # no policy is trained on test responses
-        rows = advantage.of_table(paths.logged(params.task), pool, plain, work.of(schema.TEST))
+        rows = advantage.of_table(paths.logged(params.task), pool, params, work.of(schema.TEST), trained=False)
         if pool.main:
             schema.write(folder / "test.parquet", schema.ADVANTAGES, rows)
 

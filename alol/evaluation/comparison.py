@@ -29,7 +29,7 @@ CAPTION = (
 APART = "Rewards under different references or test sets cannot be compared: each has a table and a figure of its own."
 
 COSTS = "Gain over the reference, and what it took; rollout and advantage run once for all runs that share them"
-FORETOLD = "What was known before the test, against the test reward, over these runs"
+FORETOLD = "What was known without the test answers, against the test reward, over these runs"
 EVERY_PAIR = (
     "Each two of them, prompt by prompt: how many others a run is better or worse than, with p-values below 0.05 after "
     "Holm's correction for all pairs"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Iterator, Sequence
@@ -50,15 +51,19 @@ class Models:
         return cls(policy, head, policies.encoder(policy, params.policy), machine)
 
 
-def of_table(path: Path, pool: Pool[Models], params: Params, work: Work | None = None) -> Iterator[dict[str, Any]]:
-    """The advantage rows of an annotated training table, piece by piece; `work` keeps those of a killed run.
+def of_table(
+    path: Path, pool: Pool[Models], params: Params, work: Work | None = None, *, trained: bool = True
+) -> Iterator[dict[str, Any]]:
+    """The advantage rows of an annotated table, piece by piece; `work` keeps those of a killed run.
 
-    Of several processes the main one alone gets them.
+    Of several processes the main one alone gets them. `trained`: whether a policy is trained on these rows; else
+    `raw_reward`, which training alone reads, is the reward as it is.
     """
     columns = schema.scored(schema.RESPONSES, params.reward.weights)
+    reward = params.reward if trained else dataclasses.replace(params.reward, raw="identity")
     found = pool.map(
         lambda: pieces(schema.read(path, columns), params.value.part_rows),
-        partial(_measured, reward=params.reward),
+        partial(_measured, reward=reward),
         Parts(work, schema.ADVANTAGES),
         Bar(schema.count(path), "advantage", "response"),
     )
