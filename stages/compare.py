@@ -38,9 +38,12 @@ REWARD = "reward"
 @click.option("--task", help="Files of tasks/, with commas between; by default the `task` of params.yaml.")
 @click.option("--against", multiple=True, help="A run of the table; all others are compared with it prompt by prompt.")
 @click.option("--by", "setting", help="A setting, by the end of its key: gains over the reference at each value of it.")
+@click.option("--only", multiple=True, help="KEY=VALUE, or reference=DIGEST: only the runs that have it; several: all.")
 @click.option("--metric", default=REWARD, show_default=True, help="What --by shows the gain of.")
 @click.option("--left-out", "listed", is_flag=True, help="List what is in no table, each with its reason.")
-def main(task: str | None, against: tuple[str, ...], setting: str | None, metric: str, listed: bool) -> None:
+def main(
+    task: str | None, against: tuple[str, ...], setting: str | None, only: tuple[str, ...], metric: str, listed: bool
+) -> None:
     """Put every experiment, commit and result file of a task into tables and figures, in reports/."""
     speak(logging.WARNING)
     with mistakes(task):
@@ -53,19 +56,22 @@ def main(task: str | None, against: tuple[str, ...], setting: str | None, metric
             if against or listed:
                 raise InputError("--by shows runs by one setting; leave --against and --left-out out")
             for name in dict.fromkeys(names):
-                by(name, setting, metric)
+                by(name, setting, only, metric)
             return
-        sections = {name: report(name, against, listed) for name in dict.fromkeys(names)}
+        sections = {name: report(name, against, only, listed) for name in dict.fromkeys(names)}
         if len(sections) > 1:
             together(sections)
 
 
-def report(task: str, against: Sequence[str], listed: bool) -> list[comparison.Section]:
+def report(task: str, against: Sequence[str], only: Sequence[str], listed: bool) -> list[comparison.Section]:
     """Write the files of one task and say what is in them."""
     of_git, left_out = known_runs.runs(task)
     of_files, unread = results.runs(task)
     runs, repeated = experiments.together(of_git, of_files)
     left_out += [*unread, *repeated]
+    chosen = by_setting.only(runs, only)
+    left_out += [experiments.LeftOut(run.name, "not asked for", "--only") for run in runs if run not in chosen]
+    runs = chosen
     for one in left_out if listed else ():
         click.echo(f"left out: {one.name}: {one.reason}")
     others = [
@@ -109,9 +115,9 @@ def report(task: str, against: Sequence[str], listed: bool) -> list[comparison.S
     return sections
 
 
-def by(task: str, name: str, metric: str) -> None:
+def by(task: str, name: str, only: Sequence[str], metric: str) -> None:
     """Write and show how a task's runs depend on one setting."""
-    runs, _ = experiments.together(known_runs.runs(task)[0], results.runs(task)[0])
+    runs = by_setting.only(experiments.together(known_runs.runs(task)[0], results.runs(task)[0])[0], only)
     setting = by_setting.key(runs, name)
     found = by_setting.gains(runs, setting, metric)
     base, title = f"by_{name}_{metric}_{task}", f"{task}: gain over the reference by {name}"

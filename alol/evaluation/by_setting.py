@@ -11,18 +11,38 @@ from alol.evaluation import experiments
 from alol.evaluation.comparison import spread
 from alol.evaluation.experiments import Run
 
-UNSET = "null"
+UNSET, REFERENCE = "null", "reference"
 Gains = dict[str, dict[str, list[float]]]  # line -> value of the setting -> the gain of each seed
 
 
-def key(runs: Sequence[Run], name: str) -> str:
+def only(runs: Sequence[Run], conditions: Sequence[str]) -> list[Run]:
+    """The runs that meet all conditions KEY=VALUE; a KEY is a setting's or its end, or `reference` (how its digest
+    begins), VALUE `null` where it is not set. InputError where a condition is none, or no run meets all."""
+    chosen = list(runs)
+    for condition in conditions:
+        name, equals, wanted = condition.partition("=")
+        if not equals:
+            raise errors.InputError(f"--only {condition}: write KEY=VALUE")
+        if name == REFERENCE:
+            chosen = [run for run in chosen if (run.basis.reference or "").startswith(wanted)]
+            continue
+        setting = key(runs, name, "--only")
+        chosen = [run for run in chosen if run.settings.get(setting, UNSET) == wanted]
+    if conditions and not chosen:
+        raise errors.InputError(f"no run meets {' and '.join(conditions)}")
+    return chosen
+
+
+def key(runs: Sequence[Run], name: str, option: str = "--by") -> str:
     """The dotted key of the setting that `name` is, or is the end of; InputError where none is, or several are."""
     known = sorted({key for run in runs for key in run.settings})
     found = [name] if name in known else [key for key in known if key.endswith(f".{name}")]
     if len(found) > 1:
-        raise errors.InputError(f"--by {name} may be {', '.join(found)}; name one of them")
+        raise errors.InputError(f"{option} {name} may be {', '.join(found)}; name one of them")
     if not found:
-        raise errors.InputError(f"--by {name}: none of these runs has set such a parameter; take the end of its key")
+        raise errors.InputError(
+            f"{option} {name}: none of these runs has set such a parameter; take the end of its key"
+        )
     return found[0]
 
 

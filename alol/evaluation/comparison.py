@@ -17,7 +17,7 @@ from alol.base.text import align, show
 from alol.config.sections import Aggregate
 from alol.evaluation import costs, experiments, foretold, ope, paired
 from alol.evaluation.comparison_figures import Line, Panel, Point
-from alol.evaluation.experiments import FIRST, LAST, POLICY, Group, LeftOut, Run
+from alol.evaluation.experiments import FIRST, LAST, POLICY, UNSET, Group, LeftOut, Run
 from alol.evaluation.revisions import UNKNOWN, Basis
 from alol.evaluation.summary import DISTANCE, OPE
 from alol.evaluation.summary_tables import ordered
@@ -271,7 +271,9 @@ def frontier(groups: Sequence[Group]) -> dict[str, list[Point]]:
     for algorithm, kin in sorted(by_algorithm.items()):
         for g in kin:
             words = {key: value for key, value in g.settings.items() if not _is_number(value)}
-            name = " ".join([algorithm, *(f"{key}={words[key]}" for key in _varying(kin) if key in words)])
+            name = " ".join(
+                [algorithm, *(f"{key}={words[key]}" for key in _varying(kin) if words.get(key, UNSET[0]) not in UNSET)]
+            )
             lines.setdefault(name, []).append(g)
     usual = {key: _usual(measured, key) for key in _varying(measured)}
     return {name: sorted(_points(own, usual), key=lambda one: (one.x, one.y)) for name, own in lines.items()}

@@ -25,6 +25,7 @@ LAST = (
     "validation.policy.reward", "discarded", "selected", "value_mse", "value_learnable",
     "filter.precision", "filter.recall", "filter.base_rate",
 )  # fmt: skip
+UNSET = ("null", "auto")
 SUMMARIES = ("gold.", "reference.", "policy.", "validation.", "checkpoints.")  # parts of a summary
 Row = Mapping[str, Any]  # `name`, `rev`, `state`, `date`, `task`, `algorithm`, `seed`, and the summary by dotted keys
 
@@ -80,7 +81,8 @@ class Group:
 
     @property
     def label(self) -> str:
-        names = [f"{name}={value}" for name, value in self.settings.items()]
+        """Algorithm and settings; what is not set, or left to the algorithm, is not named."""
+        names = [f"{name}={value}" for name, value in self.settings.items() if value not in UNSET]
         return " ".join([self.algorithm, *names, *([f"[{self.tag}]"] if self.tag else [])])
 
     def values(self, metric: str) -> list[float]:

@@ -50,6 +50,21 @@ def test_of_the_same_run_under_two_references_one_counts():
     assert by_setting.gains([other, *many], KEY, "reward") == by_setting.gains(RUNS, KEY, "reward")
 
 
+def test_only_runs_that_meet_all_conditions_are_shown():
+    other = dataclasses.replace(RUNS[0], basis=Basis("0123abcd", "test"))
+    chosen = by_setting.only([*RUNS, other], ["label_noise=0.05", "bad_share=null"])
+    assert chosen == [RUNS[0], RUNS[1], RUNS[5], other]
+    assert by_setting.only([*RUNS, other], ["reference=0123"]) == [other]
+    assert by_setting.only(RUNS, []) == RUNS
+    for conditions, message in (
+        (["bad_share"], "--only bad_share: write KEY=VALUE"),
+        (["shares=1"], "--only shares: none of these runs has set"),
+        (["bad_share=7", "label_noise=0.05"], "no run meets bad_share=7 and label_noise=0.05"),
+    ):
+        with pytest.raises(InputError, match=message):
+            by_setting.only(RUNS, conditions)
+
+
 def test_numbers_stand_by_size():
     assert by_setting.values({"x": {"10": [], "9": [], "word": [], "null": [], "1e-3": []}}) == [
         "null", "1e-3", "9", "10", "word",

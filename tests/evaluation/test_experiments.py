@@ -169,10 +169,10 @@ def test_labels_say_what_differs_under_the_shortest_clear_name():
     rows = [row("a", 0.9), row("b", 0.8), row("c", 0.7, algorithm="nll"), row("d", 0.6, algorithm="nll")]
     runs, _ = collect(*rows, of=of)
     assert [group.label for group in experiments.group(runs)] == [
-        "a_lol clip=0.9 train.epochs=0.3 updates=null value.epochs=8",
-        "a_lol clip=0.5 train.epochs=0.3 updates=null value.epochs=8",
-        "nll train.epochs=4 updates=null value.epochs=8",
-        "nll train.epochs=null updates=8 value.epochs=2",
+        "a_lol clip=0.9 train.epochs=0.3 value.epochs=8",
+        "a_lol clip=0.5 train.epochs=0.3 value.epochs=8",
+        "nll train.epochs=4 value.epochs=8",
+        "nll updates=8 value.epochs=2",
     ]
 
 
@@ -308,7 +308,7 @@ def test_the_frontier_has_a_line_for_each_algorithm_by_its_distance():
     groups = experiments.group(runs)
     found = comparison.frontier(groups)
     assert {name: [(one.x, one.label, one.joined) for one in points] for name, points in found.items()} == {
-        "a_lol filter=auto": [
+        "a_lol": [
             (0.25, "clip=0.5", True), (0.375, "batch_size=8", False), (0.5, "clip=0.9", True), (0.75, "clip=0.2", True)
         ],
         "a_lol filter=none": [(0.0625, "", True)],
