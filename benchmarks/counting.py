@@ -188,13 +188,18 @@ def reads(size: Size) -> Iterator[dict[str, Any]]:
                 for algorithm, seed in runs:
                     _write(seed=seed)
                     _stage("train", algorithm)
-        table = schema.table(Path("data/advantages/demo/train.parquet"), ["prompt_ids", "response_ids"]).to_pydict()
-        rows = Counter(zip(*(map(tuple, table[name]) for name in ("prompt_ids", "response_ids")), strict=True))
+        rows, sizes = Counter[Any](), {}
+        for split in ("train", "test"):
+            path = Path("data/advantages/demo", f"{split}.parquet")
+            table = schema.table(path, ["prompt_ids", "response_ids"]).to_pydict()
+            rows.update(zip(*(map(tuple, table[name]) for name in ("prompt_ids", "response_ids")), strict=True))
+            sizes[split] = len(table["prompt_ids"])
         prompts = sum(row["rank"] == 0 for row in schema.rows(Path("data/clean/demo/validation.parquet"), ["rank"]))
     yield {
         "name": "reads of the reference",
-        "training_rows": sum(rows.values()),
-        "reads_of_a_training_row": sum(scored.values()) / sum(rows.values()),
+        "training_rows": sizes["train"],
+        "test_rows": sizes["test"],
+        "reads_of_a_row": sum(scored.values()) / sum(rows.values()),
         "each_as_often": scored == rows,
         "reads_of_a_validation_prompt": sum(valued.values()) / prompts,
         "runs_of_train": len(runs),

@@ -84,7 +84,8 @@ def _demo(source: Source, where: str, folder: Path, work: Path, finished: contex
 def _generator(source: Source, where: str) -> Any:
     from alol.data.demo import generator
 
-    return build.build(generator.GeneratorOptions, source.options, f"{where}.options")
+    given = {"bad_share": None, **build.table(source.options, f"{where}.options")}  # which earlier tasks do not have
+    return build.build(generator.GeneratorOptions, given, f"{where}.options")
 
 
 def _path(source: Source, where: str, folder: Path, work: Path, finished: contextlib.ExitStack) -> None:

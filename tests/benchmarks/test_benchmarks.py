@@ -50,8 +50,9 @@ def test_nothing_is_padded_and_the_reference_reads_every_row_once(measured):
     assert set(padding) == {f"padding, {name}" for name in ("train", "advantage", "generate", "annotate (helpful)")}
     assert all(row["padding"] == 0 < row["padding_as_they_come"] for row in padding.values())
     reads = rows["reads of the reference"]
-    assert (reads["training_rows"], reads["each_as_often"], reads["reads_in_train"]) == (180, True, 0)
-    assert reads["reads_of_a_training_row"] == reads["reads_of_a_validation_prompt"] == 1
+    assert (reads["training_rows"], reads["test_rows"]) == (180, 36)
+    assert (reads["each_as_often"], reads["reads_in_train"]) == (True, 0)
+    assert reads["reads_of_a_row"] == reads["reads_of_a_validation_prompt"] == 1
 
 
 @pytest.mark.slow

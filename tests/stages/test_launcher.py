@@ -232,7 +232,7 @@ def test_what_all_processes_meet_at_once_is_said_by_the_first_alone(tmp_path, mo
 
     monkeypatch.chdir(tmp_path)
     small.write(tmp_path)
-    monkeypatch.setattr("stages.reference.launch.accelerator", refuse)
+    monkeypatch.setattr("alol.compute.launch.accelerator", refuse)
     monkeypatch.setattr("stages._cli.time.sleep", lambda seconds: None)
     environment = {"WORLD_SIZE": "2", "RANK": rank, "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
     for name, value in environment.items():
