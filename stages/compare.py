@@ -17,8 +17,10 @@ from alol.base.text import align
 from alol.config import params, paths
 from alol.evaluation import (
     by_setting,
+    chosen,
     comparison,
     comparison_figures,
+    comparison_points,
     costs,
     experiments,
     foretold,
@@ -69,9 +71,9 @@ def report(task: str, against: Sequence[str], only: Sequence[str], listed: bool)
     of_files, unread = results.runs(task)
     runs, repeated = experiments.together(of_git, of_files)
     left_out += [*unread, *repeated]
-    chosen = by_setting.only(runs, only)
-    left_out += [experiments.LeftOut(run.name, "not asked for", "--only") for run in runs if run not in chosen]
-    runs = chosen
+    asked = chosen.only(runs, only)
+    left_out += [experiments.LeftOut(run.name, "not asked for", "--only") for run in runs if run not in asked]
+    runs = asked
     for one in left_out if listed else ():
         click.echo(f"left out: {one.name}: {one.reason}")
     others = [
@@ -102,8 +104,8 @@ def report(task: str, against: Sequence[str], only: Sequence[str], listed: bool)
             click.echo(f"{comparison.BY_PROMPT}\n{align(one.pairs, left=1)}")
         if one.compared:
             click.echo(f"{comparison.EVERY_PAIR}:\n{align(paired.tally(one.compared), left=1)}")
-        if one.foretold:
-            click.echo(f"{comparison.FORETOLD}:\n{align(foretold.cells(one.foretold), left=1)}")
+        if known := one.foretold:
+            click.echo(f"{comparison.FORETOLD}:\n{align(foretold.cells(known), left=1)}")
         if took := costs.table(one.groups):
             click.echo(f"{comparison.COSTS}:\n{align(costs.cells(took), left=1)}")
         draw(one, task)
@@ -117,8 +119,8 @@ def report(task: str, against: Sequence[str], only: Sequence[str], listed: bool)
 
 def by(task: str, name: str, only: Sequence[str], metric: str) -> None:
     """Write and show how a task's runs depend on one setting."""
-    runs = by_setting.only(experiments.together(known_runs.runs(task)[0], results.runs(task)[0])[0], only)
-    setting = by_setting.key(runs, name)
+    runs = chosen.only(experiments.together(known_runs.runs(task)[0], results.runs(task)[0])[0], only)
+    setting = chosen.key(runs, name)
     found = by_setting.gains(runs, setting, metric)
     base, title = f"by_{name}_{metric}_{task}", f"{task}: gain over the reference by {name}"
     with replacing(paths.REPORTS / f"{base}.png") as partial:
@@ -134,15 +136,15 @@ def by(task: str, name: str, only: Sequence[str], metric: str) -> None:
 def draw(section: comparison.Section, task: str) -> None:
     """The figures of runs that may be compared: rewards, and rewards against the distance from the reference."""
     with replacing(paths.REPORTS / f"compare_{task}{section.suffix}.png") as partial:
-        panel = comparison.panel(section.groups, f"{task}: reward by run{section.note}")
+        panel = comparison_points.panel(section.groups, f"{task}: reward by run{section.note}")
         partial.write_bytes(comparison_figures.comparison([panel]))
     if section.compared:
         with replacing(paths.REPORTS / f"pairs_{task}{section.suffix}.png") as partial:
             title = f"{task}: who beats whom{section.note}"
             partial.write_bytes(comparison_figures.who_beats_whom(*paired.matrix(section.compared), title))
-    if points := comparison.frontier(section.groups):
+    if points := comparison_points.frontier(section.groups):
         with replacing(paths.REPORTS / f"frontier_{task}{section.suffix}.png") as partial:
-            reference = comparison.reference(section.groups)
+            reference = comparison_points.reference(section.groups)
             title = f"{task}: reward and distance{section.note}"
             partial.write_bytes(comparison_figures.frontier(points, reference, title))
 
@@ -156,7 +158,9 @@ def together(sections: dict[str, list[comparison.Section]]) -> None:
     with replacing(base.with_suffix(".md")) as partial:
         text = f"{comparison.table(cells)}\n\n![Mean reward by task]({base.name}.png)\n\n{comparison.CAPTION}"
         partial.write_text(f"# {', '.join(sections)}\n\n{text}\n", "utf-8")
-    panels = [comparison.panel(one.groups, f"{task}: {one.label}") for task, found in sections.items() for one in found]
+    panels = [
+        comparison_points.panel(one.groups, f"{task}: {one.label}") for task, found in sections.items() for one in found
+    ]
     with replacing(base.with_suffix(".png")) as partial:
         partial.write_bytes(comparison_figures.comparison(panels, "Reward by task and run"))
     click.echo(align(comparison.across_cells(rows, "+-"), left=1))

@@ -3,47 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from alol.base import errors
-from alol.base.text import show
 from alol.evaluation import experiments
-from alol.evaluation.comparison import spread
+from alol.evaluation.chosen import NULL
+from alol.evaluation.comparison import cell, spread
 from alol.evaluation.experiments import Run
 
-UNSET, REFERENCE = "null", "reference"
 Gains = dict[str, dict[str, list[float]]]  # line -> value of the setting -> the gain of each seed
-
-
-def only(runs: Sequence[Run], conditions: Sequence[str]) -> list[Run]:
-    """The runs that meet all conditions KEY=VALUE; a KEY is a setting's or its end, or `reference` (how its digest
-    begins), VALUE `null` where it is not set. InputError where a condition is none, or no run meets all."""
-    chosen = list(runs)
-    for condition in conditions:
-        name, equals, wanted = condition.partition("=")
-        if not equals:
-            raise errors.InputError(f"--only {condition}: write KEY=VALUE")
-        if name == REFERENCE:
-            chosen = [run for run in chosen if (run.basis.reference or "").startswith(wanted)]
-            continue
-        setting = key(runs, name, "--only")
-        chosen = [run for run in chosen if run.settings.get(setting, UNSET) == wanted]
-    if conditions and not chosen:
-        raise errors.InputError(f"no run meets {' and '.join(conditions)}")
-    return chosen
-
-
-def key(runs: Sequence[Run], name: str, option: str = "--by") -> str:
-    """The dotted key of the setting that `name` is, or is the end of; InputError where none is, or several are."""
-    known = sorted({key for run in runs for key in run.settings})
-    found = [name] if name in known else [key for key in known if key.endswith(f".{name}")]
-    if len(found) > 1:
-        raise errors.InputError(f"{option} {name} may be {', '.join(found)}; name one of them")
-    if not found:
-        raise errors.InputError(
-            f"{option} {name}: none of these runs has set such a parameter; take the end of its key"
-        )
-    return found[0]
 
 
 def gains(runs: Sequence[Run], setting: str, metric: str) -> Gains:
@@ -54,7 +22,7 @@ def gains(runs: Sequence[Run], setting: str, metric: str) -> Gains:
     # of the same run under two references, that of the reference which more runs have
     every = [run for own in experiments.by_basis(runs).values() for run in own]
     runs = list({(one.algorithm, one.seed, *one.settings.items()): one for one in reversed(every)}.values())
-    value = {id(run): run.settings.get(setting, UNSET) for run in runs}
+    value = {id(run): run.settings.get(setting, NULL) for run in runs}
 
     def grouped(chosen: Sequence[Run]) -> dict[str, list[Run]]:
         without = {f"{i} {run.name}": run for i, run in enumerate(chosen)}
@@ -89,7 +57,7 @@ def _order(value: str) -> tuple[int, float, str]:
     try:
         return (1, float(value), "")
     except ValueError:
-        return (0 if value == UNSET else 2, 0.0, value)
+        return (0 if value == NULL else 2, 0.0, value)
 
 
 def cells(found: Gains, plus: str) -> list[list[str]]:
@@ -97,10 +65,5 @@ def cells(found: Gains, plus: str) -> list[list[str]]:
     columns = values(found)
     return [
         ["run", *columns],
-        *([label, *(_cell(line, one, plus) for one in columns)] for label, line in found.items()),
+        *([label, *(cell(*spread(line.get(one, [])), plus) for one in columns)] for label, line in found.items()),
     ]
-
-
-def _cell(line: Mapping[str, Sequence[float]], value: str, plus: str) -> str:
-    mean, std = spread(line.get(value, []))
-    return show(mean) + (f" {plus} {show(std)}" if std is not None else "")

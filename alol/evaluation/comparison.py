@@ -8,18 +8,17 @@ from __future__ import annotations
 import dataclasses
 import statistics
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from alol.base import errors
 from alol.base.text import align, show
 from alol.config.sections import Aggregate
-from alol.evaluation import costs, experiments, foretold, ope, paired
-from alol.evaluation.comparison_figures import Line, Panel, Point
-from alol.evaluation.experiments import FIRST, LAST, POLICY, UNSET, Group, LeftOut, Run
+from alol.evaluation import comparison_points, costs, experiments, foretold, ope, paired
+from alol.evaluation.experiments import FIRST, LAST, POLICY, Group, LeftOut, Run
 from alol.evaluation.revisions import UNKNOWN, Basis
-from alol.evaluation.summary import DISTANCE, OPE
+from alol.evaluation.summary import OPE
 from alol.evaluation.summary_tables import ordered
 
 CAPTION = (
@@ -145,6 +144,11 @@ def spread(values: Sequence[float]) -> tuple[float | None, float | None]:
     return mean, statistics.stdev(values) if len(values) > 1 else None
 
 
+def cell(mean: float | None, std: float | None, plus: str) -> str:
+    """A mean as text, with its deviation after `plus` where there is one."""
+    return show(mean) + (f" {plus} {show(std)}" if std is not None else "")
+
+
 def csv_rows(groups: Sequence[Group]) -> list[dict[str, Any]]:
     """One row per group: <metric>_mean and <metric>_std over its seeds, unrounded."""
     rows = []
@@ -168,11 +172,7 @@ def _cells(groups: Sequence[Group], plus: str) -> list[list[str]]:
         names = [key for key in names if key != FIRST[3]]  # one test subset, as earlier versions wrote it
     lines = [["run", "seeds", *(_title(key) for key in names)]]
     for g in groups:
-        cells = []
-        for key in names:
-            mean, std = spread(g.values(key))
-            cells.append(show(mean) + (f" {plus} {show(std)}" if std is not None else ""))
-        lines.append([g.label, str(len(g.runs)), *cells])
+        lines.append([g.label, str(len(g.runs)), *(cell(*spread(g.values(key)), plus) for key in names)])
     return lines
 
 
@@ -193,7 +193,7 @@ def markdown(sections: Sequence[Section], task: str, left_out: Sequence[LeftOut]
     for one in sections:
         title = f"## {one.title}\n\n" if several else ""
         picture = f"![Mean reward of test responses by run](compare_{task}{one.suffix}.png)\n\n"
-        if frontier(one.groups):
+        if comparison_points.frontier(one.groups):
             picture += f"![Reward and distance from the reference](frontier_{task}{one.suffix}.png)\n\n"
         pairs = f"{BY_PROMPT}\n\n{table(one.pairs)}\n\n" if one.pairs else ""
         if one.compared:
@@ -243,80 +243,6 @@ def _spent(run: Run) -> tuple[str, str]:
     return f"{seconds / 3600:.2f}", f"{memory:,.0f}"
 
 
-def panel(groups: Sequence[Group], title: str) -> Panel:
-    """What the figure shows of runs that may be compared."""
-    return Panel(title, [_line(g) for g in groups])
-
-
-def _line(group: Group) -> Line:
-    rewards = group.values(FIRST[0])
-    ends = [group.values(f"{FIRST[0]}_{end}") for end in ("low", "high")]
-    interval = (ends[0][0], ends[1][0]) if len(rewards) == 1 and all(ends) else None
-    return Line(group.label, rewards, spread(group.values(FIRST[1]))[0], interval)
-
-
-def frontier(groups: Sequence[Group]) -> dict[str, list[Point]]:
-    """Line -> its points, by distance from the reference: the groups of one algorithm, without those that did not
-    measure it.
-
-    Numbers are strengths, along a line; another word among the settings (a filter, say) makes a line of its own. Points
-    name the strengths that vary on their line, and one that stands alone those that are unusual among all lines. Joined
-    are those that differ in one of them alone, the one with the most values.
-    """
-    lines: dict[str, list[Group]] = {}
-    measured = [g for g in groups if g.values(f"{POLICY}{DISTANCE}")]
-    by_algorithm: dict[str, list[Group]] = {}
-    for g in measured:
-        by_algorithm.setdefault(g.algorithm, []).append(g)
-    for algorithm, kin in sorted(by_algorithm.items()):
-        for g in kin:
-            words = {key: value for key, value in g.settings.items() if not _is_number(value)}
-            name = " ".join(
-                [algorithm, *(f"{key}={words[key]}" for key in _varying(kin) if words.get(key, UNSET[0]) not in UNSET)]
-            )
-            lines.setdefault(name, []).append(g)
-    usual = {key: _usual(measured, key) for key in _varying(measured)}
-    return {name: sorted(_points(own, usual), key=lambda one: (one.x, one.y)) for name, own in lines.items()}
-
-
-def _points(groups: Sequence[Group], everywhere: Mapping[str, str]) -> Iterator[Point]:
-    """Of the groups of one line; `everywhere` is what is usual among all lines."""
-    varying = _varying(groups)
-    main = max(varying, key=lambda key: len({g.settings.get(key) for g in groups}), default=None)
-    usual = {key: _usual(groups, key) for key in varying if key != main}
-    for g in groups:
-        other = [key for key, value in usual.items() if g.settings.get(key) != value]
-        own = [key for key, value in everywhere.items() if g.settings.get(key, value) != value]
-        named = other or ([main] if main else [key for key in own if _is_number(g.settings[key])])
-        label = " ".join(f"{key}={g.settings.get(key)}" for key in named)
-        distance, reward = (statistics.fmean(g.values(name)) for name in (f"{POLICY}{DISTANCE}", FIRST[0]))
-        yield Point(distance, reward, label, joined=not other)
-
-
-def _varying(groups: Sequence[Group]) -> list[str]:
-    """The settings in which the groups differ."""
-    keys = dict.fromkeys(key for g in groups for key in g.settings)
-    return [key for key in keys if len({g.settings.get(key) for g in groups}) > 1]
-
-
-def _usual(groups: Sequence[Group], key: str) -> str:
-    """The value of a setting that most of the groups have."""
-    return statistics.mode(g.settings[key] for g in groups if key in g.settings)
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def reference(groups: Sequence[Group]) -> float | None:
-    """The reference's mean reward."""
-    return spread([value for g in groups for value in g.values(FIRST[1])])[0]
-
-
 def across(tasks: Mapping[str, Sequence[Group]]) -> list[dict[str, Any]]:
     """One row per algorithm (and settings by which a task's runs differ) over several tasks, the best mean first.
 
@@ -351,7 +277,7 @@ def across_cells(rows: Sequence[Mapping[str, Any]], plus: str) -> list[list[str]
         cells = [row["run"]]
         for name in names[1:]:
             std = row.get(name.replace(" reward", " std")) if name.endswith(" reward") else None
-            cells.append(show(row[name]) + (f" {plus} {show(std)}" if std is not None else ""))
+            cells.append(cell(row[name], std, plus))
         lines.append(cells)
     return lines
 

@@ -1,4 +1,4 @@
-"""How well what was known before the test foretold a run's test reward: over many runs, for each estimate."""
+"""How well what was known without the test answers foretold a run's test reward: over many runs, for each estimate."""
 
 from __future__ import annotations
 

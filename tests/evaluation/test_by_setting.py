@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from alol.base.errors import InputError
-from alol.evaluation import by_setting, comparison_figures
+from alol.evaluation import by_setting, chosen, comparison_figures
 from alol.evaluation.experiments import Run
 from alol.evaluation.revisions import Basis
 
@@ -30,7 +30,7 @@ RUNS = [
 
 
 def test_lines_have_the_gain_at_each_value_and_those_of_one_value_are_left_out():
-    found = by_setting.gains(RUNS, by_setting.key(RUNS, "bad_share"), "reward")
+    found = by_setting.gains(RUNS, chosen.key(RUNS, "bad_share"), "reward")
     assert by_setting.cells(found, "+-") == [
         ["run", "null", "0.25", "0.9"],
         ["a_lol", "0.200 +- 0.141", "0.000", "0.400"],
@@ -52,17 +52,17 @@ def test_of_the_same_run_under_two_references_one_counts():
 
 def test_only_runs_that_meet_all_conditions_are_shown():
     other = dataclasses.replace(RUNS[0], basis=Basis("0123abcd", "test"))
-    chosen = by_setting.only([*RUNS, other], ["label_noise=0.05", "bad_share=null"])
-    assert chosen == [RUNS[0], RUNS[1], RUNS[5], other]
-    assert by_setting.only([*RUNS, other], ["reference=0123"]) == [other]
-    assert by_setting.only(RUNS, []) == RUNS
+    found = chosen.only([*RUNS, other], ["label_noise=0.05", "bad_share=null"])
+    assert found == [RUNS[0], RUNS[1], RUNS[5], other]
+    assert chosen.only([*RUNS, other], ["reference=0123"]) == [other]
+    assert chosen.only(RUNS, []) == RUNS
     for conditions, message in (
         (["bad_share"], "--only bad_share: write KEY=VALUE"),
         (["shares=1"], "--only shares: none of these runs has set"),
         (["bad_share=7", "label_noise=0.05"], "no run meets bad_share=7 and label_noise=0.05"),
     ):
         with pytest.raises(InputError, match=message):
-            by_setting.only(RUNS, conditions)
+            chosen.only(RUNS, conditions)
 
 
 def test_numbers_stand_by_size():
@@ -81,14 +81,14 @@ def test_numbers_stand_by_size():
 )
 def test_what_cannot_be_shown_is_refused(name, metric, message):
     with pytest.raises(InputError, match=message):
-        by_setting.gains(RUNS, by_setting.key(RUNS, name), metric)
+        by_setting.gains(RUNS, chosen.key(RUNS, name), metric)
 
 
 def test_an_end_that_two_keys_have_and_a_setting_that_never_varies_are_refused():
     two = [Run("", "nll", "1", {"train.lr": "1", "value.lr": "2"}, {"policy.all.reward": 1.0}, {})]
     with pytest.raises(InputError, match=r"--by lr may be train\.lr, value\.lr; name one of them"):
-        by_setting.key(two, "lr")
+        chosen.key(two, "lr")
     nested = [dataclasses.replace(two[0], settings={"train.lr": "1", "rewards.good.train.lr": "1"})]
-    assert by_setting.key(nested, "train.lr") == "train.lr"
+    assert chosen.key(nested, "train.lr") == "train.lr"
     with pytest.raises(InputError, match=r"no two of these runs differ in train\.lr"):
         by_setting.gains(two, "train.lr", "reward")

@@ -19,6 +19,7 @@ from alol.base.errors import InputError
 from alol.evaluation import (
     comparison,
     comparison_figures,
+    comparison_points,
     experiments,
     known_runs,
     published_columns,
@@ -306,7 +307,7 @@ def test_the_frontier_has_a_line_for_each_algorithm_by_its_distance():
     }
     runs, _ = collect(*rows, row("d", algorithm="wbc"), of=of)
     groups = experiments.group(runs)
-    found = comparison.frontier(groups)
+    found = comparison_points.frontier(groups)
     assert {name: [(one.x, one.label, one.joined) for one in points] for name, points in found.items()} == {
         "a_lol": [
             (0.25, "clip=0.5", True), (0.375, "batch_size=8", False), (0.5, "clip=0.9", True), (0.75, "clip=0.2", True)
@@ -314,9 +315,9 @@ def test_the_frontier_has_a_line_for_each_algorithm_by_its_distance():
         "a_lol filter=none": [(0.0625, "", True)],
         "nll": [(0.125, "batch_size=8", True)],
     }  # fmt: skip
-    assert comparison.reference(groups) == 0.25
+    assert comparison_points.reference(groups) == 0.25
     assert comparison_figures.frontier(found, 0.25, "demo").startswith(b"\x89PNG")
-    assert comparison.frontier(experiments.group(made(row("d"), d=("r", "t")))) == {}
+    assert comparison_points.frontier(experiments.group(made(row("d"), d=("r", "t")))) == {}
 
 
 def test_columns_start_with_reward_reference_and_difference():
@@ -519,11 +520,11 @@ def test_one_seed_has_the_interval_over_test_prompts_and_several_have_their_rang
 
 def test_the_line_of_one_seed_has_the_interval_of_its_summary():
     groups = experiments.group(collect(row("a", policy__all__reward_high=0.75))[0])
-    (line,) = comparison.panel(groups, "demo").lines
+    (line,) = comparison_points.panel(groups, "demo").lines
     assert line == Line("a_lol", [0.5], 0.25, (0.1, 0.75))
     groups = experiments.group(collect(row("a", policy__all__reward_high=0.75), row("b", 0.75, seed=2))[0])
-    assert comparison.panel(groups, "demo").lines == [Line("a_lol", [0.5, 0.75], 0.25, None)]
-    (without,) = comparison.panel(experiments.group(collect(row("a"))[0]), "demo").lines  # of an earlier version
+    assert comparison_points.panel(groups, "demo").lines == [Line("a_lol", [0.5, 0.75], 0.25, None)]
+    (without,) = comparison_points.panel(experiments.group(collect(row("a"))[0]), "demo").lines  # of an earlier version
     assert without.interval is None
 
 
@@ -531,7 +532,7 @@ def test_runs_of_two_references_share_no_axes(monkeypatch):
     rows = [row("a", 0.5), row("b", 0.75, algorithm="nll")]
     found = comparison.sections(made(*rows, a=("ref1", "test"), b=("ref2", "test")), [])
     assert [one.label for one in found] == [f"reference {ref}, test set and rewards test" for ref in ("ref1", "ref2")]
-    panels = drawn(monkeypatch, *(comparison.panel(one.groups, one.label) for one in found))
+    panels = drawn(monkeypatch, *(comparison_points.panel(one.groups, one.label) for one in found))
     assert [labels for labels, _ in panels] == [["a_lol [ref1-test]"], ["nll [ref2-test]"]]
 
 

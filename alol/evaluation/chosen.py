@@ -1,0 +1,41 @@
+"""Which runs a comparison is asked for, and which of their settings: by the ends of dotted keys."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from alol.base import errors
+from alol.evaluation.experiments import Run
+
+NULL, REFERENCE = "null", "reference"
+
+
+def only(runs: Sequence[Run], conditions: Sequence[str]) -> list[Run]:
+    """The runs that meet all conditions KEY=VALUE; a KEY is a setting's or its end, or `reference` (how its digest
+    begins), VALUE `null` where it is not set. InputError where a condition is none, or no run meets all."""
+    chosen = list(runs)
+    for condition in conditions:
+        name, equals, wanted = condition.partition("=")
+        if not equals:
+            raise errors.InputError(f"--only {condition}: write KEY=VALUE")
+        if name == REFERENCE:
+            chosen = [run for run in chosen if (run.basis.reference or "").startswith(wanted)]
+            continue
+        setting = key(runs, name, "--only")
+        chosen = [run for run in chosen if run.settings.get(setting, NULL) == wanted]
+    if conditions and not chosen:
+        raise errors.InputError(f"no run meets {' and '.join(conditions)}")
+    return chosen
+
+
+def key(runs: Sequence[Run], name: str, option: str = "--by") -> str:
+    """The dotted key of the setting that `name` is, or is the end of; InputError where none is, or several are."""
+    known = sorted({key for run in runs for key in run.settings})
+    found = [name] if name in known else [key for key in known if key.endswith(f".{name}")]
+    if len(found) > 1:
+        raise errors.InputError(f"{option} {name} may be {', '.join(found)}; name one of them")
+    if not found:
+        raise errors.InputError(
+            f"{option} {name}: none of these runs has set such a parameter; take the end of its key"
+        )
+    return found[0]
