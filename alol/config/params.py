@@ -174,7 +174,7 @@ def _named(cls: type[T], defaults: Any, own: Any, where: str) -> dict[str, T]:
 
 def _clean(defaults: Any, own: Any) -> Clean:
     """Options are merged over their format's; labels are a table of names, each merged over `label_texts`."""
-    keys = {"format", "limit", "near_duplicates", "max_line", "quoting", "labels", "label_texts", "formats"}
+    keys = {"format", "where", "limit", "near_duplicates", "max_line", "quoting", "labels", "label_texts", "formats"}
     check_keys(defaults, keys, keys, "clean")
     defaults = dict(defaults)
     texts, formats = defaults.pop("label_texts"), table(defaults.pop("formats"), "clean.formats")

@@ -51,6 +51,15 @@ class Length:
 
 
 @dataclass(frozen=True)
+class Ends:
+    """Two ends of an interval, either of which may be open (None)."""
+
+    def problem(self, value: Any) -> str | None:
+        ordered = len(value) == 2 and (None in value or value[0] <= value[1])
+        return None if ordered else "must be [lowest, highest], null for an open end"
+
+
+@dataclass(frozen=True)
 class NotEmpty:
     """A text or a list that holds something."""
 
@@ -93,6 +102,7 @@ Part = Annotated[float, Range(0, 1, low_open=True, high_open=True)]  # something
 UpToOne = Annotated[float, Range(0, 1, low_open=True)]  # nucleus sampling's top_p
 BelowOne = Annotated[float, Range(0, 1, high_open=True)]  # dropout, Adam's betas
 Text = Annotated[str, NotEmpty()]
+Interval = Annotated[list[Number | None], Ends()]
 
 
 def check_name(value: Any, what: str) -> str | None:

@@ -10,6 +10,7 @@ from alol.config.ranges import (
     Count,
     Epochs,
     Evaluations,
+    Interval,
     Layers,
     Length,
     NotEmpty,
@@ -97,6 +98,7 @@ class NearDuplicates:
 @dataclass(frozen=True)
 class Clean:
     format: str
+    where: dict[str, Interval]  # a number of a training response's context -> its lowest and highest value
     limit: Count | None
     near_duplicates: NearDuplicates
     max_line: Annotated[int, between(1_000, 1_000_000_000)]

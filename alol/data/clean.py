@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +40,9 @@ def clean(task: str, settings: Clean, raw: Path, target: Path) -> None:
         splits = formats.get(settings.format).read(raw, options(settings))
         folder.mkdir()
         for split, rows in _apart(splits, folder, settings.near_duplicates):
+            kept = where(rows, settings.where) if split == TRAIN and settings.where else rows
             limit = settings.limit if split == TRAIN else None
-            _write_split(folder / f"{split}.parquet", checked(rows, split, limit), split, task)
+            _write_split(folder / f"{split}.parquet", checked(kept, split, limit), split, task)
         for name in sorted(set(splits) - set(SPLITS)):
             _write_split(folder / "texts" / f"{name}.parquet", checked(splits[name], name, None), name, task)
         for name, labels in settings.labels.items():
@@ -71,6 +72,40 @@ def _apart(
                 for row in rows:
                     if row["rank"] == 0:
                         held_out.add(row["prompt_id"], row["prompt"])
+
+
+def where(rows: Iterable[Row], intervals: Mapping[str, Sequence[float | None]]) -> Iterator[Row]:
+    """The rows of which every one of these numbers lies in its interval, ends included; ranks begin anew at 0.
+
+    Numbers are those of a row's context; a row without one of them is left out. ParameterError for a number that no row
+    has. Says how many responses were kept.
+    """
+    lacking, others = Counter[str](), set[str]()
+    kept = count = rank = 0
+    current = None
+    try:
+        for row in rows:
+            count += 1
+            there = {key: value for key, given in row["context"].items() if (value := number(given)) is not None}
+            lacking.update(key for key in intervals if key not in there)
+            others |= there.keys()
+            if not all(key in there and _within(there[key], *ends) for key, ends in intervals.items()):
+                continue
+            kept += 1
+            rank = rank + 1 if row["prompt_id"] == current else 0
+            current = row["prompt_id"]
+            yield {**row, "rank": rank}
+    finally:
+        without = "".join(f"; {found} have no {key}" for key, found in lacking.items())
+        logger.info("clean.where keeps %d of %d training responses%s", kept, count, without)
+    for key in intervals:
+        if key not in others:
+            listed = ", ".join(sorted(others)) or "none"
+            raise ParameterError(f"clean.where.{key}", f"is no number of a training response; there are: {listed:.300}")
+
+
+def _within(value: float, low: float | None, high: float | None) -> bool:
+    return (low is None or low <= value) and (high is None or value <= high)
 
 
 def _write_split(path: Path, rows: Iterator[Row], split: str, task: str) -> None:

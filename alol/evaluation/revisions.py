@@ -122,7 +122,9 @@ def basis(lock: bytes | None, found: Params) -> Basis:
 
 
 def text(value: Any) -> str:
-    """One notation, since DVC gives 1, 1.0 and "1" for the same parameter."""
+    """One notation, since DVC gives 1, 1.0 and "1" for the same parameter; of a list of numbers as YAML has it."""
+    if isinstance(value, list) and all(item is None or isinstance(item, int | float) for item in value):
+        return f"[{', '.join('null' if item is None else text(item) for item in value)}]"
     try:
         return f"{float(str(value)):.12g}"
     except ValueError:

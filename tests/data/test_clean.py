@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from alol.base.errors import InputError
+from alol.base.errors import InputError, ParameterError
 from alol.data import schema
-from alol.data.clean import checked, class_of
+from alol.data.clean import checked, class_of, where
 from stages.clean import main
 from tests.raw_project import HHA, dialogue, error_line, project, run, write_lines
 
@@ -57,6 +57,52 @@ def test_the_limit_counts_training_prompts_alone(folder):
     assert schema.count(CLEAN / "validation.parquet") == 2
 
 
+RATED = [(0, 0, 4), (0, 1, 9), (0, 2, 10), (1, 0, 3), (2, 0, "9"), (2, 1, None), (3, 0, 11)]  # prompt, rank, rating
+
+
+def rated() -> list[dict]:
+    named = {"prompt": "q", "subset": "all", "cuts": [], "turns": []}
+    return [
+        {**named, "prompt_id": str(i), "rank": rank, "response": str(rating), "context": {"rating": rating, "n": i}}
+        for i, rank, rating in RATED
+    ]
+
+
+@pytest.mark.parametrize(
+    ("intervals", "kept"),
+    [
+        ({"rating": [9, 10]}, [("0", 0, 9), ("0", 1, 10), ("2", 0, "9")]),
+        ({"rating": [None, 4]}, [("0", 0, 4), ("1", 0, 3)]),
+        ({"rating": [10, None]}, [("0", 0, 10), ("3", 0, 11)]),
+        ({"rating": [None, None]}, [(str(i), rank, rating) for i, rank, rating in RATED if rating is not None]),
+        ({"rating": [9, 10], "n": [2, 2]}, [("2", 0, "9")]),
+        ({"rating": [5, 5]}, []),
+    ],
+)
+def test_training_responses_are_kept_by_their_numbers(intervals, kept):
+    found = checked(where(rated(), intervals), "train", None)
+    assert [(row["prompt_id"], row["rank"], row["context"]["rating"]) for row in found] == kept
+
+
+def test_a_number_that_no_training_response_has_is_named_with_those_there_are():
+    said = "clean.where.ratings is no number of a training response; there are: n, rating"
+    with pytest.raises(ParameterError, match=f"^{said}$"):
+        list(where(rated(), {"ratings": [1, 2]}))
+
+
+def test_the_limit_counts_what_is_kept_and_other_splits_stay_whole(folder):
+    for split, count in (("train", 6), ("dev", 3), ("test", 2)):
+        texts = [{"prompt": f"{split} {i}", "completion": "yes", "stars": i} for i in range(count)]
+        write_lines(RAW / "archive" / f"{split}.jsonl", texts)
+    files = {"train": "archive/train.jsonl", "validation": "archive/dev.jsonl", "test": "archive/test.jsonl"}
+    project(folder, {}, {"format": "chat", "options": files, "where": {"stars": [2, None]}, "limit": 3})
+    result = run(main)
+    assert result.exit_code == 0, result.output
+    assert [row["context"]["stars"] for row in schema.rows(CLEAN / "train.parquet")] == [2, 3, 4]
+    assert [schema.count(CLEAN / f"{split}.parquet") for split in ("validation", "test")] == [3, 2]
+    assert "clean.where keeps 4 of 6 training responses" in result.stderr
+
+
 def test_equal_raw_files_give_equal_bytes(folder):
     write_raw([dialogue("q", ["a", "b"])])
     project(folder, {}, {"format": "hha", "options": HHA})
@@ -92,6 +138,14 @@ def test_a_failed_run_keeps_what_an_earlier_one_wrote(folder):
     [
         ({"format": "tabel"}, "unknown format 'tabel'; known: chat, comet, demo, hha, knowledge, reddit, table"),
         ({"format": "hha", "options": {**HHA, "sytem": ""}}, "tasks/mine.yaml: clean.options.sytem is unknown"),
+        (
+            {"format": "hha", "options": HHA, "where": {"stars": [5, 1]}},
+            "tasks/mine.yaml: clean.where.stars is [5, 1], but must be [lowest, highest], null for an open end",
+        ),
+        (
+            {"format": "hha", "options": HHA, "where": {"stars": [5]}},
+            "tasks/mine.yaml: clean.where.stars is [5], but must be [lowest, highest], null for an open end",
+        ),
         ({"format": "hha", "options": HHA, "limit": 0}, "tasks/mine.yaml: clean.limit is 0, but must be at least 1"),
         ({"format": "hha", "options": {**HHA, "train": "archive/none.json"}}, f"{RAW}/archive/none.json is missing"),
     ],
