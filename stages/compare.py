@@ -40,7 +40,11 @@ REWARD = "reward"
 @click.option("--task", help="Files of tasks/, with commas between; by default the `task` of params.yaml.")
 @click.option("--against", multiple=True, help="A run of the table; all others are compared with it prompt by prompt.")
 @click.option("--by", "setting", help="A setting, by the end of its key: gains over the reference at each value of it.")
-@click.option("--only", multiple=True, help="KEY=VALUE, or reference=DIGEST: only the runs that have it; several: all.")
+@click.option(
+    "--only",
+    multiple=True,
+    help="KEY=VALUE, or reference=DIGEST, test=DIGEST of a heading: only runs that have it; several: all.",
+)
 @click.option("--metric", default=REWARD, show_default=True, help="What --by shows the gain of.")
 @click.option("--left-out", "listed", is_flag=True, help="List what is in no table, each with its reason.")
 def main(

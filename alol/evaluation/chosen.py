@@ -7,19 +7,21 @@ from collections.abc import Sequence
 from alol.base import errors
 from alol.evaluation.experiments import Run
 
-NULL, REFERENCE = "null", "reference"
+NULL = "null"
+BASIS = ("reference", "test")  # what runs must share to be compared: a table's heading has the digests
 
 
 def only(runs: Sequence[Run], conditions: Sequence[str]) -> list[Run]:
-    """The runs that meet all conditions KEY=VALUE; a KEY is a setting's or its end, or `reference` (how its digest
-    begins), VALUE `null` where it is not set. InputError where a condition is none, or no run meets all."""
+    """The runs that meet all conditions KEY=VALUE; a KEY is a setting's or its end, VALUE `null` where it is not set;
+    or `reference` or `test` (the test set with its rewards), VALUE how the digest begins. InputError where a condition
+    is none, or no run meets all."""
     chosen = list(runs)
     for condition in conditions:
         name, equals, wanted = condition.partition("=")
         if not equals:
             raise errors.InputError(f"--only {condition}: write KEY=VALUE")
-        if name == REFERENCE:
-            chosen = [run for run in chosen if (run.basis.reference or "").startswith(wanted)]
+        if name in BASIS:
+            chosen = [run for run in chosen if (getattr(run.basis, name) or "").startswith(wanted)]
             continue
         setting = key(runs, name, "--only")
         chosen = [run for run in chosen if run.settings.get(setting, NULL) == wanted]

@@ -55,6 +55,9 @@ def test_only_runs_that_meet_all_conditions_are_shown():
     found = chosen.only([*RUNS, other], ["label_noise=0.05", "bad_share=null"])
     assert found == [RUNS[0], RUNS[1], RUNS[5], other]
     assert chosen.only([*RUNS, other], ["reference=0123"]) == [other]
+    assert chosen.only([other, *RUNS], ["reference=0123", "test=tes"]) == [other]
+    elsewhere = dataclasses.replace(RUNS[0], basis=Basis(other.basis.reference, "another"))
+    assert chosen.only([other, elsewhere], ["test=anoth"]) == [elsewhere]
     assert chosen.only(RUNS, []) == RUNS
     for conditions, message in (
         (["bad_share"], "--only bad_share: write KEY=VALUE"),
