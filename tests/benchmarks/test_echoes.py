@@ -26,7 +26,12 @@ def test_an_echo_has_no_word_of_its_own(prompt, response, is_one):
 
 
 def test_a_line_for_each_policy(tmp_path):
-    answers = [("be weak", "be weak", 0.9), ("be weak", "be sad", 0.5), ("be late", "be sad", 0.1), ("be late", "", 0.3)]
+    answers = [
+        ("be weak", "be weak", 0.9),
+        ("be weak", "be sad", 0.5),
+        ("be late", "be sad", 0.1),
+        ("be late", "", 0.3),
+    ]
     rows = [
         {"prompt_id": str(i), "subset": "all", "prompt": prompt, "cuts": [0], "turns": [], "context": {}}
         | {"response": response, "marks": [], "reward_good": reward}
