@@ -43,7 +43,7 @@ REWARD = "reward"
 @click.option(
     "--only",
     multiple=True,
-    help="KEY=VALUE, or reference=DIGEST, test=DIGEST of a heading: only runs that have it; several: all.",
+    help="KEY=VALUE[,...], or reference=DIGEST, test=DIGEST of a heading: only runs that have it; several: all.",
 )
 @click.option("--metric", default=REWARD, show_default=True, help="What --by shows the gain of.")
 @click.option("--left-out", "listed", is_flag=True, help="List what is in no table, each with its reason.")

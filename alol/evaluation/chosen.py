@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from alol.base import errors
+from alol.config import yaml_files
+from alol.evaluation import revisions
 from alol.evaluation.experiments import Run
 
 NULL = "null"
@@ -12,9 +15,9 @@ BASIS = ("reference", "test")  # what runs must share to be compared: a table's 
 
 
 def only(runs: Sequence[Run], conditions: Sequence[str]) -> list[Run]:
-    """The runs that meet all conditions KEY=VALUE; a KEY is a setting's or its end, VALUE `null` where it is not set;
-    or `reference` or `test` (the test set with its rewards), VALUE how the digest begins. InputError where a condition
-    is none, or no run meets all."""
+    """The runs that meet all conditions KEY=VALUE[,VALUE...]; a KEY is a setting's or its end, VALUES are as in YAML,
+    `null` where it is not set; or `reference` or `test` (the test set with its rewards), VALUE how the digest begins.
+    InputError where a condition is none, or no run meets all."""
     chosen = list(runs)
     for condition in conditions:
         name, equals, wanted = condition.partition("=")
@@ -24,10 +27,19 @@ def only(runs: Sequence[Run], conditions: Sequence[str]) -> list[Run]:
             chosen = [run for run in chosen if (getattr(run.basis, name) or "").startswith(wanted)]
             continue
         setting = key(runs, name, "--only")
-        chosen = [run for run in chosen if run.settings.get(setting, NULL) == wanted]
+        values = _values(condition, wanted)
+        chosen = [run for run in chosen if run.settings.get(setting, NULL) in values]
     if conditions and not chosen:
         raise errors.InputError(f"no run meets {' and '.join(conditions)}")
     return chosen
+
+
+def _values(condition: str, wanted: str) -> set[str]:
+    try:
+        found = yaml_files.parse(f"values: [{wanted}]".encode(), Path("--only"))["values"]
+    except errors.InputError:
+        raise errors.InputError(f"--only {condition}: its values are not valid YAML") from None
+    return {NULL if value is None else revisions.text(value) for value in found}
 
 
 def key(runs: Sequence[Run], name: str, option: str = "--by") -> str:

@@ -59,8 +59,14 @@ def test_only_runs_that_meet_all_conditions_are_shown():
     elsewhere = dataclasses.replace(RUNS[0], basis=Basis(other.basis.reference, "another"))
     assert chosen.only([other, elsewhere], ["test=anoth"]) == [elsewhere]
     assert chosen.only(RUNS, []) == RUNS
+    known = {run.settings.get(KEY, "null") for run in RUNS}
+    every = ",".join(sorted(known))
+    assert len(known) > 1 and chosen.only(RUNS, [f"{KEY}={every}"]) == RUNS
+    between = dataclasses.replace(RUNS[0], settings={"clean.where.stars": "[9, null]"})
+    assert chosen.only([*RUNS, between], ["stars=[9.0,null]"]) == [between]
     for conditions, message in (
         (["bad_share"], "--only bad_share: write KEY=VALUE"),
+        (["bad_share=[1"], "its values are not valid YAML"),
         (["shares=1"], "--only shares: none of these runs has set"),
         (["bad_share=7", "label_noise=0.05"], "no run meets bad_share=7 and label_noise=0.05"),
     ):
