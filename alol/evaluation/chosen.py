@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from alol.base import errors
 from alol.config import yaml_files
@@ -27,19 +28,20 @@ def only(runs: Sequence[Run], conditions: Sequence[str]) -> list[Run]:
             chosen = [run for run in chosen if (getattr(run.basis, name) or "").startswith(wanted)]
             continue
         setting = key(runs, name, "--only")
-        values = _values(condition, wanted)
-        chosen = [run for run in chosen if run.settings.get(setting, NULL) in values]
+        listed = values(wanted, f"--only {condition}")
+        named = {NULL if value is None else revisions.text(value) for value in listed}
+        chosen = [run for run in chosen if run.settings.get(setting, NULL) in named]
     if conditions and not chosen:
         raise errors.InputError(f"no run meets {' and '.join(conditions)}")
     return chosen
 
 
-def _values(condition: str, wanted: str) -> set[str]:
+def values(text: str, option: str) -> list[Any]:
+    """The values of VALUE[,VALUE...], as YAML has them; InputError, naming the option, where they are not valid."""
     try:
-        found = yaml_files.parse(f"values: [{wanted}]".encode(), Path("--only"))["values"]
+        return yaml_files.parse(f"values: [{text}]".encode(), Path(option))["values"]
     except errors.InputError:
-        raise errors.InputError(f"--only {condition}: its values are not valid YAML") from None
-    return {NULL if value is None else revisions.text(value) for value in found}
+        raise errors.InputError(f"{option}: its values are not valid YAML") from None
 
 
 def key(runs: Sequence[Run], name: str, option: str = "--by") -> str:

@@ -19,7 +19,7 @@ from alol.checks import parameters
 from alol.config import params, yaml_files
 from alol.config.params import Params
 from alol.config.yaml_files import KEYS, PARAMS, TASKS
-from alol.evaluation import results
+from alol.evaluation import chosen, results
 from alol.evaluation.revisions import IGNORED
 
 Changes = Mapping[str, Any]
@@ -94,10 +94,7 @@ def alternatives(assignments: Iterable[str]) -> list[Changes]:
         key, equals, values = text.partition("=")
         if not equals or not key.strip():
             raise InputError(f"--set {text}: write KEY=VALUE, or FILE:KEY=VALUE, with commas between several values")
-        try:
-            found = yaml_files.parse(f"values: [{values}]".encode(), Path(f"--set {text}"))["values"]
-        except InputError:
-            raise InputError(f"--set {text}: its values are not valid YAML") from None
+        found = chosen.values(values, f"--set {text}")
         columns.append([(key.strip(), value) for value in found] or [(key.strip(), None)])
     return [dict(one) for one in itertools.product(*columns)]
 

@@ -222,6 +222,9 @@ def test_what_scores_the_test_responses_is_part_of_the_basis(lock, changes, same
 
 def test_what_a_lock_does_not_say_is_not_known():
     assert revisions.basis(None, revision().params) == revisions.Basis(None, None)
+    without = revisions.basis(LOCKED.replace(b"custom", b"x"), revision().params)
+    assert without == revisions.Basis("0123456789.dir", None)
+    assert without.label == "reference 01234567, test set and rewards not known"
 
 
 @pytest.mark.parametrize(
@@ -239,9 +242,6 @@ def test_what_a_lock_does_not_say_is_not_known():
 )
 def test_a_value_has_one_notation(value, text):
     assert revisions.text(value) == text
-    without = revisions.basis(LOCKED.replace(b"custom", b"x"), revision().params)
-    assert without == revisions.Basis("0123456789.dir", None)
-    assert without.label == "reference 01234567, test set and rewards not known"
 
 
 def made(*rows: dict[str, object], **basis: tuple[str, str]) -> list[experiments.Run]:
